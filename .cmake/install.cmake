@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+# Installs the headers, the CMake package and the pkg-config file, all independent of the machine.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${PROJECT_BINARY_DIR}/package)
+
+# promptkv depends on no other package, so its exported target is the whole configuration.
+install(TARGETS promptkv EXPORT promptkv FILE_SET HEADERS FILE_SET format)
+install(
+    EXPORT promptkv
+    FILE promptkvConfig.cmake
+    NAMESPACE promptkv::
+    DESTINATION share/cmake/promptkv
+)
+write_basic_package_version_file(
+    ${package_dir}/promptkvConfigVersion.cmake
+    COMPATIBILITY SameMinorVersion
+    ARCH_INDEPENDENT
+)
+install(FILES ${package_dir}/promptkvConfigVersion.cmake DESTINATION share/cmake/promptkv)
+
+configure_file(${CMAKE_CURRENT_LIST_DIR}/promptkv.pc.in ${package_dir}/promptkv.pc @ONLY)
+install(FILES ${package_dir}/promptkv.pc DESTINATION share/pkgconfig)
+
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION share/licenses/promptkv)

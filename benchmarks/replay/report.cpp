@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+// Reports of a replay: table, CSV and JSON.
+#include "report.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace replay {
+namespace {
+
+using nlohmann::ordered_json;
+using std::chrono::nanoseconds;
+
+constexpr std::array<std::string_view, Result::tier_count> tier_names{"assistant", "user",
+                                                                      "system"};
+
+std::string_view name_of(PayloadKind payload) {
+    return payload == PayloadKind::whole ? "whole" : "cuttable";
+}
+
+std::uint64_t bytes_per_block(const Report& report) {
+    return report.trace.block_size * report.settings.bytes_per_token;
+}
+
+/// 1234567 -> "1,234,567"
+std::string grouped(std::uint64_t number) {
+    std::string digits = fmt::format("{}", number);
+    for (std::size_t place = digits.size(); place > 3; place -= 3) {
+        digits.insert(place - 3, 1, ',');
+    }
+    return digits;
+}
+
+std::string readable(nanoseconds time) {
+    const auto ns = static_cast<double>(time.count());
+    if (ns < 1e3) {
+        return fmt::format("{:.0f} ns", ns);
+    }
+    return ns < 1e6 ? fmt::format("{:.1f} us", ns / 1e3) : fmt::format("{:.1f} ms", ns / 1e6);
+}
+
+/// With tiers a count a tier, from assistant to system; otherwise all prompts are in one.
+std::string by_tier(const std::array<std::uint64_t, Result::tier_count>& counts, bool tiers) {
+    return tiers ? fmt::format("{}", fmt::join(counts, "/")) : grouped(counts[0]);
+}
+
+using Row = std::vector<std::string>;
+
+/// The rows with their cells padded to columns, the first row underlined.
+std::string aligned(const std::vector<Row>& rows) {
+    std::vector<std::size_t> widths(rows.front().size());
+    for (const Row& row : rows) {
+        for (std::size_t i = 0; i < row.size(); ++i) {
+            widths[i] = std::max(widths[i], row[i].size());
+        }
+    }
+    std::string text;
+    for (const Row& row : rows) {
+        std::string line;
+        for (std::size_t i = 0; i < row.size(); ++i) {
+            line += fmt::format("{}{:>{}}", i == 0 ? "" : "  ", row[i], widths[i]);
+        }
+        text += line + '\n';
+        if (&row == &rows.front()) {
+            text += std::string(line.size(), '-') + '\n';
+        }
+    }
+    return text;
+}
+
+std::string describe(const Trace& trace) {
+    const TraceSummary summary = summarize(trace);
+    return fmt::format("{}: {} requests, {} tokens in blocks of {}; {} distinct blocks, {} in the "
+                       "largest prompt\n",
+                       trace.name, grouped(trace.requests.size()), grouped(summary.input_tokens),
+                       trace.block_size, grouped(summary.distinct_blocks),
+                       grouped(summary.largest_prompt));
+}
+
+std::string describe(const Settings& settings) {
+    std::string text = fmt::format("{} payload, {}, {} bytes a token, ", name_of(settings.payload),
+                                   settings.tiers ? "system and user tiers" : "one tier",
+                                   grouped(settings.bytes_per_token));
+    const bool cuts = settings.payload == PayloadKind::cuttable && settings.cut_granularity > 0;
+    text +=
+        cuts ? fmt::format("cuts in steps of {}", grouped(settings.cut_granularity)) : "no cuts";
+    text += settings.keep_anchors ? "" : ", no anchors";
+    text += settings.supersede ? "" : ", no superseding";
+    text += settings.refresh_on_fetch ? "" : ", no refresh";
+    if (settings.max_entries != std::numeric_limits<std::size_t>::max()) {
+        text += fmt::format(", at most {} entries", grouped(settings.max_entries));
+    }
+    return text + '\n';
+}
+
+std::string readable(const Capacity& capacity) {
+    return capacity.unit == Capacity::Unit::blocks ? grouped(capacity.amount) : to_string(capacity);
+}
+
+/// A field of a CSV line, quoted where it has to be.
+std::string csv_field(std::string_view text) {
+    if (text.find_first_of(",\"\n\r") == std::string_view::npos) {
+        return std::string(text);
+    }
+    std::string quoted = "\"";
+    for (const char c : text) {
+        quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+    }
+    return quoted + '"';
+}
+
+/// The figures of one replay by name, in the order in which they are written. A limit that is not
+/// there is null.
+ordered_json figures(const Report& report, const Result& result) {
+    ordered_json row;
+    if (result.capacity.unit == Capacity::Unit::unlimited) {
+        row["capacity_blocks"] = nullptr;
+        row["capacity_bytes"] = nullptr;
+    } else {
+        row["capacity_blocks"] = result.capacity.blocks(bytes_per_block(report));
+        row["capacity_bytes"] = result.capacity.bytes(bytes_per_block(report));
+    }
+    row["token_hit_ratio"] = result.token_hit_ratio();
+    row["requests"] = result.requests;
+    row["requests_hit"] = result.requests_hit;
+    row["tokens"] = result.tokens;
+    row["tokens_saved"] = result.tokens_saved;
+    for (std::size_t tier = 0; tier < Result::tier_count; ++tier) {
+        row[fmt::format("evicted_{}", tier_names[tier])] = result.evicted[tier];
+    }
+    for (std::size_t tier = 0; tier < Result::tier_count; ++tier) {
+        row[fmt::format("cut_{}", tier_names[tier])] = result.cut[tier];
+    }
+    row["entries"] = result.entries;
+    row["anchors"] = result.anchors;
+    row["nbytes"] = result.bytes;
+    row["index_nbytes"] = result.index_bytes;
+    row["operations_per_second"] = static_cast<std::uint64_t>(result.operations_per_second());
+    row["fetch_p50_ns"] = result.fetch.p50.count();
+    row["fetch_p99_ns"] = result.fetch.p99.count();
+    row["insert_p50_ns"] = result.insert.p50.count();
+    row["insert_p99_ns"] = result.insert.p99.count();
+    return row;
+}
+
+ordered_json settings_object(const Settings& settings) {
+    ordered_json object;
+    object["payload"] = name_of(settings.payload);
+    object["tiers"] = settings.tiers;
+    object["bytes_per_token"] = settings.bytes_per_token;
+    if (settings.max_entries == std::numeric_limits<std::size_t>::max()) {
+        object["max_entries"] = nullptr;
+    } else {
+        object["max_entries"] = settings.max_entries;
+    }
+    object["cut_granularity"] = settings.cut_granularity;
+    object["keep_anchors"] = settings.keep_anchors;
+    object["supersede"] = settings.supersede;
+    object["refresh_on_fetch"] = settings.refresh_on_fetch;
+    return object;
+}
+
+std::string csv_cell(const ordered_json& value) {
+    if (value.is_null()) {
+        return "";
+    }
+    if (value.is_number_float()) {
+        return fmt::format("{:.6f}", value.get<double>());
+    }
+    return value.is_string() ? csv_field(value.get<std::string>()) : value.dump();
+}
+
+} // namespace
+
+std::string format_table(const Report& report) {
+    const bool tiers = report.settings.tiers;
+    std::vector<Row> rows;
+    rows.push_back({"capacity", "hit ratio", "requests hit", "tokens saved",
+                    tiers ? "evicted a/u/s" : "evicted", tiers ? "cut a/u/s" : "cut", "entries",
+                    "ops/s", "fetch p50", "p99", "insert p50", "p99"});
+    for (const Result& result : report.results) {
+        rows.push_back({
+            readable(result.capacity),
+            fmt::format("{:.5f}", result.token_hit_ratio()),
+            grouped(result.requests_hit),
+            grouped(result.tokens_saved),
+            by_tier(result.evicted, tiers),
+            by_tier(result.cut, tiers),
+            grouped(result.entries),
+            grouped(static_cast<std::uint64_t>(result.operations_per_second())),
+            readable(result.fetch.p50),
+            readable(result.fetch.p99),
+            readable(result.insert.p50),
+            readable(result.insert.p99),
+        });
+    }
+    return describe(report.trace) + describe(report.settings) + '\n' + aligned(rows);
+}
+
+std::string format_csv(const Report& report) {
+    ordered_json shared;
+    shared["trace"] = report.trace.name;
+    shared.update(settings_object(report.settings));
+    std::string text;
+    for (const Result& result : report.results) {
+        ordered_json line = shared;
+        line.update(figures(report, result));
+        std::vector<std::string> names;
+        std::vector<std::string> cells;
+        for (const auto& item : line.items()) {
+            names.push_back(item.key());
+            cells.push_back(csv_cell(item.value()));
+        }
+        if (text.empty()) {
+            text = fmt::format("{}\n", fmt::join(names, ","));
+        }
+        text += fmt::format("{}\n", fmt::join(cells, ","));
+    }
+    return text;
+}
+
+std::string format_json(const Report& report) {
+    const TraceSummary summary = summarize(report.trace);
+    ordered_json object;
+    object["trace"] = {{"name", report.trace.name},
+                       {"block_size", report.trace.block_size},
+                       {"requests", report.trace.requests.size()},
+                       {"input_tokens", summary.input_tokens},
+                       {"distinct_blocks", summary.distinct_blocks},
+                       {"largest_prompt_blocks", summary.largest_prompt}};
+    object["settings"] = settings_object(report.settings);
+    object["results"] = ordered_json::array();
+    for (const Result& result : report.results) {
+        object["results"].push_back(figures(report, result));
+    }
+    return object.dump(2) + '\n';
+}
+
+} // namespace replay

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// Trace: the requests of a recorded or generated traffic, and the reader of its two text formats.
+#ifndef PROMPTKV_REPLAY_TRACE_HPP
+#define PROMPTKV_REPLAY_TRACE_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace replay {
+
+/// A run of block ids: `start`, `start + 1`, … `start + length - 1`.
+struct Range {
+    std::int64_t start = 0;
+    std::uint64_t length = 0;
+
+    friend bool operator==(const Range&, const Range&) = default;
+};
+
+/// One prompt. Its ids are `range_count` ranges of the trace from `first_range` on.
+struct Request {
+    std::uint64_t input_tokens = 0;
+    std::uint64_t system_tokens = 0; ///< tokens of the system prompt at the front; 0 is unknown
+    std::size_t first_range = 0;
+    std::size_t range_count = 0;
+};
+
+/// Requests in replay order. Two of them share KV state exactly as far as their block ids are
+/// equal from the start. The ids stay run-length coded: a long trace has millions of them.
+struct Trace {
+    std::string name;
+    std::uint64_t block_size = 1; ///< tokens a block
+    std::vector<Request> requests;
+    std::vector<Range> ranges;
+
+    /// Adds a request.
+    /// Throws: std::invalid_argument, changing nothing, when the ids do not fit `input_tokens`
+    ///         (the partial block at the end may have an id or none) or the system prompt is
+    ///         longer than the input.
+    void append(std::uint64_t input_tokens, std::uint64_t system_tokens,
+                std::span<const Range> ids);
+};
+
+/// What a trace holds.
+struct TraceSummary {
+    std::uint64_t input_tokens = 0;    ///< of all requests together
+    std::uint64_t distinct_blocks = 0; ///< block ids that occur at least once
+    std::uint64_t largest_prompt = 0;  ///< whole blocks of the longest prompt
+    std::int64_t largest_id = 0;
+};
+
+[[nodiscard]] TraceSummary summarize(const Trace& trace);
+
+/// Replaces the content of `ids` by the block ids of `request`.
+/// Requires: Token can hold the ids.
+template <class Token>
+void expand(const Trace& trace, const Request& request, std::vector<Token>& ids) {
+    ids.clear();
+    const std::span<const Range> ranges =
+        std::span(trace.ranges).subspan(request.first_range, request.range_count);
+    for (const Range& range : ranges) {
+        const std::size_t old_size = ids.size();
+        ids.resize(old_size + range.length);
+        std::iota(ids.begin() + static_cast<std::ptrdiff_t>(old_size), ids.end(),
+                  static_cast<Token>(range.start));
+    }
+}
+
+/// A line that is not what the format asks for. `what()` is "source:line: what is wrong".
+class TraceError : public std::runtime_error {
+public:
+    TraceError(std::string_view source, std::size_t line, std::string_view problem);
+};
+
+/// Reads a trace from its text: the compact format if the first line begins with "#ptrace1 ",
+/// otherwise a JSON object a line as Mooncake publishes them, with blocks of 512 tokens.
+/// Reads at most `limit` requests; lines beyond them are not looked at. Empty lines are skipped.
+/// `source` names the text in errors and, for want of another name, the trace.
+/// Throws: TraceError at the first malformed line, and for a text without a request.
+[[nodiscard]] Trace parse_trace(std::string_view text, std::string_view source,
+                                std::size_t limit = std::numeric_limits<std::size_t>::max());
+
+} // namespace replay
+
+#endif

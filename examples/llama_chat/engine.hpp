@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+// What the example and its tests need of llama.cpp: a model, a context, batches, greedy answers.
+#ifndef PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
+
+#include "llama_kv.hpp"
+
+#include <llama.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+using Tokens = std::vector<llama_token>;
+
+/// A model and one context, of which sequence 0 is computed on and sequence 1 is scratch.
+///
+/// Prompts are computed in batches that end at multiples of batch_tokens(). What is computed for a
+/// token depends, in the last bits, on the batch that it was in; so state that was kept in whole
+/// batches is to the bit what computing the prompt anew would give.
+class Engine {
+public:
+    struct Options {
+        std::uint32_t context_tokens = 4096;
+        std::uint32_t batch_tokens = 32;
+        int threads = 1;
+        ggml_type kv_type = GGML_TYPE_F16;
+        llama_flash_attn_type flash_attention = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    };
+
+    /// Throws:     std::runtime_error if the model cannot be loaded.
+    Engine(const std::string& model_file, const Options& options)
+        : model_(load(model_file), llama_model_free), context_(nullptr, llama_free),
+          batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens), 0, 1)),
+          batch_tokens_(options.batch_tokens) {
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx = options.context_tokens;
+        params.n_batch = options.batch_tokens;
+        params.n_ubatch = options.batch_tokens;
+        params.n_seq_max = 2;
+        params.n_threads = options.threads;
+        params.n_threads_batch = options.threads;
+        params.type_k = options.kv_type;
+        params.type_v = options.kv_type;
+        params.flash_attn_type = options.flash_attention;
+        params.kv_unified = true;
+        context_.reset(llama_init_from_model(model_.get(), params));
+        if (context_ == nullptr) {
+            throw std::runtime_error("llama.cpp made no context for " + model_file);
+        }
+        model_key_ = llama_kv::model_key(model_file, params);
+    }
+
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+    ~Engine() { llama_batch_free(batch_); }
+
+    // computing ///////////////////////////////////////////////////////////////////////////////////
+
+    /// Computes tokens [from, tokens.size()) of a prompt whose first `from` are in the sequence.
+    /// `progress(done)` is called after each batch with the number of tokens in the sequence.
+    /// Throws:     std::runtime_error if the engine fails.
+    void prefill(std::span<const llama_token> tokens, std::size_t from,
+                 const std::function<void(std::size_t)>& progress = {}) {
+        while (from < tokens.size()) {
+            const std::size_t to =
+                std::min(tokens.size(), (from / batch_tokens_ + 1) * batch_tokens_);
+            decode(tokens.subspan(from, to - from), from);
+            from = to;
+            if (progress) {
+                progress(from);
+            }
+        }
+    }
+
+    /// The most likely next tokens, up to `count` of them or an end of generation. All but the last
+    /// are in the sequence afterwards.
+    /// `first_choice`: 0 begins with the most likely token, 1 with the runner-up, and so on.
+    /// Requires:   the last thing that was computed is the end of the sequence, at `position`.
+    Tokens generate(std::size_t position, std::size_t count, std::size_t first_choice = 0) {
+        Tokens answer;
+        while (answer.size() < count) {
+            const llama_token token = choose(answer.empty() ? first_choice : 0);
+            if (llama_vocab_is_eog(vocabulary(), token) || token == llama_vocab_bos(vocabulary())) {
+                break; // some small models begin a new text where this one ends
+            }
+            answer.push_back(token);
+            if (answer.size() < count) {
+                decode({&token, 1}, position++);
+            }
+        }
+        return answer;
+    }
+
+    /// Logits after the last token that was computed.
+    /// Invalidates the span: the next computation.
+    [[nodiscard]] std::span<const float> logits() {
+        return {llama_get_logits_ith(context_.get(), -1),
+                static_cast<std::size_t>(llama_vocab_n_tokens(vocabulary()))};
+    }
+
+    // text ////////////////////////////////////////////////////////////////////////////////////////
+
+    /// Tokens of a text; `first` adds what the model wants at the start of a prompt.
+    [[nodiscard]] Tokens tokenize(const std::string& text, bool first) const {
+        const auto length = static_cast<std::int32_t>(text.size());
+        Tokens tokens(text.size() + 8);
+        const std::int32_t count =
+            llama_tokenize(vocabulary(), text.data(), length, tokens.data(),
+                           static_cast<std::int32_t>(tokens.size()), first, true);
+        if (count < 0) {
+            throw std::runtime_error("llama.cpp could not tokenize a text");
+        }
+        tokens.resize(static_cast<std::size_t>(count));
+        return tokens;
+    }
+
+    [[nodiscard]] std::string text(std::span<const llama_token> tokens) const {
+        std::string text;
+        for (const llama_token token : tokens) {
+            std::string piece(64, '\0');
+            const std::int32_t size =
+                llama_token_to_piece(vocabulary(), token, piece.data(),
+                                     static_cast<std::int32_t>(piece.size()), 0, true);
+            text.append(piece, 0, static_cast<std::size_t>(std::max(size, 0)));
+        }
+        return text;
+    }
+
+    // observers ///////////////////////////////////////////////////////////////////////////////////
+
+    [[nodiscard]] llama_context* context() { return context_.get(); }
+    [[nodiscard]] const llama_model* model() const { return model_.get(); }
+    [[nodiscard]] const llama_vocab* vocabulary() const {
+        return llama_model_get_vocab(model_.get());
+    }
+    [[nodiscard]] std::size_t batch_tokens() const { return batch_tokens_; }
+    [[nodiscard]] const std::string& model_key() const { return model_key_; }
+
+private:
+    static llama_model* load(const std::string& file) {
+        static const bool backends_loaded = [] {
+            llama_log_set(
+                [](ggml_log_level level, const char* message, void*) {
+                    if (level == GGML_LOG_LEVEL_ERROR) {
+                        std::fputs(message, stderr);
+                    }
+                },
+                nullptr);
+#ifdef PROMPTKV_LLAMA_BACKENDS
+            ggml_backend_load_all_from_path(PROMPTKV_LLAMA_BACKENDS);
+#else
+            ggml_backend_load_all();
+#endif
+            return true;
+        }();
+        static_cast<void>(backends_loaded);
+        llama_model_params params = llama_model_default_params();
+        llama_model* model = llama_model_load_from_file(file.c_str(), params);
+        if (model == nullptr) {
+            throw std::runtime_error("llama.cpp could not load " + file);
+        }
+        return model;
+    }
+
+    /// Computes `tokens` at `position` in one batch; the last one's logits are kept.
+    void decode(std::span<const llama_token> tokens, std::size_t position) {
+        batch_.n_tokens = static_cast<std::int32_t>(tokens.size());
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+            batch_.token[i] = tokens[i];
+            batch_.pos[i] = static_cast<llama_pos>(position + i);
+            batch_.n_seq_id[i] = 1;
+            batch_.seq_id[i][0] = 0;
+            batch_.logits[i] = static_cast<std::int8_t>(i + 1 == tokens.size());
+        }
+        if (llama_decode(context_.get(), batch_) != 0) {
+            throw std::runtime_error("llama.cpp could not compute a batch");
+        }
+    }
+
+    /// The token of rank `rank` by likelihood; equal ones in the order of the vocabulary.
+    [[nodiscard]] llama_token choose(std::size_t rank) {
+        const std::span<const float> scores = logits();
+        std::vector<llama_token> order(scores.size());
+        for (std::size_t i = 0; i < order.size(); ++i) {
+            order[i] = static_cast<llama_token>(i);
+        }
+        const auto nth = order.begin() + static_cast<std::ptrdiff_t>(rank);
+        std::nth_element(order.begin(), nth, order.end(), [&](llama_token a, llama_token b) {
+            const float score_a = scores[static_cast<std::size_t>(a)];
+            const float score_b = scores[static_cast<std::size_t>(b)];
+            return score_a != score_b ? score_a > score_b : a < b;
+        });
+        return *nth;
+    }
+
+    std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
+    std::unique_ptr<llama_context, decltype(&llama_free)> context_;
+    llama_batch batch_;
+    std::size_t batch_tokens_;
+    std::string model_key_;
+};
+
+#endif

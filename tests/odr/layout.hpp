@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// The sizes of the library's types as the including translation unit sees them.
+#ifndef PROMPTKV_TESTS_ODR_LAYOUT_HPP
+#define PROMPTKV_TESTS_ODR_LAYOUT_HPP
+
+#include <promptkv/format.hpp>
+#include <promptkv/promptkv.hpp>
+
+#include <array>
+#include <cstddef>
+
+struct LayoutKV {
+    std::size_t bytes;
+
+    std::size_t nbytes() const noexcept { return bytes; }
+};
+
+using LayoutCache = promptkv::LRUPromptCache<LayoutKV>;
+using LayoutTrie = promptkv::PromptTrie<int>;
+using LayoutOrder = promptkv::CacheOrder<int>;
+using Layout = std::array<std::size_t, 6>;
+
+constexpr Layout layout_here{sizeof(LayoutCache),          sizeof(LayoutCache::Lease),
+                             sizeof(LayoutCache::Fetched), sizeof(LayoutTrie),
+                             sizeof(LayoutTrie::Handle),   sizeof(LayoutOrder)};
+
+/// Returns the sizes in a translation unit that is compiled with NDEBUG.
+Layout layout_with_ndebug();
+
+#endif

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+// Reports: the table that people read, and the CSV and JSON that programs read.
+
+#include "replay/report.hpp"
+
+#include "catch.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace std::chrono_literals;
+using replay::Capacity;
+using replay::Latency;
+using replay::Range;
+using replay::Report;
+using replay::Result;
+using replay::Settings;
+using replay::Trace;
+
+Trace small_trace() {
+    Trace trace;
+    trace.name = "small, \"quoted\"";
+    trace.block_size = 16;
+    trace.append(1'600'000, 0, std::vector<Range>{{0, 100'000}});
+    return trace;
+}
+
+std::vector<Result> two_results() {
+    Result first;
+    first.capacity = {24'576, Capacity::Unit::blocks};
+    first.requests = 1;
+    first.requests_hit = 1;
+    first.tokens = 1'600'000;
+    first.tokens_saved = 1'200'000;
+    first.evicted = {7, 6, 5};
+    first.cut = {4, 3, 2};
+    first.entries = 1'234;
+    first.anchors = 9;
+    first.bytes = 77;
+    first.index_bytes = 88;
+    first.operations = 2;
+    first.time = 1ms;
+    first.fetch = Latency{850ns, 2'340ns};
+    first.insert = Latency{12'300us, 1'000ms};
+    Result second;
+    second.tokens = 1'600'000;
+    return {first, second};
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+    std::vector<std::string> lines;
+    std::istringstream stream(text);
+    for (std::string line; std::getline(stream, line);) {
+        lines.push_back(line);
+    }
+    return lines;
+}
+
+TEST_CASE("The table describes the trace and the settings and aligns its columns") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = two_results();
+    const Settings settings;
+    const std::vector<std::string> lines =
+        lines_of(replay::format_table({trace, settings, results}));
+    REQUIRE(lines.size() == 7);
+    REQUIRE(lines[0] == "small, \"quoted\": 1 requests, 1,600,000 tokens in blocks of 16; 100,000 "
+                        "distinct blocks, 100,000 in the largest prompt");
+    REQUIRE(lines[1] == "cuttable payload, one tier, 131,072 bytes a token, cuts in steps of 1");
+    REQUIRE(lines[2].empty());
+    REQUIRE(lines[3] == " capacity  hit ratio  requests hit  tokens saved  evicted  cut  entries  "
+                        "ops/s  fetch p50     p99  insert p50        p99");
+    REQUIRE(lines[4] == std::string(lines[3].size(), '-'));
+    REQUIRE(lines[5] == "   24,576    0.75000             1     1,200,000        7    4    1,234  "
+                        "2,000     850 ns  2.3 us     12.3 ms  1000.0 ms");
+    REQUIRE(lines[6] == "unlimited    0.00000             0             0        0    0        0  "
+                        "    0       0 ns    0 ns        0 ns       0 ns");
+}
+
+TEST_CASE("The table shows evictions and cuts by tier where there are tiers") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = two_results();
+    Settings settings;
+    settings.tiers = true;
+    const std::vector<std::string> lines =
+        lines_of(replay::format_table({trace, settings, results}));
+    REQUIRE(lines[3].find("evicted a/u/s  cut a/u/s") != std::string::npos);
+    REQUIRE(lines[5].find("        7/6/5      4/3/2") != std::string::npos);
+}
+
+TEST_CASE("The table says which options are not the default") {
+    const Trace trace = small_trace();
+    Settings settings;
+    settings.follow_reference();
+    settings.payload = replay::PayloadKind::whole;
+    settings.tiers = true;
+    settings.bytes_per_token = 2;
+    settings.max_entries = 1000;
+    const std::vector<std::string> lines = lines_of(replay::format_table({trace, settings, {}}));
+    REQUIRE(lines[1] == "whole payload, system and user tiers, 2 bytes a token, no cuts, no "
+                        "anchors, no superseding, no refresh, at most 1,000 entries");
+}
+
+TEST_CASE("CSV has a line of names, a line a capacity, and quotes where it has to") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = two_results();
+    const Settings settings;
+    const std::vector<std::string> lines = lines_of(replay::format_csv({trace, settings, results}));
+    REQUIRE(lines.size() == 3);
+    REQUIRE(lines[0] ==
+            "trace,payload,tiers,bytes_per_token,max_entries,cut_granularity,keep_anchors,"
+            "supersede,refresh_on_fetch,capacity_blocks,capacity_bytes,token_hit_ratio,requests,"
+            "requests_hit,tokens,tokens_saved,evicted_assistant,evicted_user,evicted_system,"
+            "cut_assistant,cut_user,cut_system,entries,anchors,nbytes,index_nbytes,"
+            "operations_per_second,fetch_p50_ns,fetch_p99_ns,insert_p50_ns,insert_p99_ns");
+    REQUIRE(lines[1] ==
+            "\"small, \"\"quoted\"\"\",cuttable,false,131072,,1,true,true,true,24576,51539607552,"
+            "0.750000,1,1,1600000,1200000,7,6,5,4,3,2,1234,9,77,88,2000,850,2340,12300000,"
+            "1000000000");
+    REQUIRE(lines[2] == "\"small, \"\"quoted\"\"\",cuttable,false,131072,,1,true,true,true,,,"
+                        "0.000000,0,0,1600000,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0");
+}
+
+TEST_CASE("JSON holds the trace, the settings and a result a capacity") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = two_results();
+    Settings settings;
+    settings.max_entries = 5;
+    const std::string text = replay::format_json({trace, settings, results});
+    REQUIRE(text.starts_with("{\n  \"trace\": {\n    \"name\": \"small, \\\"quoted\\\"\",\n"
+                             "    \"block_size\": 16,\n    \"requests\": 1,\n"
+                             "    \"input_tokens\": 1600000,\n    \"distinct_blocks\": 100000,\n"
+                             "    \"largest_prompt_blocks\": 100000\n  },\n  \"settings\": {\n"));
+    REQUIRE(text.find("\"max_entries\": 5,") != std::string::npos);
+    REQUIRE(text.find("\"capacity_blocks\": 24576,") != std::string::npos);
+    REQUIRE(text.find("\"capacity_bytes\": null,") != std::string::npos);
+    REQUIRE(text.find("\"token_hit_ratio\": 0.75,") != std::string::npos);
+    REQUIRE(text.ends_with("\"insert_p99_ns\": 0\n    }\n  ]\n}\n"));
+}
+
+} // namespace

@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: MIT
+// Scenarios 64 to 69: depth, failure, awkward payloads, moves, and what is counted and told.
+#include "replace_new.hpp"
+#include "state.hpp"
+
+#include <array>
+#include <memory>
+#include <new>
+#include <optional>
+#include <random>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <tuple>
+#include <type_traits>
+
+#if __has_include(<pthread.h>)
+#include <pthread.h>
+#endif
+
+using namespace scenario;
+using promptkv::Match;
+using promptkv::Outcome;
+using promptkv::RemovalReason;
+using promptkv::Tier;
+
+namespace {
+
+using Cache = promptkv::LRUPromptCache<State>;
+using RecurrentCache = promptkv::LRUPromptCache<Recurrent>;
+using Trie = promptkv::PromptTrie<int>;
+
+const std::vector<std::string> models{"m"};
+
+/// Calls `f` on a thread with a stack of 256 KiB, or here where there is no choosing.
+template <class F>
+void call_on_a_small_stack(F f) {
+#if __has_include(<pthread.h>)
+    pthread_attr_t attributes;
+    REQUIRE(pthread_attr_init(&attributes) == 0);
+    REQUIRE(pthread_attr_setstacksize(&attributes, 256 * 1024) == 0);
+    const auto start = [](void* function) -> void* {
+        (*static_cast<F*>(function))();
+        return nullptr;
+    };
+    pthread_t thread{};
+    REQUIRE(pthread_create(&thread, &attributes, start, &f) == 0);
+    REQUIRE(pthread_join(thread, nullptr) == 0);
+    pthread_attr_destroy(&attributes);
+#else
+    f();
+#endif
+}
+
+/// A payload of no weight, cut anywhere, so that deep chains of entries cost nothing but nodes.
+struct Feather {
+    std::size_t n_tokens = 0;
+
+    std::size_t nbytes() const noexcept { return 1; }
+    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
+    Feather clone_prefix(std::size_t n) const { return Feather{n}; }
+};
+
+/// All that can be asked of a cache, to compare before and after.
+template <class Cache>
+auto snapshot(const Cache& cache) {
+    std::set<std::tuple<std::string, Tokens, Tier, std::size_t, Tokens>> entries;
+    cache.for_each([&](const auto& entry) {
+        entries.emplace(entry.model, Tokens(entry.tokens.begin(), entry.tokens.end()), entry.tier,
+                        entry.nbytes, entry.kv.tokens);
+    });
+    std::array<std::size_t, 3> anchors{};
+    for (std::size_t tier = 0; tier < 3; ++tier) {
+        anchors[tier] = cache.stats(static_cast<Tier>(tier)).anchors;
+    }
+    return std::make_tuple(entries, anchors, cache.size(), cache.nbytes(),
+                           cache.stats().bytes_leased);
+}
+
+/// Builds a cache anew and lets the k-th allocation of `operation` fail, for k = 0, 1, 2 and so
+/// on until it succeeds. Each time the cache must be left as it was.
+template <class Build, class Operation>
+void require_strong_guarantee(Build build, Operation operation) {
+    for (const bool lasting : {false, true}) {
+        bool struck = true;
+        for (std::size_t k = 0; struck; ++k) {
+            CAPTURE(lasting, k);
+            REQUIRE(k < 200);
+            auto cache = build();
+            const auto before = snapshot(cache);
+            bool thrown = false;
+            {
+                promptkv_test::FailingNew failing(k, lasting);
+                try {
+                    operation(cache);
+                } catch (const std::bad_alloc&) {
+                    thrown = true;
+                }
+                struck = failing.stop();
+            }
+            REQUIRE(cache.check_invariants());
+            if (thrown) {
+                REQUIRE(snapshot(cache) == before);
+            }
+        }
+    }
+}
+
+/// A small cache in use: anchors, branches, three tiers, hardly any room left.
+Cache used_cache() {
+    Cache cache({.max_bytes = 150, .cut_granularity = 4});
+    store(cache, State{"m", run(1, 20)}, Tier::system);
+    store(cache, State{"m", join(run(1, 20), run(100, 20))}, Tier::user);
+    store(cache, State{"m", join(run(1, 20), run(200, 30))}, Tier::assistant);
+    store(cache, State{"other", run(1, 40)}, Tier::assistant);
+    return cache;
+}
+
+struct alignas(128) Aligned {
+    std::array<std::byte, 128> payload{};
+
+    std::size_t nbytes() const noexcept { return sizeof *this; }
+    bool stands_right() const { return reinterpret_cast<std::uintptr_t>(this) % 128 == 0; }
+};
+
+struct MoveOnly {
+    std::string model;
+    Tokens tokens;
+    std::unique_ptr<int> buffer = std::make_unique<int>(7);
+
+    std::size_t nbytes() const noexcept { return tokens.size(); }
+    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
+};
+
+struct ThrowingDestructor {
+    ~ThrowingDestructor() noexcept(false) {}
+    std::size_t nbytes() const noexcept { return 1; }
+};
+
+struct ThrowingMove {
+    ThrowingMove() = default;
+    ThrowingMove(ThrowingMove&&) noexcept(false) {}
+    ThrowingMove& operator=(ThrowingMove&&) noexcept(false) { return *this; }
+    std::size_t nbytes() const noexcept { return 1; }
+};
+
+struct Weightless {};
+
+} // namespace
+
+TEST_CASE("S64: chains of nodes, 200,000 deep, need no deep stack", "[scenario]") {
+    constexpr std::size_t deepest = 200'000;
+    constexpr std::size_t deep = 20'000; // where each step that recursed would be fatal too
+    const Tokens key = run(0, deepest);
+
+    SECTION("in the trie") {
+        const auto grow = [&](Trie& trie, std::size_t depth) {
+            const auto whole = std::span<const std::int32_t>(key).first(depth);
+            for (std::size_t length = depth; length > 0; --length) { // each splits off a token
+                trie.insert_or_assign(whole.first(length), static_cast<int>(length));
+            }
+        };
+        const auto whole = std::span<const std::int32_t>(key).first(deep);
+        std::size_t nodes = 0;
+        std::size_t found = 0;
+        std::size_t popped = 0;
+        bool emptied = false;
+        call_on_a_small_stack([&] {
+            Trie destroyed;
+            grow(destroyed, deepest);
+            nodes = destroyed.node_count();
+            destroyed.for_each_prefix(key, [&](const auto&) { ++found; });
+
+            Trie trie;
+            grow(trie, deep);
+            popped = trie.pop_prefixes(whole.first(deep / 2)).size();
+            for (std::size_t length = deep; length >= deep / 2; --length) {
+                trie.erase(trie.find(whole.first(length)));
+            }
+            emptied = trie.empty() && trie.node_count() == 1;
+            grow(trie, deep);
+            trie.clear();
+            emptied = emptied && trie.empty() && trie.check_invariants();
+        });
+        CHECK(nodes == deepest + 1);
+        CHECK(found == deepest);
+        CHECK(popped == deep / 2 - 1);
+        CHECK(emptied);
+    }
+
+    SECTION("in the cache") {
+        using FeatherCache = promptkv::LRUPromptCache<Feather>;
+        const auto whole = std::span<const std::int32_t>(key).first(deep);
+        std::size_t stored = 0;
+        std::size_t reused = 0;
+        std::size_t evicted = 0;
+        std::size_t cleared = 0;
+        bool sound = false;
+        call_on_a_small_stack([&] {
+            FeatherCache cache({.keep_anchors = false});
+            const auto grow = [&] {
+                for (std::size_t length = deep; length > 0; --length) {
+                    cache.insert("m", whole.first(length), Feather{length}, Tier::user);
+                }
+            };
+            grow();
+            stored = cache.size();
+            reused = cache.fetch_nearest("m", whole).reused;
+            evicted = cache.trim_to({.max_entries = deep / 2});
+            sound = cache.check_invariants();
+            cleared = cache.clear();
+            grow();
+            cache.insert("m", key, Feather{deepest}, Tier::user); // has them all as ancestors
+            cache.pop_prefixes("m", key);
+            grow();
+            cache.erase_model("m");
+            grow(); // to be destroyed
+        });
+        CHECK(stored == deep);
+        CHECK(reused == deep - 1);
+        CHECK(evicted == deep / 2);
+        CHECK(cleared == deep / 2);
+        CHECK(sound);
+    }
+}
+
+TEST_CASE("S65: an allocation that fails, whichever it is, leaves the cache as it was",
+          "[scenario]") {
+    SECTION("storing beside, below and above what is there") {
+        const Tokens key =
+            GENERATE(run(500, 10), run(1, 25), join(run(1, 20), run(100, 5)),
+                     join(run(1, 20), run(100, 25)), run(1, 20), join(run(1, 20), run(100, 20)));
+        const auto tier = GENERATE(Tier::assistant, Tier::system);
+        CAPTURE(key, tier);
+        require_strong_guarantee(used_cache, [&](Cache& cache) {
+            store(cache, State{"m", key}, tier);
+        });
+    }
+    SECTION("storing under a model not seen before") {
+        const Tokens key = run(1, 20);
+        require_strong_guarantee(used_cache, [&](Cache& cache) {
+            store(cache, State{"a model of a name too long for small strings", key}, Tier::user);
+        });
+    }
+    SECTION("fetching and leasing") {
+        const Tokens prompt = join(run(1, 20), run(100, 10));
+        require_strong_guarantee(used_cache,
+                                 [&](Cache& cache) { (void)cache.fetch_nearest("m", prompt); });
+        require_strong_guarantee(used_cache,
+                                 [&](Cache& cache) { (void)cache.lease_nearest("m", prompt); });
+    }
+    SECTION("marking") {
+        const Tokens prefix = run(1, 10);
+        require_strong_guarantee(used_cache,
+                                 [&](Cache& cache) { cache.mark("m", prefix, Tier::system); });
+    }
+    SECTION("what only removes does not fail at all") {
+        const auto without_memory = [](auto operation) {
+            auto cache = used_cache();
+            int removals = 0;
+            cache.on_removal([&](const auto&) { ++removals; });
+            {
+                promptkv_test::FailingNew failing(0, true);
+                operation(cache);
+            }
+            REQUIRE(cache.check_invariants());
+            CHECK(removals > 0);
+        };
+        const Tokens key = run(1, 40);
+        without_memory([](Cache& cache) { cache.trim_to({.max_bytes = 60}); });
+        without_memory([](Cache& cache) { cache.set_limits({.max_entries = 1}); });
+        without_memory([](Cache& cache) { cache.evict_while([&] { return !cache.empty(); }); });
+        without_memory([&](Cache& cache) { cache.erase("other", key); });
+        without_memory([](Cache& cache) { cache.erase_model("m"); });
+        without_memory([](Cache& cache) { cache.clear(); });
+    }
+}
+
+TEST_CASE("S65: a payload copy that throws leaves the cache as it was", "[scenario]") {
+    struct Uncopied : Recurrent {
+        explicit Uncopied(Recurrent state) : Recurrent(std::move(state)) {}
+        Uncopied(const Uncopied& other) : Recurrent(other) {
+            throw std::runtime_error("no memory on the device");
+        }
+        Uncopied& operator=(const Uncopied&) = default;
+        Uncopied(Uncopied&&) noexcept = default;
+        Uncopied& operator=(Uncopied&&) noexcept = default;
+        ~Uncopied() = default;
+    };
+    promptkv::LRUPromptCache<Uncopied> cache;
+    const Tokens key = run(1, 10);
+    const Tokens prompt = run(1, 11);
+    cache.insert("m", key, Uncopied(Recurrent{"m", key}), Tier::user);
+    const auto before = snapshot(cache);
+    CHECK_THROWS_AS(cache.fetch_nearest("m", prompt), std::runtime_error);
+    CHECK(snapshot(cache) == before);
+    CHECK(cache.lease_nearest("m", prompt).kv().tokens == key); // reading needs no copy
+    CHECK(cache.take_nearest("m", prompt).kv->tokens == key);   // nor does taking
+}
+
+TEST_CASE("S66: payloads that only move, that are aligned, and that may not be stored",
+          "[scenario]") {
+    SECTION("only moved: leased, taken and evicted, never copied") {
+        promptkv::LRUPromptCache<MoveOnly> cache;
+        const Tokens key = run(1, 10);
+        const Tokens prompt = run(1, 11);
+        store(cache, MoveOnly{"m", key}, Tier::user);
+        store(cache, MoveOnly{"m", run(101, 10)}, Tier::user);
+        CHECK(*cache.lease_nearest("m", prompt).kv().buffer == 7);
+        CHECK(cache.probe("m", prompt).reused == 10);
+        const auto taken = cache.take_nearest("m", prompt);
+        require_served(taken, "m", prompt, 10, Match::shorter);
+        CHECK(*taken.kv->buffer == 7);
+        CHECK(cache.trim_to({.max_bytes = 0}) == 1);
+    }
+    SECTION("aligned: also after its neighbours came and went") {
+        promptkv::LRUPromptCache<Aligned> cache({.max_entries = 20});
+        std::size_t askew = 0;
+        for (std::int32_t i = 1; i <= 60; ++i) {
+            const Tokens key = join(run(1, static_cast<std::size_t>(i % 7)), run(100 * i, 3));
+            CHECK(cache.insert("m", key, Aligned{}, Tier::user).outcome == Outcome::stored);
+            cache.for_each([&](const auto& entry) { askew += entry.kv.stands_right() ? 0U : 1U; });
+            const auto lease = cache.lease_nearest("m", key, {.min_remaining = 0});
+            askew += lease.kv().stands_right() ? 0U : 1U;
+        }
+        CHECK(askew == 0);
+    }
+    SECTION("refused by the concept") {
+        STATIC_REQUIRE(promptkv::KVPayload<State>);
+        STATIC_REQUIRE(promptkv::KVPayload<Recurrent>);
+        STATIC_REQUIRE(promptkv::KVPayload<MoveOnly>);
+        STATIC_REQUIRE(promptkv::KVPayload<Aligned>);
+        STATIC_REQUIRE_FALSE(promptkv::KVPayload<ThrowingDestructor>);
+        STATIC_REQUIRE_FALSE(promptkv::KVPayload<ThrowingMove>);
+        STATIC_REQUIRE_FALSE(promptkv::KVPayload<Weightless>);
+    }
+}
+
+TEST_CASE("S67: a cache moves with its entries and its leases, and is not copied", "[scenario]") {
+    STATIC_REQUIRE_FALSE(std::is_copy_constructible_v<Cache>);
+    STATIC_REQUIRE_FALSE(std::is_copy_assignable_v<Cache>);
+    STATIC_REQUIRE(std::is_move_constructible_v<Cache>);
+    STATIC_REQUIRE(std::is_move_assignable_v<Cache>);
+
+    Cache first({.max_bytes = 100});
+    const Tokens key = run(1, 20);
+    const Tokens prompt = run(1, 21);
+    store(first, State{"m", key}, Tier::user);
+    store(first, State{"m", run(101, 30)}, Tier::assistant);
+    auto lease = std::make_optional(first.lease_nearest("m", prompt));
+    const State* const address = &lease->kv();
+
+    SECTION("into a new cache") {
+        Cache second(std::move(first));
+        CHECK(second.size() == 2);
+        CHECK(second.nbytes() == 50);
+        CHECK(second.limits().max_bytes == 100);
+        CHECK(&lease->kv() == address);
+        CHECK(second.evict_while([] { return true; }) == 1); // the lease still holds its own
+        CHECK(second.stats().bytes_leased == 20);
+        lease.reset();
+        CHECK(second.stats().bytes_leased == 0);
+        CHECK(second.evict_while([] { return true; }) == 1);
+        CHECK(second.nbytes() == 0);
+        CHECK(second.check_invariants());
+    }
+    SECTION("over a cache that is leased from itself") {
+        Cache second;
+        store(second, State{"m", run(201, 10)}, Tier::user);
+        const Tokens other = run(201, 11);
+        const auto other_lease = second.lease_nearest("m", other);
+        second = std::move(first);
+        CHECK(other_lease.kv().tokens == run(201, 10));
+        CHECK(lease->kv().tokens == key);
+        CHECK(second.nbytes() == 50);
+        CHECK(second.stats().bytes_leased == 20);
+        CHECK(holds(second, "m", key));
+        CHECK_FALSE(holds(second, "m", run(201, 10)));
+        lease.reset();
+        require_balanced(second, models);
+    }
+    SECTION("and ends before the lease does") {
+        {
+            const Cache second(std::move(first));
+            CHECK(second.size() == 2);
+        }
+        CHECK(lease->kv().tokens == key);
+    }
+}
+
+TEST_CASE("S68: counters only rise, and each way of leaving is told once under its own name",
+          "[scenario]") {
+    SECTION("each reason") {
+        Cache cache({.max_bytes = 100, .cut_granularity = 1});
+        std::vector<std::pair<RemovalReason, Tokens>> log;
+        cache.on_removal([&](const auto& removal) {
+            log.emplace_back(removal.reason, Tokens(removal.tokens.begin(), removal.tokens.end()));
+        });
+        const auto told = [&] { return std::exchange(log, {}); };
+        using Log = decltype(log);
+        const Tokens key = run(1, 10);
+        const Tokens longer = run(1, 20);
+
+        store(cache, State{"m", key}, Tier::user);
+        CHECK(told().empty());
+        store(cache, State{"m", key}, Tier::user);
+        CHECK(told() == Log{{RemovalReason::replaced, key}});
+        store(cache, State{"m", longer}, Tier::user);
+        CHECK(told() == Log{{RemovalReason::absorbed, key}});
+        store(cache, State{"m", run(101, 90)}, Tier::user);
+        CHECK(told() == Log{{RemovalReason::cut, longer}});
+        CHECK(cache.nbytes() == 100);
+        store(cache, State{"m", run(301, 95)}, Tier::user); // all that is older has to go
+        CHECK(told() == Log{{RemovalReason::evicted, first_of(longer, 10)},
+                            {RemovalReason::cut, run(101, 90)}});
+        CHECK(erase(cache, "m", run(301, 95)));
+        CHECK(told() == Log{{RemovalReason::erased, run(301, 95)}});
+        const Tokens rest = run(101, 6);
+        CHECK(cache.take_nearest("m", rest).reused == 5);
+        CHECK(told() == Log{{RemovalReason::taken, run(101, 5)}});
+        store(cache, State{"m", key}, Tier::user);
+        cache.clear();
+        CHECK(told() == Log{{RemovalReason::cleared, key}});
+
+        const auto stats = cache.stats();
+        CHECK(stats.replaced == 1);
+        CHECK(stats.absorbed == 1);
+        CHECK(stats.cut == 2);
+        CHECK(stats.evicted == 1);
+        CHECK(stats.superseded == 0);
+    }
+
+    SECTION("superseded is not evicted") {
+        RecurrentCache cache;
+        int removals = 0;
+        cache.on_removal([&](const auto&) { ++removals; });
+        store(cache, Recurrent{"m", run(1, 10)}, Tier::user);
+        store(cache, Recurrent{"m", run(1, 20)}, Tier::user);
+        CHECK(cache.stats().superseded == 1);
+        CHECK(cache.stats().evicted == 0);
+        CHECK(cache.stats().replaced == 0);
+        CHECK(removals == 0);
+        CHECK(cache.size() == 2);
+    }
+
+    SECTION("the bytes told balance, whatever happens") {
+        Cache cache({.max_bytes = 150, .cut_granularity = 2});
+        std::size_t bytes_in = 0;
+        std::size_t bytes_out = 0;
+        std::size_t left = 0;
+        cache.on_removal([&](const auto& removal) {
+            bytes_out += removal.bytes;
+            left += removal.reason == RemovalReason::cut ? 0U : 1U;
+        });
+        const auto counters = [&] {
+            const auto stats = cache.stats();
+            return std::array<std::size_t, 18>{
+                stats.lookups,        stats.hits_exact,    stats.hits_shorter,  stats.hits_longer,
+                stats.inserted,       stats.tokens_reused, stats.replaced,      stats.anchored,
+                stats.absorbed,       stats.evicted,       stats.cut,           stats.superseded,
+                stats.too_large,      stats.no_room,       stats.bytes_evicted, stats.peak_nbytes,
+                stats.tokens_evicted, stats.evicted_unused};
+        };
+        auto before = counters();
+        std::size_t came = 0;
+        std::mt19937 random(68);
+        for (int step = 0; step < 3'000; ++step) {
+            CAPTURE(step);
+            const auto first = static_cast<std::int32_t>(100 * (random() % 3));
+            const Tokens key = join(run(first, 1 + random() % 30), run(900, random() % 30));
+            if (random() % 8 == 0) {
+                (void)cache.take_nearest("m", key);
+            } else if (random() % 8 == 0) {
+                cache.erase("m", key);
+            } else {
+                (void)cache.fetch_nearest("m", key);
+                const auto outcome =
+                    store(cache, State{"m", key}, static_cast<Tier>(random() % 3)).outcome;
+                if (outcome == Outcome::stored || outcome == Outcome::replaced) {
+                    bytes_in += key.size();
+                    ++came;
+                }
+            }
+            REQUIRE(bytes_in - bytes_out == cache.nbytes());
+            REQUIRE(came - left == cache.size());
+            const auto after = counters();
+            for (std::size_t i = 0; i < after.size(); ++i) {
+                CAPTURE(i);
+                REQUIRE(after[i] >= before[i]);
+            }
+            before = after;
+        }
+    }
+}
+
+TEST_CASE("S69: a key inside a longer entry needs no state of its own and loses no tier",
+          "[scenario]") {
+    const Tokens system = run(1, 20);
+    const Tokens conversation = run(1, 60);
+    const Tokens prompt = join(system, Tokens{900});
+
+    SECTION("state that can be cut: an anchor, which holds when the rest goes") {
+        Cache cache({.max_bytes = 100, .cut_granularity = 1});
+        store(cache, State{"m", conversation}, Tier::assistant);
+        State state{"m", system};
+        const auto inserted = cache.insert("m", system, std::move(state), Tier::system);
+        CHECK(inserted.outcome == Outcome::anchored);
+        CHECK(inserted.absorbed + inserted.evicted + inserted.cut == 0);
+        CHECK(state.tokens == system); // still the caller's
+        CHECK(cache.size() == 1);
+        CHECK(cache.nbytes() == 60);
+        CHECK(cache.stats(Tier::system).anchors == 1);
+
+        store(cache, State{"m", run(101, 80)}, Tier::assistant);
+        const auto hit = cache.fetch_nearest("m", prompt);
+        require_served(hit, "m", prompt, 20, Match::shorter);
+        CHECK(hit.tier == Tier::system);
+    }
+    SECTION("made with nothing to store: marked") {
+        Cache cache({.max_bytes = 100, .cut_granularity = 1});
+        CHECK_FALSE(cache.mark("m", system, Tier::system));
+        store(cache, State{"m", conversation}, Tier::assistant);
+        CHECK(cache.mark("m", system, Tier::system));
+        store(cache, State{"m", run(101, 80)}, Tier::assistant);
+        CHECK(cache.fetch_nearest("m", prompt).tier == Tier::system);
+        CHECK(cache.nbytes() == 100);
+    }
+    SECTION("without anchors, or with state that cannot be cut: an entry of its own") {
+        Cache cache({.keep_anchors = false});
+        store(cache, State{"m", conversation}, Tier::assistant);
+        CHECK(store(cache, State{"m", system}, Tier::system).outcome == Outcome::stored);
+        CHECK(cache.nbytes() == 80);
+        CHECK(cache.fetch_nearest("m", prompt).tier == Tier::system);
+
+        RecurrentCache recurrent;
+        store(recurrent, Recurrent{"m", conversation}, Tier::assistant);
+        CHECK(store(recurrent, Recurrent{"m", system}, Tier::system).outcome == Outcome::stored);
+        CHECK(recurrent.fetch_nearest("m", prompt).tier == Tier::system);
+    }
+}

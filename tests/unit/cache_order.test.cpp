@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT
+// CacheOrder: one recency queue a tier, and the rule that picks the victim.
+
+#include <promptkv/cache_order.hpp>
+
+#include "catch.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace {
+
+enum class Single : std::uint8_t { only };
+enum class Pair : std::uint8_t { low, high };
+enum class Five : std::uint8_t { a, b, c, d, e };
+
+} // namespace
+
+template <>
+struct promptkv::tier_traits<Single> {
+    static constexpr std::size_t count = 1;
+};
+template <>
+struct promptkv::tier_traits<Pair> {
+    static constexpr std::size_t count = 2;
+};
+template <>
+struct promptkv::tier_traits<Five> {
+    static constexpr std::size_t count = 5;
+};
+
+namespace {
+
+using promptkv::CacheOrder;
+using promptkv::Tier;
+
+/// Pops everything: the keys in the order in which they leave, written one after the other.
+template <class TierEnum>
+std::string drain(CacheOrder<char, TierEnum>& order) {
+    std::string left;
+    while (const std::optional<char> key = order.pop()) {
+        left.push_back(*key);
+    }
+    return left;
+}
+
+TEST_CASE("CacheOrder that is empty has nothing to give") {
+    CacheOrder<char> order;
+    REQUIRE(order.empty());
+    REQUIRE(order.size() == 0);
+    REQUIRE(order.size(Tier::assistant) == 0);
+    REQUIRE(order.size(Tier::user) == 0);
+    REQUIRE(order.size(Tier::system) == 0);
+    REQUIRE_FALSE(order.pop().has_value());
+    REQUIRE_FALSE(order.victim([](const char&) { return true; }));
+}
+
+TEST_CASE("CacheOrder remembers key and tier of a position") {
+    CacheOrder<std::string> order;
+    const auto first = order.push("first", Tier::user);
+    const auto second = order.push("second", Tier::system);
+    REQUIRE(order.key(first) == "first");
+    REQUIRE(order.tier(first) == Tier::user);
+    REQUIRE(order.key(second) == "second");
+    REQUIRE(order.tier(second) == Tier::system);
+    REQUIRE(order.size() == 2);
+    REQUIRE(order.size(Tier::user) == 1);
+    REQUIRE(order.size(Tier::system) == 1);
+    REQUIRE(order.size(Tier::assistant) == 0);
+    REQUIRE_FALSE(order.empty());
+}
+
+TEST_CASE("CacheOrder gives the least recently used key of a tier first") {
+    CacheOrder<char> order;
+    const auto a = order.push('a', Tier::user);
+    const auto b = order.push('b', Tier::user);
+    const auto c = order.push('c', Tier::user);
+
+    SECTION("in the order of the pushes") {
+        REQUIRE(drain(order) == "abc");
+    }
+    SECTION("touch makes a key the most recently used one") {
+        order.touch(a);
+        REQUIRE(drain(order) == "bca");
+    }
+    SECTION("touch of the hottest key changes nothing") {
+        order.touch(c);
+        REQUIRE(drain(order) == "abc");
+    }
+    SECTION("chill makes a key the least recently used one") {
+        order.chill(c);
+        REQUIRE(drain(order) == "cab");
+    }
+    SECTION("chill of the coldest key changes nothing") {
+        order.chill(a);
+        REQUIRE(drain(order) == "abc");
+    }
+    SECTION("remove takes a key out, wherever it is") {
+        order.remove(b);
+        REQUIRE(order.size() == 2);
+        REQUIRE(order.size(Tier::user) == 2);
+        REQUIRE(drain(order) == "ac");
+    }
+    SECTION("the others' positions stay valid") {
+        order.remove(a);
+        order.touch(b);
+        REQUIRE(order.key(b) == 'b');
+        REQUIRE(order.key(c) == 'c');
+        REQUIRE(drain(order) == "cb");
+    }
+    REQUIRE(order.empty());
+    REQUIRE(order.size(Tier::user) == 0);
+}
+
+TEST_CASE("CacheOrder touches and chills within the key's own tier") {
+    CacheOrder<char> order;
+    const auto a = order.push('a', Tier::assistant);
+    order.push('s', Tier::system);
+    order.push('b', Tier::assistant);
+    order.touch(a);
+    REQUIRE(order.tier(a) == Tier::assistant);
+    REQUIRE(drain(order) == "bas");
+}
+
+TEST_CASE("CacheOrder spares a tier shorter than the next one") {
+    struct Row {
+        std::size_t assistants, users, systems;
+        std::optional<Tier> from;
+    };
+    const Row row = GENERATE(values<Row>({
+        {0, 0, 0, std::nullopt},
+        {1, 0, 0, Tier::assistant},
+        {0, 1, 0, Tier::user},
+        {0, 0, 1, Tier::system},
+        {1, 1, 0, Tier::assistant},
+        {1, 2, 0, Tier::user},
+        {1, 2, 2, Tier::user},
+        {1, 2, 3, Tier::system},
+        {2, 2, 9, Tier::assistant},
+        {0, 1, 2, Tier::system},
+        {1, 0, 1, Tier::assistant},
+        {0, 2, 1, Tier::user},
+        {3, 2, 1, Tier::assistant},
+        {0, 1, 1, Tier::user},
+        {1, 3, 2, Tier::user},
+    }));
+    CAPTURE(row.assistants, row.users, row.systems);
+    CacheOrder<Tier> order;
+    for (std::size_t i = 0; i < row.assistants; ++i) {
+        order.push(Tier::assistant, Tier::assistant);
+    }
+    for (std::size_t i = 0; i < row.users; ++i) {
+        order.push(Tier::user, Tier::user);
+    }
+    for (std::size_t i = 0; i < row.systems; ++i) {
+        order.push(Tier::system, Tier::system);
+    }
+    const std::optional<Tier> popped = order.pop();
+    REQUIRE((popped == row.from));
+}
+
+TEST_CASE("CacheOrder lets assistants go until they are fewer than users, then users") {
+    CacheOrder<char> order;
+    for (const char key : {'a', 'b', 'c'}) {
+        order.push(key, Tier::assistant);
+    }
+    for (const char key : {'m', 'n'}) {
+        order.push(key, Tier::user);
+    }
+    order.push('x', Tier::system);
+    REQUIRE(drain(order) == "abmcnx");
+}
+
+TEST_CASE("CacheOrder moves a key to another tier when it is touched there") {
+    CacheOrder<char> order;
+    const auto a = order.push('a', Tier::assistant);
+    order.push('b', Tier::assistant);
+    order.push('s', Tier::system);
+    order.touch(a, Tier::system);
+    REQUIRE(order.tier(a) == Tier::system);
+    REQUIRE(order.size() == 3);
+    REQUIRE(order.size(Tier::assistant) == 1);
+    REQUIRE(order.size(Tier::system) == 2);
+    REQUIRE(order.check_invariants());
+    REQUIRE(drain(order) == "bsa");
+}
+
+TEST_CASE("CacheOrder shows the coldest key of a tier") {
+    CacheOrder<char> order;
+    REQUIRE((order.coldest(Tier::user) == nullptr));
+    const auto a = order.push('a', Tier::user);
+    const auto b = order.push('b', Tier::user);
+    REQUIRE((order.coldest(Tier::user) == a));
+    order.touch(a);
+    REQUIRE((order.coldest(Tier::user) == b));
+    REQUIRE((order.coldest(Tier::system) == nullptr));
+}
+
+TEST_CASE("CacheOrder visits its keys tier by tier, the hottest of each first") {
+    CacheOrder<char> order;
+    order.push('s', Tier::system);
+    order.push('a', Tier::assistant);
+    order.push('b', Tier::assistant);
+    std::string visited;
+    order.for_each([&visited](char key, Tier tier) {
+        visited += key + std::to_string(static_cast<int>(tier));
+    });
+    REQUIRE(visited == "b0a0s2");
+}
+
+TEST_CASE("CacheOrder that is cleared is empty and may be used again") {
+    CacheOrder<std::string> order;
+    order.push("a key that is too long to be kept within a string", Tier::user);
+    order.push("another", Tier::system);
+    REQUIRE(order.nbytes() > 0);
+    order.clear();
+    REQUIRE(order.empty());
+    REQUIRE(order.size(Tier::user) == 0);
+    REQUIRE(order.nbytes() == 0);
+    REQUIRE(order.check_invariants());
+    order.push("again", Tier::user);
+    REQUIRE(order.pop() == "again");
+}
+
+TEST_CASE("CacheOrder works with any number of tiers") {
+    SECTION("one") {
+        CacheOrder<char, Single> order;
+        order.push('a', Single::only);
+        const auto b = order.push('b', Single::only);
+        order.chill(b);
+        REQUIRE(order.size(Single::only) == 2);
+        REQUIRE(drain(order) == "ba");
+    }
+    SECTION("two") {
+        CacheOrder<char, Pair> order;
+        order.push('a', Pair::low);
+        order.push('m', Pair::high);
+        order.push('n', Pair::high);
+        REQUIRE(drain(order) == "man");
+    }
+    SECTION("five") {
+        CacheOrder<char, Five> order;
+        order.push('e', Five::e);
+        order.push('d', Five::d);
+        order.push('c', Five::c);
+        order.push('b', Five::b);
+        order.push('a', Five::a);
+        REQUIRE(drain(order) == "abcde");
+    }
+}
+
+TEST_CASE("CacheOrder looks for a victim among the keys that may be taken") {
+    CacheOrder<char> order;
+    const auto a = order.push('a', Tier::assistant);
+    const auto b = order.push('b', Tier::assistant);
+    const auto u = order.push('u', Tier::user);
+    const auto victim_without = [&order](const std::string& kept) {
+        const auto position =
+            order.victim([&kept](const char& key) { return kept.find(key) == std::string::npos; });
+        return position ? order.key(position) : '-';
+    };
+
+    SECTION("and leaves it where it is") {
+        REQUIRE(victim_without("") == 'a');
+        REQUIRE(order.size() == 3);
+        REQUIRE(victim_without("") == 'a');
+    }
+    SECTION("a key that may not be taken is passed over") {
+        REQUIRE(victim_without("a") == 'b');
+    }
+    SECTION("one that may not be taken counts in the length of its queue") {
+        // Two assistants and one user: the rule names the assistants, where only b may be taken.
+        order.push('v', Tier::user);
+        REQUIRE(victim_without("a") == 'b');
+        order.push('w', Tier::user);
+        // Two assistants and three users: the users' turn.
+        REQUIRE(victim_without("uv") == 'w');
+    }
+    SECTION("a tier with nothing to take is passed over") {
+        REQUIRE(victim_without("ab") == 'u');
+    }
+    SECTION("the least persistent tier that has one is asked where the rule finds none") {
+        order.push('v', Tier::user);
+        order.push('w', Tier::user);
+        // The assistants are fewer than the users, and no user may be taken.
+        REQUIRE(victim_without("uvw") == 'a');
+    }
+    SECTION("nothing to take anywhere is no victim") {
+        REQUIRE(victim_without("abu") == '-');
+        REQUIRE(order.size() == 3);
+    }
+    REQUIRE(order.key(a) == 'a');
+    REQUIRE(order.key(b) == 'b');
+    REQUIRE(order.key(u) == 'u');
+}
+
+TEST_CASE("CacheOrder takes a key that can only be moved") {
+    struct MoveOnly {
+        explicit MoveOnly(int number) : n(number) {}
+        MoveOnly(MoveOnly&&) noexcept = default;
+        MoveOnly& operator=(MoveOnly&&) noexcept = default;
+        int n;
+    };
+    CacheOrder<MoveOnly> order;
+    order.push(MoveOnly(7), Tier::user);
+    const std::optional<MoveOnly> popped = order.pop();
+    REQUIRE(popped.has_value());
+    REQUIRE(popped->n == 7);
+}
+
+TEST_CASE("CacheOrder keeps its positions when it is moved") {
+    CacheOrder<char> order;
+    const auto a = order.push('a', Tier::user);
+    order.push('b', Tier::user);
+    CacheOrder<char> moved = std::move(order);
+    REQUIRE(order.empty()); // NOLINT(bugprone-use-after-move): it may be used as a new one
+    REQUIRE(moved.key(a) == 'a');
+    moved.touch(a);
+
+    CacheOrder<char> assigned;
+    assigned.push('x', Tier::system);
+    assigned = std::move(moved);
+    REQUIRE(assigned.check_invariants());
+    REQUIRE(drain(assigned) == "ba");
+}
+
+} // namespace
