@@ -494,20 +494,35 @@ private:
         return nearest;
     }
 
-    /// Does the nearest longer entry serve `key`?
-    [[nodiscard]] bool longer_serves(const Key& key, const Key* except, Choices& choices) const {
+    /// Does the nearest longer entry serve `key`? Open where several are equally near, and where the
+    /// incoming one is not the nearest.
+    [[nodiscard]] bool longer_serves(const Key& key, const Key* except, const Incoming* incoming,
+                                     Choices& choices) const {
+        std::vector<const Recording*> tapes;
+        for (const Key& other : nearest_longer(key, except)) {
+            tapes.push_back(&tape_of(other));
+        }
+        if (incoming != nullptr && incoming->tape != nullptr && cuttable(*incoming->tape) &&
+            incoming->key.model == key.model &&
+            is_strict_prefix(key.tokens, incoming->key.tokens)) {
+            tapes.push_back(incoming->tape);
+        }
+        std::size_t nearest = promptkv::unlimited;
+        for (const Recording* tape : tapes) {
+            nearest = std::min(nearest, tape->tokens.size());
+        }
         bool some = false;
         bool all = true;
-        for (const Key& other : nearest_longer(key, except)) {
-            const bool yes = serves(tape_of(other), key.tokens.size());
+        for (const Recording* tape : tapes) {
+            const bool yes = serves(*tape, key.tokens.size());
             some = some || yes;
-            all = all && yes;
+            all = all && (yes || tape->tokens.size() > nearest);
         }
         return some && (all || choices.choose(2) == 0);
     }
 
     [[nodiscard]] bool could_cut_to(const Key& key, Choices& choices) const {
-        return can_be_cut() && longer_serves(key, nullptr, choices);
+        return can_be_cut() && longer_serves(key, nullptr, nullptr, choices);
     }
 
     /// Do others than `victim` serve `key`, a prefix of it?
@@ -517,13 +532,10 @@ private:
         if (own != records_.end() && own->second.payload != 0) {
             return true;
         }
-        if (incoming != nullptr && incoming->key.model == key.model &&
-            is_prefix(key.tokens, incoming->key.tokens) &&
-            (key.tokens.size() == incoming->key.tokens.size() ||
-             (incoming->tape != nullptr && serves(*incoming->tape, key.tokens.size())))) {
+        if (incoming != nullptr && incoming->key == key) {
             return true;
         }
-        return longer_serves(key, &victim, choices);
+        return longer_serves(key, &victim, incoming, choices);
     }
 
     /// What `key` can give a prompt of which the first `n` tokens may come from it.
@@ -566,6 +578,9 @@ private:
                     winners.push_back(each);
                 }
             }
+        }
+        if (least == 0) { // those that were asked may have had nothing to give
+            winners.push_back({{}, 0, false});
         }
         // Own entries are never in a tie, so that one which needs no cut is sure to be seen.
         if (groups.size() <= asked) {
@@ -765,7 +780,8 @@ private:
     /// already keeps tier, place and payload until then; what it holds counts as room.
     void make_room_early(const Key& key, std::size_t bytes, Tier tier, Inserted& result,
                          Choices& choices) {
-        if (!records_.contains(key)) {
+        const bool is_new = !records_.contains(key);
+        if (is_new) {
             place(key, tier);
         }
         const int old = records_.at(key).payload;
@@ -788,6 +804,7 @@ private:
             }
             make_room(limits_, &incoming, result, choices);
         }
+        forget_surplus_anchors(is_new ? &key : nullptr);
     }
 
     void make_room(Limits limits, const Incoming* incoming, Inserted& result, Choices& choices) {
@@ -935,12 +952,13 @@ private:
         return target;
     }
 
-    void forget_surplus_anchors() {
+    /// `linked`: a key that waits for its payload, and is no anchor.
+    void forget_surplus_anchors(const Key* linked = nullptr) {
         for (;;) {
             std::size_t anchors = 0;
             const Key* oldest = nullptr;
             for (const auto& [key, record] : records_) {
-                if (record.payload != 0) {
+                if (record.payload != 0 || (linked != nullptr && key == *linked)) {
                     continue;
                 }
                 ++anchors;

@@ -188,7 +188,7 @@ public:
     void take(const Found& found, std::optional<KV>& kv) {
         Payload* payload = found.handle->payload;
         const std::size_t length = found.space->trie.length(found.handle);
-        payload->used = true;
+        refresh(found);
         PROMPTKV_TRY {
             if (found.reused < length) truncate(*payload->kv, found.reused);
         }
@@ -209,7 +209,7 @@ public:
         const std::size_t nbytes = kv_traits<KV>::nbytes(kv);
         check_length(kv, tokens.size());
         Inserted inserted;
-        if (!refused(model, tokens, nbytes, tier, inserted)) {
+        if (!refused(model, tokens, nbytes, tier, inserted, false)) {
             auto payload = std::make_unique<Payload>();
             const Record record = link(model, tokens, tier);
             store(record, tier, std::move(payload), std::move(kv), nbytes, inserted);
@@ -221,7 +221,7 @@ public:
     template <class Make>
     Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make& make) {
         Inserted inserted;
-        if (refused(model, tokens, nbytes, tier, inserted)) {
+        if (refused(model, tokens, nbytes, tier, inserted, false)) {
             settle();
             return inserted;
         }
@@ -243,7 +243,7 @@ public:
         --making_;
         const std::size_t made = kv_traits<KV>::nbytes(*kv);
         check_length(*kv, tokens.size());
-        if (!refused(model, tokens, made, tier, inserted)) { // a listener may have changed everything
+        if (!refused(model, tokens, made, tier, inserted, true)) { // a listener may have changed everything
             record = link(model, tokens, tier);
             store(record, tier, std::move(payload), std::move(*kv), made, inserted);
         } else {
@@ -577,8 +577,9 @@ private:
 
     // storing ////////////////////////////////////////////////////////////////
 
-    /// Whether no payload is to be stored; says why in `inserted`, and makes the anchor.
-    bool refused(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Inserted& inserted) {
+    /// Whether no payload is to be stored; says why in `inserted`, and makes the anchor. One that is
+    /// made already is not thrown away for an anchor.
+    bool refused(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Inserted& inserted, bool is_made) {
         PROMPTKV_ASSERT(index(tier) < tier_count);
         if (nbytes > options_.max_bytes || options_.max_bytes == 0) {
             inserted.outcome = Outcome::too_large;
@@ -586,7 +587,7 @@ private:
             return true;
         }
         Space* space = find_space(model);
-        if (options_.keep_anchors && space != nullptr && served_beyond(*space, tokens)) {
+        if (!is_made && options_.keep_anchors && space != nullptr && served_beyond(*space, tokens)) {
             anchor_instead(*space, model, tokens, tier, inserted);
             inserted.outcome = Outcome::anchored;
             ++stats_.anchored;
