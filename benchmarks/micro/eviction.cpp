@@ -9,7 +9,7 @@
 namespace bench {
 namespace {
 
-constexpr std::size_t batch = 32;
+constexpr std::size_t batch = 16;
 
 /// A cache whose entries are evicted in the order in which they were inserted, and put back.
 template <class KV>
@@ -83,7 +83,7 @@ void drop(benchmark::State& state, std::size_t n, std::size_t entries) {
 
 /// Entries that share half with another one each, which grows together when one goes.
 void drop_and_merge(benchmark::State& state, std::size_t n) {
-    constexpr std::size_t pairs = 128;
+    constexpr std::size_t pairs = 2 * batch; // few, to stay warm
     std::vector<Prompt> prompts = prompts_of(pairs, n);
     for (std::size_t i = 0; i < pairs; ++i) {
         Prompt other = prompts[i];
@@ -92,15 +92,15 @@ void drop_and_merge(benchmark::State& state, std::size_t n) {
         append_tokens(other, i, n - n / 2 - 1);
         prompts.push_back(other);
     }
-    const Prompt from = prompts[0];
-    Prompt to = from;
+    const std::vector<Prompt> edges = prompts_of(batch, n); // as many as are merged, as warm
+    std::vector<Prompt> merged = edges;
     Ring<Whole> ring(std::move(prompts));
     Payloads<Whole> payloads(n);
     const Paired times = interleave(
         state, batch, [&](std::size_t) { ring.evict_one(); }, [&] { ring.put_back(); },
-        [&](std::size_t) {
-            std::memcpy(to.data(), from.data(), n * sizeof(Token));
-            benchmark::DoNotOptimize(to.data());
+        [&](std::size_t i) {
+            std::memcpy(merged[i].data(), edges[i].data(), n * sizeof(Token));
+            benchmark::DoNotOptimize(merged[i].data());
             benchmark::ClobberMemory();
             payloads.destroy_one();
         },
