@@ -31,7 +31,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// Source: `CacheOrder` of mlx-lm, whose deques are searched linearly for a key.
 template <class Key, class TierEnum = Tier>
 class CacheOrder {
-    static_assert(TierEnumeration<TierEnum>, "tier_traits<TierEnum>::count must say how many tiers there are");
+    static_assert(TierEnumeration<TierEnum>,
+                  "tier_traits<TierEnum>::count must say how many tiers there are");
 
     struct Node {
         Node* hotter;
@@ -77,7 +78,8 @@ public:
     /// Requires: `tier` is one of the enum's tiers.
     /// Throws:   what the allocation throws; nothing has changed then.
     Position push(Key key, TierEnum tier) {
-        static_assert(std::is_nothrow_move_constructible_v<Key>, "a key must be moved without throwing");
+        static_assert(std::is_nothrow_move_constructible_v<Key>,
+                      "a key must be moved without throwing");
         PROMPTKV_ASSERT(static_cast<std::size_t>(tier) < tier_count);
         Node* node = new Node{nullptr, nullptr, std::move(key), tier};
         link_hot(node);
@@ -120,7 +122,8 @@ public:
     /// Takes out the victim by the rule. Nothing: the order is empty.
     std::optional<Key> pop() noexcept {
         const Position position = victim([](const Key&) { return true; });
-        if (!position) return std::nullopt;
+        if (!position)
+            return std::nullopt;
         std::optional<Key> key(std::move(position.node_->key));
         remove(position);
         return key;
@@ -128,7 +131,8 @@ public:
 
     void clear() noexcept {
         for (Queue& queue : queues_) {
-            while (queue.coldest != nullptr) remove(Position(queue.coldest));
+            while (queue.coldest != nullptr)
+                remove(Position(queue.coldest));
         }
     }
 
@@ -142,12 +146,17 @@ public:
     [[nodiscard]] Position victim(MayTake may_take) const {
         Node* fallback = nullptr;
         for (std::size_t i = 0; i < tier_count; ++i) {
-            const bool by_rule = queues_[i].size > 0 && (i + 1 == tier_count || queues_[i].size >= queues_[i + 1].size);
-            if (!by_rule && fallback != nullptr) continue;
+            const bool by_rule = queues_[i].size > 0 &&
+                                 (i + 1 == tier_count || queues_[i].size >= queues_[i + 1].size);
+            if (!by_rule && fallback != nullptr)
+                continue;
             Node* node = queues_[i].coldest;
-            while (node != nullptr && !may_take(std::as_const(node->key))) node = node->hotter;
-            if (node == nullptr) continue;
-            if (by_rule) return Position(node);
+            while (node != nullptr && !may_take(std::as_const(node->key)))
+                node = node->hotter;
+            if (node == nullptr)
+                continue;
+            if (by_rule)
+                return Position(node);
             fallback = node;
         }
         return Position(fallback);
@@ -177,7 +186,8 @@ public:
     template <class F>
     void for_each(F f) const {
         for (const Queue& queue : queues_) {
-            for (const Node* node = queue.hottest; node != nullptr; node = node->colder) f(node->key, node->tier);
+            for (const Node* node = queue.hottest; node != nullptr; node = node->colder)
+                f(node->key, node->tier);
         }
     }
 
@@ -187,11 +197,14 @@ public:
         for (std::size_t i = 0; i < tier_count; ++i) {
             std::size_t size = 0;
             const Node* before = nullptr;
-            for (const Node* node = queues_[i].hottest; node != nullptr; before = node, node = node->colder) {
-                if (node->hotter != before || static_cast<std::size_t>(node->tier) != i) return false;
+            for (const Node* node = queues_[i].hottest; node != nullptr;
+                 before = node, node = node->colder) {
+                if (node->hotter != before || static_cast<std::size_t>(node->tier) != i)
+                    return false;
                 ++size;
             }
-            if (queues_[i].coldest != before || queues_[i].size != size) return false;
+            if (queues_[i].coldest != before || queues_[i].size != size)
+                return false;
             total += size;
         }
         return total == size_;
@@ -204,7 +217,9 @@ private:
         std::size_t size = 0;
     };
 
-    [[nodiscard]] Queue& queue_of(TierEnum tier) noexcept { return queues_[static_cast<std::size_t>(tier)]; }
+    [[nodiscard]] Queue& queue_of(TierEnum tier) noexcept {
+        return queues_[static_cast<std::size_t>(tier)];
+    }
 
     void link_hot(Node* node) noexcept {
         Queue& queue = queue_of(node->tier);

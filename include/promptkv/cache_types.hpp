@@ -22,7 +22,15 @@ enum class Match : std::uint8_t { none, exact, shorter, longer };
 enum class Outcome : std::uint8_t { stored, replaced, anchored, too_large, no_room };
 
 /// Why a payload, or a part of it, left the cache.
-enum class RemovalReason : std::uint8_t { evicted, cut, absorbed, replaced, erased, taken, cleared };
+enum class RemovalReason : std::uint8_t {
+    evicted,
+    cut,
+    absorbed,
+    replaced,
+    erased,
+    taken,
+    cleared
+};
 
 inline constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max();
 
@@ -35,9 +43,9 @@ struct CacheLimits {
 struct CacheOptions {
     std::size_t max_bytes = unlimited;
     std::size_t max_entries = unlimited;
-    bool refresh_on_fetch = true;      ///< a lookup makes its entry the most recently used
-    bool keep_anchors = true;          ///< remember keys that a longer entry serves
-    bool supersede = true;             ///< let the earlier turns of state that cannot be cut go first
+    bool refresh_on_fetch = true; ///< a lookup makes its entry the most recently used
+    bool keep_anchors = true;     ///< remember keys that a longer entry serves
+    bool supersede = true;        ///< let the earlier turns of state that cannot be cut go first
     std::size_t cut_granularity = 256; ///< tokens; a cut ends at a multiple. 0: entries go whole
 };
 
@@ -61,9 +69,12 @@ template <class Token>
 class Prompt : public std::span<const Token> {
 public:
     template <class Range>
-        requires(std::ranges::contiguous_range<Range> && std::ranges::sized_range<Range> &&
-                 std::is_same_v<std::ranges::range_value_t<Range>, Token> && std::ranges::borrowed_range<Range>)
-    Prompt(Range&& tokens) // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+    requires(std::ranges::contiguous_range<Range>&& std::ranges::sized_range<Range>&&
+                 std::is_same_v<std::ranges::range_value_t<Range>, Token>&&
+                     std::ranges::borrowed_range<Range>)
+        Prompt(
+            Range&&
+                tokens) // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
         : std::span<const Token>(std::ranges::data(tokens), std::ranges::size(tokens)) {}
 };
 

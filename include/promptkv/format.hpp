@@ -15,7 +15,8 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 template <std::size_t N>
-[[nodiscard]] constexpr std::string_view enumerator(const std::string_view (&names)[N], std::size_t i) noexcept {
+[[nodiscard]] constexpr std::string_view enumerator(const std::string_view (&names)[N],
+                                                    std::size_t i) noexcept {
     return i < N ? names[i] : std::string_view("?");
 }
 
@@ -42,7 +43,8 @@ struct fmt::formatter<promptkv::Match> : fmt::formatter<fmt::string_view> {
 template <>
 struct fmt::formatter<promptkv::Outcome> : fmt::formatter<fmt::string_view> {
     auto format(promptkv::Outcome outcome, fmt::format_context& context) const {
-        constexpr std::string_view names[] = {"stored", "replaced", "anchored", "too_large", "no_room"};
+        constexpr std::string_view names[] = {"stored", "replaced", "anchored", "too_large",
+                                              "no_room"};
         const auto name = promptkv::detail::enumerator(names, static_cast<std::size_t>(outcome));
         return fmt::formatter<fmt::string_view>::format({name.data(), name.size()}, context);
     }
@@ -51,7 +53,8 @@ struct fmt::formatter<promptkv::Outcome> : fmt::formatter<fmt::string_view> {
 template <>
 struct fmt::formatter<promptkv::RemovalReason> : fmt::formatter<fmt::string_view> {
     auto format(promptkv::RemovalReason reason, fmt::format_context& context) const {
-        constexpr std::string_view names[] = {"evicted", "cut", "absorbed", "replaced", "erased", "taken", "cleared"};
+        constexpr std::string_view names[] = {"evicted", "cut",   "absorbed", "replaced",
+                                              "erased",  "taken", "cleared"};
         const auto name = promptkv::detail::enumerator(names, static_cast<std::size_t>(reason));
         return fmt::formatter<fmt::string_view>::format({name.data(), name.size()}, context);
     }
@@ -64,12 +67,15 @@ struct fmt::formatter<promptkv::Stats> {
     auto format(const promptkv::Stats& s, fmt::format_context& context) const {
         return fmt::format_to(
             context.out(),
-            "lookups={} hits_exact={} hits_shorter={} hits_longer={} tokens_requested={} tokens_reused={} inserted={} "
-            "replaced={} anchored={} absorbed={} evicted={} cut={} superseded={} too_large={} no_room={} "
+            "lookups={} hits_exact={} hits_shorter={} hits_longer={} tokens_requested={} "
+            "tokens_reused={} inserted={} "
+            "replaced={} anchored={} absorbed={} evicted={} cut={} superseded={} too_large={} "
+            "no_room={} "
             "tokens_evicted={} bytes_evicted={} evicted_unused={} bytes_leased={} peak_nbytes={}",
-            s.lookups, s.hits_exact, s.hits_shorter, s.hits_longer, s.tokens_requested, s.tokens_reused, s.inserted,
-            s.replaced, s.anchored, s.absorbed, s.evicted, s.cut, s.superseded, s.too_large, s.no_room,
-            s.tokens_evicted, s.bytes_evicted, s.evicted_unused, s.bytes_leased, s.peak_nbytes);
+            s.lookups, s.hits_exact, s.hits_shorter, s.hits_longer, s.tokens_requested,
+            s.tokens_reused, s.inserted, s.replaced, s.anchored, s.absorbed, s.evicted, s.cut,
+            s.superseded, s.too_large, s.no_room, s.tokens_evicted, s.bytes_evicted,
+            s.evicted_unused, s.bytes_leased, s.peak_nbytes);
     }
 };
 
@@ -77,8 +83,8 @@ template <>
 struct fmt::formatter<promptkv::TierStats> {
     constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
     auto format(const promptkv::TierStats& s, fmt::format_context& context) const {
-        return fmt::format_to(context.out(), "entries={} anchors={} nbytes={} evicted={} cut={}", s.entries, s.anchors,
-                              s.nbytes, s.evicted, s.cut);
+        return fmt::format_to(context.out(), "entries={} anchors={} nbytes={} evicted={} cut={}",
+                              s.entries, s.anchors, s.nbytes, s.evicted, s.cut);
     }
 };
 

@@ -29,35 +29,28 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// the program. `clone_prefix` and `truncate` may throw.
 template <class KV>
 struct kv_traits {
-    static std::size_t nbytes(const KV& kv) noexcept
-        requires requires { { kv.nbytes() } -> std::convertible_to<std::size_t>; }
-    {
-        return kv.nbytes();
+    static std::size_t nbytes(const KV& kv) noexcept requires requires {
+        { kv.nbytes() } -> std::convertible_to<std::size_t>;
     }
+    { return kv.nbytes(); }
 
-    static std::size_t reusable_prefix(const KV& kv, std::size_t n) noexcept
-        requires requires { { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>; }
-    {
-        return kv.reusable_prefix(n);
+    static std::size_t reusable_prefix(const KV& kv, std::size_t n) noexcept requires requires {
+        { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>;
     }
+    { return kv.reusable_prefix(n); }
 
-    static KV clone_prefix(const KV& kv, std::size_t n)
-        requires requires { { kv.clone_prefix(n) } -> std::convertible_to<KV>; }
-    {
-        return kv.clone_prefix(n);
+    static KV clone_prefix(const KV& kv, std::size_t n) requires requires {
+        { kv.clone_prefix(n) } -> std::convertible_to<KV>;
     }
+    { return kv.clone_prefix(n); }
 
-    static void truncate(KV& kv, std::size_t n)
-        requires requires { kv.truncate(n); }
-    {
-        kv.truncate(n);
-    }
+    static void truncate(KV& kv, std::size_t n) requires requires { kv.truncate(n); }
+    { kv.truncate(n); }
 
-    static std::size_t length(const KV& kv) noexcept
-        requires requires { { kv.length() } -> std::convertible_to<std::size_t>; }
-    {
-        return kv.length();
+    static std::size_t length(const KV& kv) noexcept requires requires {
+        { kv.length() } -> std::convertible_to<std::size_t>;
     }
+    { return kv.length(); }
 };
 
 /// A type whose size in bytes is known to `kv_traits`.
@@ -90,7 +83,9 @@ concept ClonablePayload = PrefixClonable<KV> || std::copy_constructible<KV>;
 
 /// A payload that can be cut in place.
 template <class KV>
-concept TruncatablePayload = requires(KV& kv, std::size_t n) { kv_traits<KV>::truncate(kv, n); };
+concept TruncatablePayload = requires(KV& kv, std::size_t n) {
+    kv_traits<KV>::truncate(kv, n);
+};
 
 /// A payload that knows how many tokens it holds.
 template <class KV>
@@ -104,7 +99,8 @@ namespace detail {
 /// Never throws; an answer above `n` counts as `n`.
 template <class KV>
 [[nodiscard]] std::size_t served_prefix(const KV& kv, std::size_t length, std::size_t n) noexcept {
-    if (n >= length) return length;
+    if (n >= length)
+        return length;
     if constexpr (PrefixReusable<KV>) {
         return n == 0 ? 0 : std::min<std::size_t>(kv_traits<KV>::reusable_prefix(kv, n), n);
     } else {

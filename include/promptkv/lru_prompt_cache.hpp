@@ -50,11 +50,14 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// Source: `LRUPromptCache` of mlx-lm (pull request 1019); each function says where it differs.
 template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier>
 class LRUPromptCache {
-    static_assert(SizedPayload<KV>, "a payload needs nbytes: a member, or a specialisation of promptkv::kv_traits");
-    static_assert(std::is_nothrow_move_constructible_v<KV>, "a payload must be moved without throwing");
+    static_assert(SizedPayload<KV>,
+                  "a payload needs nbytes: a member, or a specialisation of promptkv::kv_traits");
+    static_assert(std::is_nothrow_move_constructible_v<KV>,
+                  "a payload must be moved without throwing");
     static_assert(std::is_nothrow_destructible_v<KV>, "a payload's destructor must not throw");
     static_assert(std::integral<Token>, "Token must be an integral type");
-    static_assert(TierEnumeration<TierEnum>, "tier_traits<TierEnum>::count must say how many tiers there are");
+    static_assert(TierEnumeration<TierEnum>,
+                  "tier_traits<TierEnum>::count must say how many tiers there are");
 
     using Core = detail::CacheCore<KV, Model, Token, TierEnum>;
     using ModelView = typename Core::ModelView;
@@ -71,7 +74,7 @@ public:
         std::size_t reused = 0;           ///< tokens of the prompt that `kv` holds
         std::span<const Token> remaining; ///< the other tokens, a part of the caller's
         Match match = Match::none;
-        TierEnum tier{};                  ///< of the entry
+        TierEnum tier{}; ///< of the entry
 
         [[nodiscard]] explicit operator bool() const noexcept { return match != Match::none; }
     };
@@ -86,7 +89,7 @@ public:
         std::size_t reused = 0;           ///< tokens of the prompt that `kv()` may be used for
         std::span<const Token> remaining; ///< the other tokens, a part of the caller's
         Match match = Match::none;
-        TierEnum tier{};                  ///< of the entry
+        TierEnum tier{}; ///< of the entry
 
         Lease() = default;
         Lease(Lease&& other) noexcept { swap(other); }
@@ -95,7 +98,8 @@ public:
             return *this;
         }
         ~Lease() {
-            if (stored_ != nullptr) stored_->end_lease(*account_);
+            if (stored_ != nullptr)
+                stored_->end_lease(*account_);
         }
 
         /// The payload, which may hold more than `reused` tokens. Requires: *this is true.
@@ -116,7 +120,7 @@ public:
             std::swap(account_, other.account_);
         }
         typename Core::Payload* stored_ = nullptr;
-        std::shared_ptr<detail::Account> account_;
+        detail::Account::Owner account_;
     };
 
     /// What a fetch would reuse. True where something is.
@@ -159,9 +163,8 @@ public:
     /// Throws:     what the copy throws; nothing has changed then.
     /// Complexity: O(matched tokens) and the copy of what is reused.
     /// Differs:    the reference takes the first candidate, and misses if that one cannot be cut.
-    Fetched fetch_nearest(ModelView model, Tokens tokens, FetchOptions options = {})
-        requires ClonablePayload<KV>
-    {
+    Fetched fetch_nearest(ModelView model, Tokens tokens,
+                          FetchOptions options = {}) requires ClonablePayload<KV> {
         auto found = core_->choose(model, tokens, options, Core::can_clone);
         Fetched fetched;
         fetched.remaining = tokens;
@@ -183,7 +186,7 @@ public:
         if (found) {
             fill(lease, found, tokens);
             lease.stored_ = found.handle->payload;
-            lease.account_ = core_->account();
+            lease.account_ = core_->account().share();
             lease.stored_->begin_lease(*lease.account_);
             core_->refresh(found);
         }
@@ -248,20 +251,24 @@ public:
     /// Requires: `nbytes` is what the payload will hold.
     /// Throws:   what `make` throws; the evictions stand then.
     template <std::invocable Make>
-        requires std::convertible_to<std::invoke_result_t<Make&>, KV>
-    Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make make) {
+    requires std::convertible_to<std::invoke_result_t<Make&>, KV> Inserted
+    insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make make) {
         return core_->insert(model, tokens, nbytes, tier, make);
     }
 
     /// Makes an anchor of a prefix that an entry serves and can be cut down to; where the key has an
     /// entry of its own, raises its tier. It becomes the most recently used of its tier.
     /// Returns: whether an entry serves the key; without one, or without keep_anchors, nothing changes.
-    bool mark(ModelView model, Tokens tokens, TierEnum tier) { return core_->mark(model, tokens, tier); }
+    bool mark(ModelView model, Tokens tokens, TierEnum tier) {
+        return core_->mark(model, tokens, tier);
+    }
 
     // removal ////////////////////////////////////////////////////////////////
 
     /// Removes the entries and anchors on the strict prefixes of `tokens`; returns how many entries.
-    std::size_t pop_prefixes(ModelView model, Tokens tokens) { return core_->pop_prefixes(model, tokens); }
+    std::size_t pop_prefixes(ModelView model, Tokens tokens) {
+        return core_->pop_prefixes(model, tokens);
+    }
 
     /// Removes the entry or the anchor at `tokens`; returns whether there was an entry.
     bool erase(ModelView model, Tokens tokens) { return core_->erase(model, tokens); }
@@ -290,7 +297,9 @@ public:
     /// Sets what is called with each `Removal&`; an empty function for none. It runs when the cache is
     /// whole again, before the payload is destroyed, and may call the cache (what that removes is
     /// delivered by the outermost call), but not destroy, move or re-register on it. It must not throw.
-    void on_removal(std::function<void(Removal&)> listener) { core_->on_removal(std::move(listener)); }
+    void on_removal(std::function<void(Removal&)> listener) {
+        core_->on_removal(std::move(listener));
+    }
 
     // observers //////////////////////////////////////////////////////////////
 
@@ -309,7 +318,8 @@ public:
     /// Calls `f(const EntryView&)` for every entry, in no particular order. `f` must not change the cache.
     template <class F>
     void for_each(F f) const {
-        core_->for_each([&](const Model& model, std::span<const Token> tokens, TierEnum tier, std::size_t bytes, const KV& kv) {
+        core_->for_each([&](const Model& model, std::span<const Token> tokens, TierEnum tier,
+                            std::size_t bytes, const KV& kv) {
             const EntryView entry{model, tokens, tier, bytes, kv};
             f(entry);
         });

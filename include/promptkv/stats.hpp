@@ -12,8 +12,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 
 /// Counts since the cache was made; they only grow, except `bytes_leased`. A probe counts nothing.
 struct Stats {
-    std::uint64_t lookups = 0;          ///< fetches, leases and takes
-    std::uint64_t hits_exact = 0;       ///< of these, by the relation of the entry's key to the prompt
+    std::uint64_t lookups = 0;    ///< fetches, leases and takes
+    std::uint64_t hits_exact = 0; ///< of these, by the relation of the entry's key to the prompt
     std::uint64_t hits_shorter = 0;
     std::uint64_t hits_longer = 0;
     std::uint64_t tokens_requested = 0; ///< tokens of all prompts looked up
@@ -24,14 +24,15 @@ struct Stats {
     std::uint64_t absorbed = 0;         ///< payloads that went because a new one serves their keys
     std::uint64_t evicted = 0;          ///< entries dropped whole for want of room
     std::uint64_t cut = 0;              ///< cuts of entries for want of room
-    std::uint64_t superseded = 0;       ///< entries sent to the cold end by a longer one that cannot be cut
-    std::uint64_t too_large = 0;        ///< inserts refused
-    std::uint64_t no_room = 0;          ///< inserts refused
-    std::uint64_t tokens_evicted = 0;   ///< tokens of dropped entries, and what cuts took
+    std::uint64_t superseded =
+        0; ///< entries sent to the cold end by a longer one that cannot be cut
+    std::uint64_t too_large = 0;      ///< inserts refused
+    std::uint64_t no_room = 0;        ///< inserts refused
+    std::uint64_t tokens_evicted = 0; ///< tokens of dropped entries, and what cuts took
     std::uint64_t bytes_evicted = 0;
-    std::uint64_t evicted_unused = 0;   ///< entries dropped whole that never served a lookup
-    std::size_t bytes_leased = 0;       ///< bytes of payloads leased now
-    std::size_t peak_nbytes = 0;        ///< the largest that `nbytes()` has been
+    std::uint64_t evicted_unused = 0; ///< entries dropped whole that never served a lookup
+    std::size_t bytes_leased = 0;     ///< bytes of payloads leased now
+    std::size_t peak_nbytes = 0;      ///< the largest that `nbytes()` has been
 };
 
 /// The same for one tier: what it holds now, and what it lost.

@@ -36,7 +36,7 @@ struct tier_traits<Tier> {
 template <class T>
 concept TierEnumeration = std::is_enum_v<T> && requires {
     { tier_traits<T>::count } -> std::convertible_to<std::size_t>;
-} && (tier_traits<T>::count > 0);
+} &&(tier_traits<T>::count > 0);
 
 } // namespace promptkv::inline PROMPTKV_ABI
 

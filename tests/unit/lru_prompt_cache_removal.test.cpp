@@ -310,11 +310,11 @@ struct Calling {
     std::size_t nbytes() const noexcept { return 1; }
 };
 
-void Calling::Call::operator()(char* name) const {
-    log->push_back(*name);
+void Calling::Call::operator()(char* letter) const {
+    log->push_back(*letter);
     log->append(std::to_string(cache->size()));
     log->append(cache->check_invariants() ? " " : "! ");
-    delete name;
+    delete letter;
 }
 
 TEST_CASE("Payloads are destroyed when the cache is whole again") {

@@ -52,26 +52,34 @@ public:
 
     [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
     [[nodiscard]] Node* operator[](std::uint32_t slot) const noexcept { return slots_[slot].child; }
-    [[nodiscard]] Nearest nearest_depth() const noexcept { return size_ > 0 ? slots_[0].nearest : none; }
+    [[nodiscard]] Nearest nearest_depth() const noexcept {
+        return size_ > 0 ? slots_[0].nearest : none;
+    }
 
     /// The child whose subtree has the nearest visible value; null if none has one.
-    [[nodiscard]] Node* nearest() const noexcept { return nearest_depth() != none ? slots_[0].child : nullptr; }
+    [[nodiscard]] Node* nearest() const noexcept {
+        return nearest_depth() != none ? slots_[0].child : nullptr;
+    }
 
     /// The same among all children but the one at `slot`. O(1): the runner-up stands right below the root.
     [[nodiscard]] Node* nearest_except(std::uint32_t slot) const noexcept {
-        if (slot != 0) return nearest();
+        if (slot != 0)
+            return nearest();
         const Slot* best = nullptr;
         for (std::uint32_t i = 1; i < size_ && i <= 2; ++i) {
-            if (slots_[i].nearest != none && (best == nullptr || slots_[i].nearest < best->nearest)) best = &slots_[i];
+            if (slots_[i].nearest != none && (best == nullptr || slots_[i].nearest < best->nearest))
+                best = &slots_[i];
         }
         return best != nullptr ? best->child : nullptr;
     }
 
     /// The child whose edge begins with `token`; null if there is none. O(1).
     [[nodiscard]] Node* find(Token token) const noexcept {
-        if (table_) return table_->find(token);
+        if (table_)
+            return table_->find(token);
         for (std::uint32_t i = 0; i < size_; ++i) {
-            if (slots_[i].token == token) return slots_[i].child;
+            if (slots_[i].token == token)
+                return slots_[i].child;
         }
         return nullptr;
     }
@@ -80,12 +88,15 @@ public:
     void reserve(std::uint32_t more) {
         const std::uint32_t wanted = size_ + more;
         std::unique_ptr<Table> table;
-        if (wanted > scan_limit && (!table_ || !table_->fits(wanted))) table = make_table(wanted);
+        if (wanted > scan_limit && (!table_ || !table_->fits(wanted)))
+            table = make_table(wanted);
         if (wanted > capacity_) {
-            const std::uint32_t capacity = capacity_ < 2 ? wanted : std::max(wanted, capacity_ + capacity_ / 2);
+            const std::uint32_t capacity =
+                capacity_ < 2 ? wanted : std::max(wanted, capacity_ + capacity_ / 2);
             set_slots(std::make_unique_for_overwrite<Slot[]>(capacity), capacity);
         }
-        if (table) table_ = std::move(table);
+        if (table)
+            table_ = std::move(table);
     }
 
     /// Adds a child. Requires: room, and no child with this token. O(log size).
@@ -93,7 +104,8 @@ public:
         PROMPTKV_ASSERT(size_ < capacity_);
         slots_[size_] = Slot{child, nearest, token};
         child->slot = size_;
-        if (table_) table_->add(token, child);
+        if (table_)
+            table_->add(token, child);
         sift_up(size_++);
     }
 
@@ -101,25 +113,31 @@ public:
     void replace(std::uint32_t slot, Node* child) noexcept {
         slots_[slot].child = child;
         child->slot = slot;
-        if (table_) table_->replace(slots_[slot].token, child);
+        if (table_)
+            table_->replace(slots_[slot].token, child);
     }
 
     /// Says that the nearest value below a child is another one. O(log size).
     void set_nearest(std::uint32_t slot, Nearest nearest) noexcept {
         const Nearest before = std::exchange(slots_[slot].nearest, nearest);
-        if (nearest < before) sift_up(slot);
-        if (nearest > before) sift_down(slot);
+        if (nearest < before)
+            sift_up(slot);
+        if (nearest > before)
+            sift_down(slot);
     }
 
     /// Takes a child out. O(log size), and amortised the memory given back.
     void remove(std::uint32_t slot) noexcept {
-        if (table_) table_->remove(slots_[slot].token);
+        if (table_)
+            table_->remove(slots_[slot].token);
         const Nearest before = slots_[slot].nearest;
         --size_;
         if (slot != size_) {
             place(slot, slots_[size_]);
-            if (slots_[slot].nearest < before) sift_up(slot);
-            else sift_down(slot);
+            if (slots_[slot].nearest < before)
+                sift_up(slot);
+            else
+                sift_down(slot);
         }
         shrink();
     }
@@ -130,10 +148,13 @@ public:
     }
 
     [[nodiscard]] bool check_invariants() const noexcept {
-        if (table_ && table_->size() != size_) return false;
+        if (table_ && table_->size() != size_)
+            return false;
         for (std::uint32_t i = 0; i < size_; ++i) {
-            if (slots_[i].child->slot != i || find(slots_[i].token) != slots_[i].child) return false;
-            if (i > 0 && slots_[(i - 1) / 2].nearest > slots_[i].nearest) return false;
+            if (slots_[i].child->slot != i || find(slots_[i].token) != slots_[i].child)
+                return false;
+            if (i > 0 && slots_[(i - 1) / 2].nearest > slots_[i].nearest)
+                return false;
         }
         return true;
     }
@@ -149,11 +170,14 @@ private:
     class Table {
     public:
         explicit Table(std::uint32_t capacity)
-            : cells_(std::make_unique<Cell[]>(capacity)), mask_(capacity - 1), secret_(hash_secret()) {}
+            : cells_(std::make_unique<Cell[]>(capacity)), mask_(capacity - 1),
+              secret_(hash_secret()) {}
 
         [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
         [[nodiscard]] bool fits(std::uint32_t n) const noexcept { return n <= (mask_ / 4 + 1) * 3; }
-        [[nodiscard]] std::size_t nbytes() const noexcept { return (std::size_t{mask_} + 1) * sizeof(Cell); }
+        [[nodiscard]] std::size_t nbytes() const noexcept {
+            return (std::size_t{mask_} + 1) * sizeof(Cell);
+        }
 
         [[nodiscard]] Node* find(Token token) const noexcept { return cells_[locate(token)].child; }
         void replace(Token token, Node* child) noexcept { cells_[locate(token)].child = child; }
@@ -163,9 +187,11 @@ private:
         }
         void remove(Token token) noexcept {
             std::uint32_t hole = locate(token);
-            for (std::uint32_t i = (hole + 1) & mask_; cells_[i].child != nullptr; i = (i + 1) & mask_) {
+            for (std::uint32_t i = (hole + 1) & mask_; cells_[i].child != nullptr;
+                 i = (i + 1) & mask_) {
                 const std::uint32_t home = hash(cells_[i].token);
-                if (((i - home) & mask_) < ((i - hole) & mask_)) continue; // it would leave its own run
+                if (((i - home) & mask_) < ((i - hole) & mask_))
+                    continue; // it would leave its own run
                 cells_[hole] = cells_[i];
                 hole = i;
             }
@@ -189,7 +215,8 @@ private:
         /// The cell of the token, or the empty one where it would go.
         [[nodiscard]] std::uint32_t locate(Token token) const noexcept {
             std::uint32_t i = hash(token);
-            while (cells_[i].child != nullptr && cells_[i].token != token) i = (i + 1) & mask_;
+            while (cells_[i].child != nullptr && cells_[i].token != token)
+                i = (i + 1) & mask_;
             return i;
         }
 
@@ -201,14 +228,17 @@ private:
 
     [[nodiscard]] std::unique_ptr<Table> make_table(std::uint32_t n) const {
         std::uint32_t capacity = 32;
-        while (capacity / 4 * 3 < n) capacity *= 2;
+        while (capacity / 4 * 3 < n)
+            capacity *= 2;
         auto table = std::make_unique<Table>(capacity);
-        for (std::uint32_t i = 0; i < size_; ++i) table->add(slots_[i].token, slots_[i].child);
+        for (std::uint32_t i = 0; i < size_; ++i)
+            table->add(slots_[i].token, slots_[i].child);
         return table;
     }
 
     void set_slots(std::unique_ptr<Slot[]> slots, std::uint32_t capacity) noexcept {
-        for (std::uint32_t i = 0; i < size_; ++i) slots[i] = slots_[i];
+        for (std::uint32_t i = 0; i < size_; ++i)
+            slots[i] = slots_[i];
         slots_ = std::move(slots);
         capacity_ = capacity;
     }
@@ -223,10 +253,12 @@ private:
             const std::uint32_t capacity = capacity_ / 2;
             if (auto* slots = new (std::nothrow) Slot[capacity]) {
                 set_slots(std::unique_ptr<Slot[]>(slots), capacity);
-                if (size_ <= scan_limit / 2) table_.reset();
+                if (size_ <= scan_limit / 2)
+                    table_.reset();
             }
         }
-        if (table_ && size_ > scan_limit && table_->nbytes() > std::size_t{128} * size_) shrink_table();
+        if (table_ && size_ > scan_limit && table_->nbytes() > std::size_t{128} * size_)
+            shrink_table();
     }
 
     void shrink_table() noexcept {
@@ -256,9 +288,12 @@ private:
         const Slot moving = slots_[slot];
         for (;;) {
             std::uint32_t least = 2 * slot + 1;
-            if (least >= size_) break;
-            if (least + 1 < size_ && slots_[least + 1].nearest < slots_[least].nearest) ++least;
-            if (slots_[least].nearest >= moving.nearest) break;
+            if (least >= size_)
+                break;
+            if (least + 1 < size_ && slots_[least + 1].nearest < slots_[least].nearest)
+                ++least;
+            if (slots_[least].nearest >= moving.nearest)
+                break;
             place(slot, slots_[least]);
             slot = least;
         }

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+// Run: the tokens of a trie's edges.
+#ifndef PROMPTKV_DETAIL_RUN_HPP
+#define PROMPTKV_DETAIL_RUN_HPP
+
+#include <promptkv/version.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// Tokens in one allocation, which follow this header. The edges that splits made of one edge share
+/// them: each has a piece of its own. Freed with its last token that is in use.
+template <class Token>
+struct alignas(Token) alignas(std::uint32_t) Run {
+    std::uint32_t live;     // tokens that an edge has
+    std::uint32_t capacity; // tokens that there is memory for
+
+    [[nodiscard]] static std::size_t nbytes_of(std::size_t n) noexcept {
+        return sizeof(Run) + n * sizeof(Token);
+    }
+    [[nodiscard]] static Run* make(std::uint32_t n) {
+        return new (::operator new(nbytes_of(n))) Run{n, n};
+    }
+    /// The same; null where memory is wanting.
+    [[nodiscard]] static Run* try_make(std::uint32_t n) noexcept {
+        void* memory = ::operator new(nbytes_of(n), std::nothrow);
+        return memory != nullptr ? new (memory) Run{n, n} : nullptr;
+    }
+
+    [[nodiscard]] Token* tokens() noexcept { return reinterpret_cast<Token*>(this + 1); }
+    [[nodiscard]] std::size_t nbytes() const noexcept { return nbytes_of(capacity); }
+
+    void release(std::uint32_t n) noexcept {
+        live -= n;
+        if (live == 0)
+            ::operator delete(this);
+    }
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif
