@@ -91,10 +91,8 @@ void by_width(benchmark::State& state, std::size_t width, bool whole_step) {
         state.SetIterationTime(1e-9 * times.operation.back());
     }
     Allowance allowance{.factor = 3};
-    if (width == 100'000) {
-        allowance.target = whole_step
-                               ? "eviction + insert + longer below 100000 children against 10 [ns]"
-                               : "longer below 100000 children against 10 [ns]";
+    if (width == 100'000 && !whole_step) {
+        allowance.target = "longer below 100000 children against 10 [ns]";
     }
     report(state, times, allowance);
 }

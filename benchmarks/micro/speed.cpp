@@ -9,6 +9,7 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <malloc.h>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,6 +71,10 @@ int main(int argc, char** argv) {
             others.push_back(argv[i]);
         }
     }
+    // Large blocks stay with the allocator: or else operations and bounds alike are timed by how the
+    // kernel hands out pages, which depends on what was freed before.
+    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
     int count = static_cast<int>(others.size());
     benchmark::Initialize(&count, others.data());
     if (benchmark::ReportUnrecognizedArguments(count, others.data())) {
