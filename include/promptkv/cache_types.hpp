@@ -5,12 +5,15 @@
 
 #include <promptkv/version.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
-#include <ranges>
+#include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI {
 
@@ -30,6 +33,17 @@ enum class RemovalReason : std::uint8_t {
     erased,
     taken,
     cleared
+};
+
+/// Why a lookup reused nothing; where several apply, the last of them.
+enum class MissReason : std::uint8_t {
+    none,           ///< it was a hit
+    nothing_shared, ///< no stored key of the model begins as the prompt does
+    other_model,    ///< the same, but a lookup with another model would have hit
+    only_anchor,    ///< only anchors share tokens with it; their payloads are gone
+    not_cuttable,   ///< entries share tokens with it, and serve none of those alone
+    leased,         ///< a take of an entry that is leased
+    below_min_reuse ///< less than `FetchOptions::min_reuse` could be reused
 };
 
 inline constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max();
@@ -63,19 +77,39 @@ struct Inserted {
     std::size_t cut = 0;      ///< cuts
 };
 
+/// What a lookup of a prompt comes to, and why.
+template <class Token, class TierEnum>
+struct Explanation {
+    MissReason reason = MissReason::none;
+    Match match = Match::none;     ///< as a lookup's, and so is `reused`
+    std::size_t reused = 0;        ///< tokens
+    std::size_t requested = 0;     ///< tokens of the prompt
+    std::size_t common_prefix = 0; ///< tokens that it shares with stored keys, anchors included
+    /// The prompt's first token that is not shared, and the nearest key's in its place; nothing where
+    /// one of them ends there.
+    std::optional<std::pair<Token, Token>> differs;
+    std::size_t nearest_length = 0; ///< tokens of the nearest key; 0: none shares a token
+    TierEnum nearest_tier{};
+    bool nearest_is_anchor = false;
+};
+
+/// A contiguous range of tokens that a view into does not dangle: it is no temporary, or owns nothing.
+template <class Range, class Token>
+concept LastingTokens = requires(Range& tokens) {
+    { std::data(tokens) } -> std::convertible_to<const Token*>;
+    { std::size(tokens) } -> std::convertible_to<std::size_t>;
+    requires std::is_lvalue_reference_v<Range> ||
+        std::ranges::enable_borrowed_range<std::remove_cvref_t<Range>>;
+};
+
 /// A prompt or a key: any contiguous range of tokens that outlives the call, as a span. A temporary
 /// that owns its tokens does not compile, because results point into them.
 template <class Token>
 class Prompt : public std::span<const Token> {
 public:
-    template <class Range>
-    requires(std::ranges::contiguous_range<Range>&& std::ranges::sized_range<Range>&&
-                 std::is_same_v<std::ranges::range_value_t<Range>, Token>&&
-                     std::ranges::borrowed_range<Range>)
-        Prompt(
-            Range&&
-                tokens) // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
-        : std::span<const Token>(std::ranges::data(tokens), std::ranges::size(tokens)) {}
+    template <LastingTokens<Token> Range>
+    Prompt(Range&& tokens) // NOLINT(google-explicit-constructor)
+        : std::span<const Token>(std::data(tokens), std::size(tokens)) {}
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI

@@ -5,7 +5,6 @@
 
 #include <promptkv/version.hpp>
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <type_traits>
@@ -102,7 +101,8 @@ template <class KV>
     if (n >= length)
         return length;
     if constexpr (PrefixReusable<KV>) {
-        return n == 0 ? 0 : std::min<std::size_t>(kv_traits<KV>::reusable_prefix(kv, n), n);
+        const std::size_t served = n == 0 ? 0 : kv_traits<KV>::reusable_prefix(kv, n);
+        return served < n ? served : n;
     } else {
         return 0;
     }

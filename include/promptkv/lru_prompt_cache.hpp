@@ -23,6 +23,9 @@
 
 namespace promptkv::inline PROMPTKV_ABI {
 
+template <class KV, class Model, class Token, class TierEnum>
+class ConcurrentPromptCache;
+
 /// Keeps payloads (KV state) under the token sequences that they were computed from, and hands back
 /// the part that a new prompt shares.
 ///
@@ -55,6 +58,7 @@ class LRUPromptCache {
     static_assert(std::is_nothrow_move_constructible_v<KV>,
                   "a payload must be moved without throwing");
     static_assert(std::is_nothrow_destructible_v<KV>, "a payload's destructor must not throw");
+    static_assert(std::is_nothrow_destructible_v<Model>, "a model's destructor must not throw");
     static_assert(std::integral<Token>, "Token must be an integral type");
     static_assert(TierEnumeration<TierEnum>,
                   "tier_traits<TierEnum>::count must say how many tiers there are");
@@ -66,6 +70,7 @@ public:
     using Options = CacheOptions;
     using Limits = CacheLimits;
     using FetchOptions = promptkv::FetchOptions;
+    using Explanation = promptkv::Explanation<Token, TierEnum>;
     using Tokens = Prompt<Token>;
 
     /// The answer to a fetch or a take. True where something is reused.
@@ -169,7 +174,7 @@ public:
         Fetched fetched;
         fetched.remaining = tokens;
         if (found) {
-            fetched.kv.emplace(core_->clone(found));
+            fetched.kv.emplace(Core::clone(*found.handle->payload->kv, found.reused));
             fill(fetched, found, tokens);
             core_->refresh(found);
         }
@@ -180,18 +185,7 @@ public:
     /// The same without a copy: any payload that can be reused in part will do.
     /// Complexity: O(matched tokens). No allocation.
     [[nodiscard]] Lease lease_nearest(ModelView model, Tokens tokens, FetchOptions options = {}) {
-        auto found = core_->choose(model, tokens, options, Core::can_lease);
-        Lease lease;
-        lease.remaining = tokens;
-        if (found) {
-            fill(lease, found, tokens);
-            lease.stored_ = found.handle->payload;
-            lease.account_ = core_->account().share();
-            lease.stored_->begin_lease(*lease.account_);
-            core_->refresh(found);
-        }
-        core_->count_lookup(found, tokens.size());
-        return lease;
+        return begin_lease(model, tokens, options, Core::can_lease);
     }
 
     /// Moves the payload out, cut to what is reused, and removes the entry. Exact and shorter matches
@@ -216,6 +210,15 @@ public:
         constexpr auto use = ClonablePayload<KV> ? Core::can_clone : Core::can_lease;
         const auto found = core_->choose(model, tokens, options, use);
         return found ? Probe{found.reused, found.match, core_->tier(found.handle)} : Probe{};
+    }
+
+    /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes
+    /// and counts nothing, but allocates. `MissReason::other_model` is looked for among 16 other models
+    /// at most; do not show it to a tenant who must not learn of others.
+    /// Complexity: O(matched tokens, and the length of the nearest key).
+    [[nodiscard]] Explanation explain(ModelView model, Tokens tokens,
+                                      FetchOptions options = {}) const {
+        return core_->explain(model, tokens, options, Core::can_lease);
     }
 
     // insertion //////////////////////////////////////////////////////////////
@@ -253,7 +256,9 @@ public:
     template <std::invocable Make>
     requires std::convertible_to<std::invoke_result_t<Make&>, KV> Inserted
     insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make make) {
-        return core_->insert(model, tokens, nbytes, tier, make);
+        std::optional<KV> kv;
+        const auto fill = [&] { kv.emplace(make()); };
+        return core_->insert(model, tokens, nbytes, tier, fill, kv);
     }
 
     /// Makes an anchor of a prefix that an entry serves and can be cut down to; where the key has an
@@ -329,6 +334,25 @@ public:
     [[nodiscard]] bool check_invariants() const { return core_->check_invariants(); }
 
 private:
+    template <class, class, class, class>
+    friend class ConcurrentPromptCache;
+
+    [[nodiscard]] Lease begin_lease(ModelView model, Tokens tokens, FetchOptions options,
+                                    typename Core::Use use) {
+        auto found = core_->choose(model, tokens, options, use);
+        Lease lease;
+        lease.remaining = tokens;
+        if (found) {
+            fill(lease, found, tokens);
+            lease.stored_ = found.handle->payload;
+            lease.account_ = core_->account().share();
+            lease.stored_->begin_lease(*lease.account_);
+            core_->refresh(found);
+        }
+        core_->count_lookup(found, tokens.size());
+        return lease;
+    }
+
     template <class Answer>
     void fill(Answer& answer, const typename Core::Found& found, Tokens tokens) const noexcept {
         answer.reused = found.reused;

@@ -45,7 +45,6 @@ class PromptTrie {
 
     using Tree = detail::RadixTree<Value, Token>;
     using Node = typename Tree::Node;
-    using Place = typename Tree::Place;
 
     template <bool Const>
     class BasicHandle {
@@ -90,6 +89,9 @@ public:
     using SearchResult = BasicSearchResult<Handle>;
     using ConstSearchResult = BasicSearchResult<ConstHandle>;
 
+    /// Where the way down a key ends. Valid until the trie changes.
+    using Place = typename Tree::Place;
+
     /// What `pop_prefixes` took out.
     struct Popped {
         std::size_t length; ///< tokens of its key
@@ -113,7 +115,12 @@ public:
     /// Throws:     std::length_error for 2^32 - 1 tokens or more; what an allocation throws.
     /// Complexity: O(n) to compare and copy; a split copies the edge that it splits.
     std::pair<Handle, bool> insert_or_assign(Key key, Value value) {
-        Node* node = tree_.node_at(key);
+        return insert_or_assign(key, std::move(value), locate(key));
+    }
+
+    /// The same without another way down. Requires: `place` is locate(key).
+    std::pair<Handle, bool> insert_or_assign(Key key, Value value, Place place) {
+        Node* node = tree_.node_at(key, place);
         if (node->value) {
             node->value.emplace(std::move(value));
             return {Handle(node), false};
@@ -187,9 +194,16 @@ public:
     /// | [1 2]                  | [1 2] |         | [1 2 3 4] | 2             |
     /// | [1 2 3 9]              |       | [1 2]   | [1 2 3 4] | 3             |
     /// | [1 2 8]                |       | [1 2]   | [1 2 3 4] | 2             |
-    [[nodiscard]] SearchResult search(Key key) noexcept { return search_as<Handle>(key); }
+    [[nodiscard]] SearchResult search(Key key) noexcept { return search(key, locate(key)); }
     [[nodiscard]] ConstSearchResult search(Key key) const noexcept {
-        return search_as<ConstHandle>(key);
+        return search_as<ConstHandle>(key, locate(key));
+    }
+
+    /// The same in two steps, for what comes after a search: `search` is O(nodes without a value above).
+    /// Requires: `place` is locate(key).
+    [[nodiscard]] Place locate(Key key) const noexcept { return tree_.descend(key); }
+    [[nodiscard]] SearchResult search(Key key, Place place) noexcept {
+        return search_as<Handle>(key, place);
     }
 
     /// Calls `f(handle)` for the values on the prefixes of `key`, the empty one and the key itself
@@ -214,34 +228,45 @@ public:
         std::size_t common_prefix; ///< tokens that both share with the key (`own` is as long)
     };
 
-    /// Calls `f(offer)` for the nodes on the path of `key`, from the deepest point that matches up to
-    /// the root, until it returns false.
-    /// Returns:    the number of tokens that match.
-    /// Complexity: O(n) for the way down, O(1) a call. No allocation.
+    /// Calls `f(offer)` for the nodes on the path of a key, from the deepest point that matches up to
+    /// the root, until it returns false. Requires: `place` is locate(key).
+    /// Complexity: O(1) a call. No allocation.
     template <class F>
-    std::size_t for_each_offer(Key key, F f) const {
-        const Place place = tree_.descend(key);
+    void for_each_offer(Place place, F f) const {
         if (place.inside != nullptr &&
-            !f(Offer{nullptr, ConstHandle(place.inside->nearest), place.common})) {
-            return place.common;
-        }
+            !f(Offer{nullptr, ConstHandle(place.inside->nearest), place.common}))
+            return;
         for (Node* node = place.node; node != nullptr; node = node->parent) {
             if (!f(Offer{handle_of<ConstHandle>(node), ConstHandle(Tree::beyond(node)),
                          node->depth}))
-                break;
+                return;
         }
-        return place.common;
     }
 
     /// The same handle, to change the value through.
     [[nodiscard]] Handle writable(ConstHandle handle) noexcept { return Handle(handle.node_); }
 
+    /// The value nearest to where the way down a key ends: the nearest visible one beyond, else one on
+    /// the way that is not longer, else any beyond, hidden. Null: the trie has none on this way.
+    /// Requires: `place` is locate(key). O(depth in nodes).
+    [[nodiscard]] ConstHandle nearest(Place place) const noexcept {
+        Node* below = place.inside != nullptr ? place.inside : place.node;
+        if (Node* visible = place.inside != nullptr ? below->nearest : Tree::beyond(below))
+            return ConstHandle(visible);
+        if (place.inside == nullptr && below->value)
+            return ConstHandle(below);
+        while (!below->value && below->children.size() > 0)
+            below = below->children[0];
+        return below->value ? ConstHandle(below) : ConstHandle(valued(place.node));
+    }
+
+    /// The value on the longest prefix of a key, of those at full nodes, the key's own among them; null:
+    /// there is none. Requires: `place` is locate(key). O(depth in nodes).
+    [[nodiscard]] Handle longest_prefix(Place place) noexcept { return Handle(valued(place.node)); }
+
     /// The value on the longest strict prefix of a value's own key; null: there is none. O(depth in nodes).
     [[nodiscard]] Handle longest_prefix(ConstHandle handle) noexcept {
-        Node* node = handle.node_->parent;
-        while (node != nullptr && !node->value)
-            node = node->parent;
-        return Handle(node);
+        return Handle(valued(handle.node_->parent));
     }
 
     /// Calls `f(handle)` for the values on the strict prefixes of a value's own key, the longest first,
@@ -255,23 +280,25 @@ public:
         }
     }
 
-    /// The nearest visible value, other than this one, whose key begins with the first `length`
-    /// tokens of this one's key; null: there is none. O(nodes from there).
-    [[nodiscard]] Handle nearest_elsewhere(ConstHandle handle, std::size_t length) noexcept {
-        const Node* node = handle.node_;
-        const auto offered = [](Node* child) {
-            return child != nullptr ? child->nearest : nullptr;
-        };
+    /// Calls `f(own, elsewhere, length)` for the nodes from a value's own up to the root, until it
+    /// returns false: the value there (null: none, and at the first node), and the nearest visible
+    /// value, other than this one, whose key shares that many tokens with this one's (null: none).
+    /// Complexity: O(1) a call. No allocation.
+    template <class F>
+    void for_each_ancestor(ConstHandle handle, F f) noexcept {
+        Node* node = handle.node_;
         Node* best = Tree::beyond(node);
         const auto consider = [&](Node* other) {
             if (other != nullptr && (best == nullptr || other->depth < best->depth))
                 best = other;
         };
-        for (; node->parent != nullptr && node->parent->depth >= length; node = node->parent) {
-            consider(node->parent->visible() ? node->parent : nullptr);
-            consider(offered(node->parent->children.nearest_except(node->slot)));
+        for (Handle own; f(own, Handle(best), node->depth) && node->parent != nullptr;) {
+            const Node* sibling = node->parent->children.nearest_except(node->slot);
+            node = node->parent;
+            consider(sibling != nullptr ? sibling->nearest : nullptr);
+            consider(node->visible() ? node : nullptr);
+            own = handle_of<Handle>(node);
         }
-        return Handle(best);
     }
 
     /// The tokens of a value's key. Allocates the vector.
@@ -316,16 +343,22 @@ private:
         return H(node->value ? node : nullptr);
     }
 
+    /// The first node with a value on the way up.
+    [[nodiscard]] static Node* valued(Node* node) noexcept {
+        while (node != nullptr && !node->value)
+            node = node->parent;
+        return node;
+    }
+
     [[nodiscard]] Node* find_node(Key key) const noexcept {
-        const Place place = tree_.descend(key);
+        const Place place = locate(key);
         return place.inside == nullptr && place.common == key.size() && place.node->value
                    ? place.node
                    : nullptr;
     }
 
     template <class H>
-    [[nodiscard]] BasicSearchResult<H> search_as(Key key) const noexcept {
-        const Place place = tree_.descend(key);
+    [[nodiscard]] BasicSearchResult<H> search_as(Key key, Place place) const noexcept {
         BasicSearchResult<H> result;
         result.common_prefix = place.common;
         result.longer =
@@ -335,9 +368,7 @@ private:
             result.exact = handle_of<H>(node);
             node = node->parent;
         }
-        while (node != nullptr && !node->value)
-            node = node->parent;
-        result.shorter = H(node);
+        result.shorter = H(valued(node));
         return result;
     }
 

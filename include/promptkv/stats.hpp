@@ -16,6 +16,12 @@ struct Stats {
     std::uint64_t hits_exact = 0; ///< of these, by the relation of the entry's key to the prompt
     std::uint64_t hits_shorter = 0;
     std::uint64_t hits_longer = 0;
+    std::uint64_t missed_nothing_shared = 0; ///< the others, by their MissReason
+    std::uint64_t missed_other_model = 0;
+    std::uint64_t missed_only_anchor = 0;
+    std::uint64_t missed_not_cuttable = 0;
+    std::uint64_t missed_leased = 0;
+    std::uint64_t missed_below_min_reuse = 0;
     std::uint64_t tokens_requested = 0; ///< tokens of all prompts looked up
     std::uint64_t tokens_reused = 0;    ///< of these, tokens whose KV was handed back
     std::uint64_t inserted = 0;         ///< payloads stored at a new key, or at an anchor's
@@ -24,11 +30,10 @@ struct Stats {
     std::uint64_t absorbed = 0;         ///< payloads that went because a new one serves their keys
     std::uint64_t evicted = 0;          ///< entries dropped whole for want of room
     std::uint64_t cut = 0;              ///< cuts of entries for want of room
-    std::uint64_t superseded =
-        0; ///< entries sent to the cold end by a longer one that cannot be cut
-    std::uint64_t too_large = 0;      ///< inserts refused
-    std::uint64_t no_room = 0;        ///< inserts refused
-    std::uint64_t tokens_evicted = 0; ///< tokens of dropped entries, and what cuts took
+    std::uint64_t superseded = 0;       ///< entries that a longer one sent to the cold end
+    std::uint64_t too_large = 0;        ///< inserts refused
+    std::uint64_t no_room = 0;          ///< inserts refused
+    std::uint64_t tokens_evicted = 0;   ///< tokens of dropped entries, and what cuts took
     std::uint64_t bytes_evicted = 0;
     std::uint64_t evicted_unused = 0; ///< entries dropped whole that never served a lookup
     std::size_t bytes_leased = 0;     ///< bytes of payloads leased now

@@ -47,6 +47,7 @@ class CacheCore : public CacheEviction<KV, Model, Token, TierEnum> {
     using Base::settle;
     using Base::show_or_hide;
     using Base::size_;
+    using Base::spaces_;
     using Base::stats_;
     using Base::tier_count;
     using Base::tiers_;
@@ -57,6 +58,7 @@ class CacheCore : public CacheEviction<KV, Model, Token, TierEnum> {
     using typename Base::Handle;
     using typename Base::Record;
     using typename Base::Space;
+    using typename Base::Target;
     using typename Base::Trie;
 
 public:
@@ -72,6 +74,8 @@ public:
         std::size_t reused = 0;
         Match match = Match::none;
         bool whole = true; // no cut is needed
+        MissReason miss = MissReason::nothing_shared;
+        typename Trie::Place place{}; // of the prompt
 
         [[nodiscard]] explicit operator bool() const noexcept { return match != Match::none; }
     };
@@ -91,45 +95,47 @@ public:
     [[nodiscard]] Found choose(ModelView model, Tokens tokens, FetchOptions options,
                                Use use) const {
         PROMPTKV_ASSERT(options.align >= 1);
-        Found best;
         Space* space = find_space(model);
-        if (space == nullptr || options.min_remaining > tokens.size())
-            return best;
-        const std::size_t limit = tokens.size() - options.min_remaining;
-        const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
-        int asked = 0;
-        const auto ask = [&](typename Trie::ConstHandle handle, std::size_t shared, Match match) {
-            if (!handle || handle->payload == nullptr || (!use.leased && handle->payload->leased()))
-                return;
-            ++asked;
-            const std::size_t length = space->trie.length(handle);
-            const std::size_t reused = reusable(*handle->payload->kv, length,
-                                                std::min(shared, limit), options.align, use.parts);
-            const bool whole = reused == length;
-            if (reused < least || reused < best.reused ||
-                (reused == best.reused && (best.whole || !whole)))
-                return;
-            best = Found{space->trie.writable(handle), space, reused, match, whole};
-        };
-        typename Trie::ConstHandle last;
-        space->trie.for_each_offer(tokens, [&](const typename Trie::Offer& offer) {
-            const std::size_t shared = offer.common_prefix;
-            if (best.reused > shared || (best && best.reused == shared && best.whole))
-                return false;
-            ask(offer.own, shared, shared == tokens.size() ? Match::exact : Match::shorter);
-            if (use.longer && offer.longer != last && asked < max_asked) {
-                last = offer.longer;
-                ask(offer.longer, shared, Match::longer);
-            }
-            return asked < max_asked;
-        });
-        return best;
+        Found found;
+        if (space != nullptr)
+            found = choose(*space, tokens, options, use);
+        if (!found && found.miss == MissReason::nothing_shared &&
+            other_model_serves(space, tokens, options, use))
+            found.miss = MissReason::other_model;
+        return found;
     }
 
-    [[nodiscard]] KV clone(const Found& found) const {
-        const KV& kv = *found.handle->payload->kv;
+    [[nodiscard]] Explanation<Token, TierEnum> explain(ModelView model, Tokens tokens,
+                                                       FetchOptions options, Use use) const {
+        const Found found = choose(model, tokens, options, use);
+        Explanation<Token, TierEnum> why;
+        why.reason = found ? MissReason::none : found.miss;
+        why.match = found.match;
+        why.reused = found.reused;
+        why.requested = tokens.size();
+        const Target target = this->locate(model, tokens);
+        if (target.space == nullptr)
+            return why;
+        const Trie& trie = target.space->trie;
+        why.common_prefix = target.place.common;
+        if (why.common_prefix == 0)
+            return why;
+        const typename Trie::ConstHandle nearest =
+            found ? typename Trie::ConstHandle(found.handle) : trie.nearest(target.place);
+        if (!nearest)
+            return why;
+        why.nearest_length = trie.length(nearest);
+        why.nearest_tier = this->tier(nearest);
+        why.nearest_is_anchor = nearest->payload == nullptr;
+        const std::vector<Token> key = trie.key(nearest);
+        if (why.common_prefix < tokens.size() && why.common_prefix < key.size())
+            why.differs.emplace(tokens[why.common_prefix], key[why.common_prefix]);
+        return why;
+    }
+
+    [[nodiscard]] static KV clone(const KV& kv, [[maybe_unused]] std::size_t n) {
         if constexpr (PrefixClonable<KV>) {
-            return kv_traits<KV>::clone_prefix(kv, found.reused);
+            return kv_traits<KV>::clone_prefix(kv, n);
         } else {
             return KV(kv);
         }
@@ -147,7 +153,7 @@ public:
         }
         if (anchors_.empty())
             return;
-        for (auto prefix = trie.longest_prefix(found.handle); prefix;
+        for (auto prefix = trie.longest_prefix(found.place); prefix;
              prefix = trie.longest_prefix(prefix)) {
             if (prefix->payload != nullptr || trie.length(prefix) > found.reused)
                 continue;
@@ -157,6 +163,8 @@ public:
 
     void count_lookup(const Found& found, std::size_t requested) noexcept {
         ++stats_.lookups;
+        if (!found)
+            ++missed(found.miss);
         stats_.tokens_requested += requested;
         stats_.tokens_reused += found.reused;
         if (found.match == Match::exact)
@@ -192,63 +200,71 @@ public:
         const std::size_t nbytes = kv_traits<KV>::nbytes(kv);
         check_length(kv, tokens.size());
         Inserted inserted;
-        if (!refused(model, tokens, nbytes, tier, inserted, false)) {
+        const Target target = this->locate(model, tokens);
+        if (!refused(target, model, tokens, nbytes, tier, inserted, false)) {
             auto payload = std::make_unique<Payload>();
-            const Record record = link(model, tokens, tier);
+            const Record record = link(target, model, tokens, tier);
             store(record, tier, std::move(payload), std::move(kv), nbytes, inserted);
         }
         settle();
         return inserted;
     }
 
+    /// `make()` fills `kv`, which is the caller's: what is made and then refused outlives the call.
     template <class Make>
-    Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make& make) {
+    Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make& make,
+                    std::optional<KV>& kv) {
         Inserted inserted;
-        if (refused(model, tokens, nbytes, tier, inserted, false)) {
+        Target target = this->locate(model, tokens);
+        if (refused(target, model, tokens, nbytes, tier, inserted, false)) {
             settle();
             return inserted;
         }
         auto payload = std::make_unique<Payload>();
-        Record record = link(model, tokens, tier);
+        Record record = link(target, model, tokens, tier);
         make_room_early(record, tier, nbytes, inserted);
-        std::optional<KV> kv;
+        Space& space = *record.space;
+        ++space.pins;
         ++making_;
         PROMPTKV_TRY {
-            settle(&record); // what went is destroyed before the new payload is made
-            kv.emplace(make());
+            settle(); // what went is destroyed before the new payload is made
+            make();
         }
         PROMPTKV_CATCH_ALL {
             --making_;
-            unlink(model, tokens);
+            --space.pins;
+            unlink(space, tokens);
             settle();
             PROMPTKV_RETHROW;
         }
         --making_;
+        --space.pins;
         const std::size_t made = kv_traits<KV>::nbytes(*kv);
         check_length(*kv, tokens.size());
-        if (!refused(model, tokens, made, tier, inserted,
-                     true)) { // a listener may have changed everything
-            record = link(model, tokens, tier);
+        target = {&space, space.trie.locate(tokens)}; // a listener may have changed everything
+        if (!refused(target, model, tokens, made, tier, inserted, true)) {
+            record = link(target, model, tokens, tier);
             store(record, tier, std::move(payload), std::move(*kv), made, inserted);
         } else {
-            unlink(model, tokens);
+            unlink(space, tokens);
         }
         settle();
         return inserted;
     }
 
     bool mark(ModelView model, Tokens tokens, TierEnum tier) {
-        Space* space = options_.keep_anchors ? find_space(model) : nullptr;
-        if (space == nullptr)
+        const Target target = options_.keep_anchors ? this->locate(model, tokens) : Target{};
+        if (target.space == nullptr)
             return false;
-        const auto handle = space->trie.find(tokens);
+        const auto found = target.space->trie.search(tokens, target.place);
+        const Handle handle = found.exact;
         if (handle && handle->payload != nullptr) {
             touch_entry(handle, std::max(tier, this->tier(handle)));
             return true;
         }
-        if (!served_beyond(*space, tokens))
+        if (!served_beyond(target, tokens.size(), found))
             return false;
-        this->anchor(model, tokens, tier);
+        this->anchor(target, model, tokens, tier);
         settle();
         return true;
     }
@@ -293,6 +309,89 @@ public:
 private:
     static constexpr int max_asked = 16;
 
+    [[nodiscard]] Found choose(Space& space, Tokens tokens, FetchOptions options, Use use) const {
+        Found best;
+        if (options.min_remaining > tokens.size())
+            return best;
+        const std::size_t limit = tokens.size() - options.min_remaining;
+        const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
+        const auto place = space.trie.locate(tokens);
+        MissReason miss = MissReason::nothing_shared;
+        const auto note = [&](MissReason reason) { miss = reason > miss ? reason : miss; };
+        int asked = 0;
+        const auto ask = [&](typename Trie::ConstHandle handle, std::size_t shared, Match match) {
+            if (!handle || handle->payload == nullptr)
+                return;
+            if (!use.leased && handle->payload->leased())
+                return note(MissReason::leased);
+            ++asked;
+            const std::size_t length = space.trie.length(handle);
+            const std::size_t reused = reusable(*handle->payload->kv, length,
+                                                std::min(shared, limit), options.align, use.parts);
+            const bool whole = reused == length;
+            if (reused < least)
+                return note(reused > 0   ? MissReason::below_min_reuse
+                            : shared > 0 ? MissReason::not_cuttable
+                                         : MissReason::nothing_shared);
+            if (reused < best.reused || (reused == best.reused && (best.whole || !whole)))
+                return;
+            best = Found{space.trie.writable(handle), &space, reused, match, whole, miss, place};
+        };
+        typename Trie::ConstHandle last;
+        space.trie.for_each_offer(place, [&](const typename Trie::Offer& offer) {
+            const std::size_t shared = offer.common_prefix;
+            if (best.reused > shared || (best && best.reused == shared && best.whole))
+                return false;
+            ask(offer.own, shared, shared == tokens.size() ? Match::exact : Match::shorter);
+            if (use.longer && offer.longer != last && asked < max_asked) {
+                last = offer.longer;
+                ask(offer.longer, shared, Match::longer);
+            }
+            return asked < max_asked;
+        });
+        if (!best && place.common > 0 && miss == MissReason::nothing_shared) {
+            const auto nearest = space.trie.nearest(place); // hidden, or an anchor
+            note(nearest && nearest->payload != nullptr ? MissReason::not_cuttable
+                                                        : MissReason::only_anchor);
+        }
+        best.miss = miss;
+        return best;
+    }
+
+    /// Whether a lookup in another model's space would hit. Asks `max_asked` of them at most.
+    [[nodiscard]] bool other_model_serves(const Space* own, Tokens tokens, FetchOptions options,
+                                          Use use) const {
+        int asked = 0;
+        for (const auto& each : spaces_) {
+            if (each.second.get() == own)
+                continue;
+            if (asked++ == max_asked)
+                break;
+            if (choose(*each.second, tokens, options, use))
+                return true;
+        }
+        return false;
+    }
+
+    /// A copy of the first `n` tokens, which are the whole where there is no `clone_prefix`.
+
+    [[nodiscard]] std::uint64_t& missed(MissReason reason) noexcept {
+        switch (reason) {
+        case MissReason::other_model:
+            return stats_.missed_other_model;
+        case MissReason::only_anchor:
+            return stats_.missed_only_anchor;
+        case MissReason::not_cuttable:
+            return stats_.missed_not_cuttable;
+        case MissReason::leased:
+            return stats_.missed_leased;
+        case MissReason::below_min_reuse:
+            return stats_.missed_below_min_reuse;
+        default:
+            return stats_.missed_nothing_shared;
+        }
+    }
+
     /// How many of the first `n` tokens can be reused, a multiple of `align` where the payload allows.
     [[nodiscard]] static std::size_t reusable(const KV& kv, std::size_t length, std::size_t n,
                                               std::size_t align, bool parts) noexcept {
@@ -304,20 +403,18 @@ private:
                                                                                   : reused;
     }
 
-    /// Whether an entry that goes on beyond `tokens` serves them and could be cut down to them.
-    [[nodiscard]] bool served_beyond(const Space& space, Tokens tokens) const noexcept {
-        if (!can_cut())
-            return false;
-        const auto found = space.trie.search(tokens);
-        return found.common_prefix == tokens.size() &&
-               serves(found.longer, space.trie, tokens.size());
+    /// Whether an entry that goes on beyond a key of `n` tokens serves it and could be cut down to it.
+    [[nodiscard]] bool served_beyond(Target target, std::size_t n,
+                                     const typename Trie::SearchResult& found) const noexcept {
+        return target.space != nullptr && can_cut() && found.common_prefix == n &&
+               serves(found.longer, target.space->trie, n);
     }
 
     // storing ////////////////////////////////////////////////////////////////
 
     /// Whether no payload is to be stored; says why in `inserted`, and makes the anchor. One that is
     /// made already is not thrown away for an anchor.
-    bool refused(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier,
+    bool refused(Target target, ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier,
                  Inserted& inserted, bool is_made) {
         PROMPTKV_ASSERT(index(tier) < tier_count);
         if (nbytes > options_.max_bytes || options_.max_bytes == 0) {
@@ -325,21 +422,19 @@ private:
             ++stats_.too_large;
             return true;
         }
-        Space* space = find_space(model);
-        if (!is_made && options_.keep_anchors && space != nullptr &&
-            served_beyond(*space, tokens)) {
-            anchor_instead(*space, model, tokens, tier, inserted);
+        typename Trie::SearchResult found;
+        if (target.space != nullptr)
+            found = target.space->trie.search(tokens, target.place);
+        if (!is_made && options_.keep_anchors && served_beyond(target, tokens.size(), found)) {
+            anchor_instead(target, found.exact, model, tokens, tier, inserted);
             inserted.outcome = Outcome::anchored;
             ++stats_.anchored;
             return true;
         }
-        const std::size_t leased = account_->leased_bytes.load(std::memory_order_relaxed);
-        std::size_t entries = account_->leased_entries.load(std::memory_order_relaxed);
-        if (space != nullptr && entries > 0) {
-            const Handle own = space->trie.find(tokens);
-            if (own && own->payload != nullptr && own->payload->leased())
-                --entries;
-        }
+        const std::size_t leased = account_->leased_bytes.load(std::memory_order_acquire);
+        std::size_t entries = account_->leased_entries.load(std::memory_order_acquire);
+        if (found.exact && found.exact->payload != nullptr && found.exact->payload->leased())
+            --entries;
         if (leased > options_.max_bytes - nbytes || entries >= options_.max_entries) {
             inserted.outcome = Outcome::no_room;
             ++stats_.no_room;
@@ -348,19 +443,19 @@ private:
         return false;
     }
 
-    void anchor_instead(Space& space, ModelView model, Tokens tokens, TierEnum tier,
+    void anchor_instead(Target target, Handle own, ModelView model, Tokens tokens, TierEnum tier,
                         Inserted& inserted) {
-        const Handle own = space.trie.find(tokens);
         if (own && own->payload != nullptr) { // it was stored when nothing longer served it
             const auto position = anchors_.push(Record{}, OneTier::all);
-            depart(Record{&space, own}, RemovalReason::absorbed);
-            space.trie.hide(own);
-            become_anchor(Record{&space, own}, position);
+            const Record record{target.space, own};
+            depart(record, RemovalReason::absorbed);
+            target.space->trie.hide(own);
+            become_anchor(record, position);
             set_tier(own, std::max(tier, this->tier(own)));
             ++inserted.absorbed;
             ++stats_.absorbed;
         } else {
-            this->anchor(model, tokens, tier);
+            this->anchor(target, model, tokens, tier);
         }
     }
 

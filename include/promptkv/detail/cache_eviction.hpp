@@ -9,7 +9,6 @@
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -52,8 +51,9 @@ public:
     std::size_t trim_to(CacheLimits limits) noexcept {
         const std::uint64_t before = stats_.evicted;
         enforce(limits, {});
+        const std::uint64_t evicted = stats_.evicted - before; // not what a listener evicts
         settle();
-        return static_cast<std::size_t>(stats_.evicted - before);
+        return static_cast<std::size_t>(evicted);
     }
 
     void set_limits(CacheLimits limits) noexcept {
@@ -73,11 +73,14 @@ public:
 
     template <class Pressure>
     std::size_t evict_while(Pressure& pressure) {
-        const std::uint64_t before = stats_.evicted;
-        while (pressure() && evict(1, {}))
+        std::uint64_t evicted = 0;
+        for (bool more = true; more && pressure();) {
+            const std::uint64_t before = stats_.evicted;
+            more = evict(1, {});
+            evicted += stats_.evicted - before; // not what a listener evicts
             settle();
-        settle();
-        return static_cast<std::size_t>(stats_.evicted - before);
+        }
+        return static_cast<std::size_t>(evicted);
     }
 
 protected:
@@ -118,7 +121,7 @@ protected:
         ++stats_.evicted;
         ++tiers_[index(this->tier(victim.handle))].evicted;
         stats_.tokens_evicted += victim.space->trie.length(victim.handle);
-        stats_.bytes_evicted += payload.nbytes;
+        count_evicted_bytes(payload.nbytes);
         if (!payload.used)
             ++stats_.evicted_unused;
         drop(victim, RemovalReason::evicted);
@@ -134,20 +137,22 @@ protected:
         const std::size_t length = trie.length(handle);
         const std::size_t target = cut_target(length, payload.nbytes, wanted);
         const std::size_t kept = served_prefix(*payload.kv, length, target);
-        bool other_at_kept = false;
-        for (Handle prefix = trie.longest_prefix(handle); prefix;
-             prefix = trie.longest_prefix(prefix)) {
-            const std::size_t at = trie.length(prefix);
+        Handle anchor;
+        Handle elsewhere;
+        bool key_at_kept = false;
+        trie.for_each_ancestor(handle, [&](Handle own, Handle nearest, std::size_t at) {
             if (at < kept || at == 0)
-                break;
-            if (!prefix->anchor) {
-                other_at_kept = at == kept;
-            } else if (!serves(trie.nearest_elsewhere(handle, at), trie, at) &&
-                       served_prefix(*payload.kv, length, at) == at) {
-                return cut_to_anchor(victim, prefix);
-            }
-        }
-        if (kept == 0 || other_at_kept || serves(trie.nearest_elsewhere(handle, kept), trie, kept))
+                return false;
+            elsewhere = nearest;
+            key_at_kept = own && at == kept;
+            if (own && own->anchor && !serves(nearest, trie, at) &&
+                served_prefix(*payload.kv, length, at) == at)
+                anchor = own;
+            return !anchor;
+        });
+        if (anchor)
+            return cut_to_anchor(victim, anchor);
+        if (kept == 0 || key_at_kept || serves(elsewhere, trie, kept))
             return false;
 
         Payload* report = make_report(victim);
@@ -178,15 +183,19 @@ protected:
     /// token, and an eighth of the tokens.
     [[nodiscard]] std::size_t cut_target(std::size_t length, std::size_t nbytes,
                                          std::size_t wanted) const noexcept {
-        if (wanted >= nbytes)
+        if (wanted >= nbytes || length == 0)
             return 0;
-        const std::size_t needed = wanted <= unlimited / (length + 1)
-                                       ? (wanted * length + nbytes - 1) / nbytes
-                                       : static_cast<std::size_t>(static_cast<double>(wanted) /
-                                                                  static_cast<double>(nbytes) *
-                                                                  static_cast<double>(length)) +
-                                             1;
-        const std::size_t tokens = std::max(needed, (length + 7) / 8);
+        std::size_t needed = 0;
+        if (wanted <= unlimited / length) {
+            needed = wanted * length / nbytes + (wanted * length % nbytes != 0 ? 1 : 0);
+        } else { // of more than 2^32 tokens and bytes; an estimate will do
+            needed =
+                static_cast<std::size_t>(static_cast<double>(wanted) / static_cast<double>(nbytes) *
+                                         static_cast<double>(length)) +
+                1;
+        }
+        const std::size_t eighth = (length + 7) / 8;
+        const std::size_t tokens = needed > eighth ? needed : eighth;
         if (tokens >= length)
             return 0;
         return (length - tokens) / options_.cut_granularity * options_.cut_granularity;
@@ -247,12 +256,18 @@ protected:
         return report;
     }
 
+    /// Saturates.
+    void count_evicted_bytes(std::size_t nbytes) noexcept {
+        const auto left = ~decltype(stats_.bytes_evicted){0} - stats_.bytes_evicted;
+        stats_.bytes_evicted += nbytes < left ? nbytes : left;
+    }
+
     void count_cut(Record record, Payload* report, TierEnum tier, std::size_t tokens,
                    std::size_t freed) noexcept {
         ++stats_.cut;
         ++tiers_[index(tier)].cut;
         stats_.tokens_evicted += tokens;
-        stats_.bytes_evicted += freed;
+        count_evicted_bytes(freed);
         bytes_ -= freed;
         record.space->nbytes -= freed;
         if (report == nullptr)

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -25,7 +26,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -63,8 +64,7 @@ public:
 
     struct Removal {
         const Model& model;
-        std::span<const Token>
-            tokens; ///< its key, for a cut the one before; empty where memory was wanting
+        std::span<const Token> tokens; ///< of a cut those before; empty where memory was wanting
         TierEnum tier;
         std::size_t bytes; ///< what left: of a cut, what it freed
         RemovalReason reason;
@@ -97,13 +97,14 @@ public:
     CacheRecords& operator=(const CacheRecords&) = delete;
     ~CacheRecords() {
         listener_ = nullptr;
+        settling_ = false;
         clear();
     }
 
     /// Removes everything; returns how many entries.
     std::size_t clear() noexcept {
         std::size_t entries = 0;
-        for (const auto& space : spaces_)
+        for (const auto& [hash, space] : spaces_)
             entries += remove_all(*space, RemovalReason::cleared);
         settle();
         return entries;
@@ -111,6 +112,50 @@ public:
 
     void on_removal(std::function<void(Removal&)> listener) noexcept {
         listener_ = std::move(listener);
+    }
+
+    // delivery from outside ///////////////////////////////////////////////////
+
+    /// Payloads that left, in the order in which they did.
+    struct Departed {
+        Payload* first = nullptr;
+        Payload* last = nullptr;
+
+        void append(Departed more) noexcept {
+            if (more.first == nullptr)
+                return;
+            (last != nullptr ? last->next : first) = more.first;
+            last = more.last;
+        }
+        /// Null where there is none.
+        Payload* pop() noexcept {
+            Payload* payload = first;
+            if (payload != nullptr && (first = payload->next) == nullptr)
+                last = nullptr;
+            return payload;
+        }
+    };
+
+    /// From now on nothing is reported or destroyed in here: what leaves is given away by
+    /// `take_departed`, after every call that may remove. A listener only says that keys are wanted.
+    void defer_delivery() noexcept { settling_ = true; }
+
+    /// What has left, to be given one by one to `deliver_taken`, without the lock that guards the rest.
+    [[nodiscard]] Departed take_departed() noexcept {
+        for (Payload* each = departed_.first; each != nullptr; each = each->next) {
+            each->space->owners.fetch_add(1, std::memory_order_relaxed);
+            --each->space->pins;
+            list_if_empty(*each->space);
+        }
+        release_empty_spaces();
+        return std::exchange(departed_, {});
+    }
+
+    static void deliver_taken(Payload* payload,
+                              const std::function<void(Removal&)>& listener) noexcept {
+        Space* space = payload->space;
+        deliver(payload, listener);
+        ReleaseSpace{}(space);
     }
 
     [[nodiscard]] CacheLimits limits() const noexcept {
@@ -135,9 +180,10 @@ public:
     [[nodiscard]] std::size_t index_nbytes() const noexcept {
         std::size_t bytes =
             order_.nbytes() + anchors_.nbytes() + size_ * (sizeof(Payload) - sizeof(KV));
-        for (const auto& space : spaces_)
+        for (const auto& [hash, space] : spaces_)
             bytes += sizeof(Space) + space->trie.nbytes();
-        return bytes;
+        // of the table a node, with the next one and the hash, and a bucket
+        return bytes + spaces_.size() * (sizeof(*spaces_.begin()) + 3 * sizeof(void*));
     }
 
     [[nodiscard]] Stats stats() const noexcept {
@@ -150,12 +196,13 @@ public:
 
     template <class F>
     void for_each(F f) const {
-        for (const auto& space : spaces_) {
-            space->trie.for_each([&](typename Trie::ConstHandle handle) {
+        for (const auto& each : spaces_) {
+            const Space& space = *each.second;
+            space.trie.for_each([&](typename Trie::ConstHandle handle) {
                 if (handle->payload == nullptr)
                     return;
-                const std::vector<Token> tokens = space->trie.key(handle);
-                f(space->model, Tokens(tokens), tier(handle), handle->payload->nbytes,
+                const std::vector<Token> tokens = space.trie.key(handle);
+                f(space.model, Tokens(tokens), tier(handle), handle->payload->nbytes,
                   std::as_const(*handle->payload->kv));
             });
         }
@@ -164,19 +211,18 @@ public:
     [[nodiscard]] bool check_invariants() const {
         std::size_t entries = 0, anchors = 0, linked = 0, bytes = 0;
         std::array<TierStats, tier_count> tiers{};
-        for (const auto& space : spaces_) {
+        bool honest = true; // a payload holds what it said when it was stored
+        for (const auto& [hash, space] : spaces_) {
             std::size_t space_bytes = 0;
             if (!space->trie.check_invariants() ||
-                (space->trie.empty() && space->departed == 0 && !spaces_to_release_))
+                (space->trie.empty() && space->pins == 0 && !space->listed_empty))
                 return false;
             space->trie.for_each([&](typename Trie::ConstHandle handle) {
                 TierStats& of_tier = tiers[index(tier(handle))];
                 if (const Payload* payload = handle->payload; payload != nullptr) {
                     ++entries;
-                    space_bytes +=
-                        payload->kv && payload->nbytes == kv_traits<KV>::nbytes(*payload->kv)
-                            ? payload->nbytes
-                            : 1;
+                    space_bytes += payload->nbytes;
+                    honest &= payload->kv && payload->nbytes == kv_traits<KV>::nbytes(*payload->kv);
                     ++of_tier.entries;
                     of_tier.nbytes += payload->nbytes;
                 } else if (!handle->anchor) {
@@ -195,7 +241,7 @@ public:
                 tiers[i].anchors != tiers_[i].anchors)
                 return false;
         }
-        return entries == size_ && anchors == anchors_.size() &&
+        return honest && entries == size_ && anchors == anchors_.size() &&
                entries + anchors + linked == order_.size() && linked <= making_ &&
                bytes == bytes_ && anchors <= max_anchors() && order_.check_invariants() &&
                anchors_.check_invariants();
@@ -205,33 +251,29 @@ protected:
     static constexpr std::size_t tier_count = tier_traits<TierEnum>::count;
 
     struct Space {
-        explicit Space(ModelView name) : model(name) {}
+        Space(ModelView name, std::size_t hash_of_name) : model(name), hash(hash_of_name) {}
         const Model model;
+        const std::size_t
+            hash; // of the model, kept so that a release asks nothing of the caller's type
         Trie trie;
         std::size_t nbytes = 0;
-        std::size_t departed = 0; // removals that are not reported yet
+        std::size_t pins = 0; // removals not reported yet, and inserts that wait for `make`
+        Space* next_empty = nullptr;
+        bool listed_empty = false;
+        std::atomic<std::size_t> owners{
+            1}; // `spaces_`, and removals that `take_departed` gave away
+    };
+    struct ReleaseSpace {
+        void operator()(Space* space) const noexcept {
+            if (space->owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
+                delete space;
+        }
     };
 
-    struct SpaceHash {
-        using is_transparent = void;
-        std::size_t operator()(ModelView model) const {
-            return std::hash<std::remove_cvref_t<ModelView>>{}(model);
-        }
-        std::size_t operator()(const std::unique_ptr<Space>& space) const {
-            return (*this)(ModelView(space->model));
-        }
-    };
-    struct SpaceEqual {
-        using is_transparent = void;
-        bool operator()(const std::unique_ptr<Space>& a, const std::unique_ptr<Space>& b) const {
-            return a->model == b->model;
-        }
-        bool operator()(ModelView a, const std::unique_ptr<Space>& b) const {
-            return a == ModelView(b->model);
-        }
-        bool operator()(const std::unique_ptr<Space>& a, ModelView b) const {
-            return ModelView(a->model) == b;
-        }
+    /// A key on its way in: its space, null where there is none yet, and its place in that.
+    struct Target {
+        Space* space = nullptr;
+        typename Trie::Place place{};
     };
 
     [[nodiscard]] static std::size_t index(TierEnum tier) noexcept {
@@ -259,9 +301,25 @@ protected:
                served_prefix(*handle->payload->kv, trie.length(handle), n) == n;
     }
 
+    [[nodiscard]] static std::size_t hash_of(ModelView model) {
+        return std::hash<std::remove_cvref_t<ModelView>>{}(model);
+    }
+
     [[nodiscard]] Space* find_space(ModelView model) const {
-        const auto found = spaces_.find(model);
-        return found != spaces_.end() ? found->get() : nullptr;
+        return find_space(model, hash_of(model));
+    }
+    [[nodiscard]] Space* find_space(ModelView model, std::size_t hash) const {
+        const auto [first, last] = spaces_.equal_range(hash);
+        for (auto it = first; it != last; ++it) {
+            if (ModelView(it->second->model) == model)
+                return it->second.get();
+        }
+        return nullptr;
+    }
+
+    [[nodiscard]] Target locate(ModelView model, Tokens tokens) const {
+        Space* space = find_space(model);
+        return space != nullptr ? Target{space, space->trie.locate(tokens)} : Target{};
     }
 
     /// Hides from `longer` what cannot be cut at all.
@@ -281,56 +339,69 @@ protected:
     // keys ///////////////////////////////////////////////////////////////////
 
     /// The record at a key. Where there is none it is made, most recently used of its tier; it has no
-    /// payload and is no anchor yet.
-    Record link(ModelView model, Tokens tokens, TierEnum tier) {
-        Space* space = find_space(model);
-        const bool is_new = space == nullptr;
-        if (is_new)
-            space = spaces_.insert(std::make_unique<Space>(model)).first->get();
+    /// payload and is no anchor yet. Requires: `target` is locate(model, tokens).
+    Record link(Target target, ModelView model, Tokens tokens, TierEnum tier) {
+        if (target.space == nullptr) {
+            const std::size_t hash = hash_of(model);
+            std::unique_ptr<Space, ReleaseSpace> made(new Space(model, hash));
+            Space* space = spaces_.emplace(hash, std::move(made))->second.get();
+            target = {space, space->trie.locate(tokens)};
+        }
+        Space* space = target.space;
+        typename Order::Position place;
         PROMPTKV_TRY {
-            if (const Handle found = space->trie.find(tokens))
+            if (const Handle found = space->trie.search(tokens, target.place).exact)
                 return Record{space, found};
-            typename Order::Position place = order_.push(Record{space, {}}, tier);
-            PROMPTKV_TRY {
-                const Handle handle =
-                    space->trie.insert_or_assign(tokens, Entry{place, {}, nullptr}).first;
-                space->trie.hide(handle);
-                order_.key(place).handle = handle;
-                return Record{space, handle};
-            }
-            PROMPTKV_CATCH_ALL {
-                order_.remove(place);
-                PROMPTKV_RETHROW;
-            }
+            place = order_.push(Record{space, {}}, tier);
+            const Handle handle =
+                space->trie.insert_or_assign(tokens, Entry{place, {}, nullptr}, target.place).first;
+            space->trie.hide(handle);
+            order_.key(place).handle = handle;
+            return Record{space, handle};
         }
         PROMPTKV_CATCH_ALL {
-            if (is_new)
-                release(space);
+            if (place)
+                order_.remove(place);
+            list_if_empty(*space);
+            settle();
             PROMPTKV_RETHROW;
         }
         return {};
     }
 
     /// Takes a key back that was linked and got no payload.
-    void unlink(ModelView model, Tokens tokens) {
-        Space* space = find_space(model);
-        const Handle handle = space != nullptr ? space->trie.find(tokens) : Handle{};
+    void unlink(Space& space, Tokens tokens) noexcept {
+        const Handle handle = space.trie.find(tokens);
         if (handle && handle->payload == nullptr && !handle->anchor)
-            remove_record(Record{space, handle});
+            remove_record(Record{&space, handle});
+        list_if_empty(space);
     }
 
     void remove_record(Record record) noexcept {
         order_.remove(record.handle->place);
         record.space->trie.erase(record.handle);
-        if (record.space->trie.empty())
-            spaces_to_release_ = true;
+        list_if_empty(*record.space);
     }
 
-    void release(const Space* space) noexcept {
-        const auto found = std::find_if(spaces_.begin(), spaces_.end(),
-                                        [&](const auto& each) { return each.get() == space; });
-        if (found != spaces_.end())
-            spaces_.erase(found);
+    /// Leaves a space without keys to `settle`.
+    void list_if_empty(Space& space) noexcept {
+        if (!space.trie.empty() || space.listed_empty)
+            return;
+        space.listed_empty = true;
+        space.next_empty = std::exchange(empty_spaces_, &space);
+    }
+
+    void release_empty_spaces() noexcept {
+        while (empty_spaces_ != nullptr) {
+            Space* space = std::exchange(empty_spaces_, empty_spaces_->next_empty);
+            space->listed_empty = false;
+            if (!space->trie.empty() || space->pins > 0)
+                continue;
+            auto it = spaces_.equal_range(space->hash).first;
+            while (it->second.get() != space)
+                ++it;
+            spaces_.erase(it);
+        }
     }
 
     void set_tier(Handle handle, TierEnum tier) noexcept {
@@ -360,10 +431,10 @@ protected:
 
     // anchors ////////////////////////////////////////////////////////////////
 
-    void anchor(ModelView model, Tokens tokens, TierEnum tier) {
+    void anchor(Target target, ModelView model, Tokens tokens, TierEnum tier) {
         typename Anchors::Position position = anchors_.push(Record{}, OneTier::all);
         PROMPTKV_TRY {
-            const Record record = link(model, tokens, tier);
+            const Record record = link(target, model, tokens, tier);
             if (record.handle->anchor) {
                 anchors_.remove(position);
                 anchors_.touch(record.handle->anchor);
@@ -417,7 +488,7 @@ protected:
             order_.remove(each->place);
         });
         space.trie.clear();
-        spaces_to_release_ = true;
+        list_if_empty(space);
         return before - size_;
     }
 
@@ -435,10 +506,7 @@ protected:
         payload->bytes = payload->nbytes;
         if (listener_)
             payload->tokens = key_or_nothing(record);
-        if (payload->leased()) {
-            payload->orphaned = true;
-            account_->orphaned_bytes.fetch_add(payload->nbytes, std::memory_order_relaxed);
-        }
+        payload->leave_entry(*account_);
         --size_;
         bytes_ -= payload->nbytes;
         record.space->nbytes -= payload->nbytes;
@@ -458,49 +526,44 @@ protected:
     void append(Space& space, Payload* payload) noexcept {
         payload->space = &space;
         payload->next = nullptr;
-        ++space.departed;
-        (last_departed_ != nullptr ? last_departed_->next : departed_) = payload;
-        last_departed_ = payload;
+        ++space.pins;
+        departed_.append({payload, payload});
+    }
+
+    /// Reports a payload that left, and destroys it.
+    static void deliver(Payload* payload, const std::function<void(Removal&)>& listener) noexcept {
+        if (listener) {
+            const bool to_move = payload->kv && !payload->spoiled &&
+                                 payload->reason != RemovalReason::taken && !payload->leased();
+            Removal removal{payload->space->model, payload->tokens,
+                            payload->tier,         payload->bytes,
+                            payload->reason,       to_move ? &*payload->kv : nullptr};
+            listener(removal);
+        }
+        payload->leave_cache();
     }
 
     /// The last step of every change: keeps the number of anchors in bounds, reports what left and
     /// destroys it. What a listener or a destructor raises meanwhile is appended and comes after.
-    void settle(const Record* keep = nullptr) noexcept {
+    void settle() noexcept {
         while (anchors_.size() > max_anchors())
             forget(anchors_.key(anchors_.coldest(OneTier::all)));
         if (settling_)
             return;
         settling_ = true;
-        while (departed_ != nullptr) {
-            Payload* payload = departed_;
-            departed_ = payload->next;
-            if (departed_ == nullptr)
-                last_departed_ = nullptr;
+        while (Payload* payload = departed_.pop()) {
             Space* space = payload->space;
-            if (listener_) {
-                const bool to_move = payload->kv && !payload->spoiled &&
-                                     payload->reason != RemovalReason::taken && !payload->leased();
-                Removal removal{space->model,   payload->tokens, payload->tier,
-                                payload->bytes, payload->reason, to_move ? &*payload->kv : nullptr};
-                listener_(removal);
-            }
-            payload->leave_cache(*account_);
-            --space->departed;
-            if (space->departed == 0 && space->trie.empty())
-                spaces_to_release_ = true;
+            deliver(payload, listener_);
+            --space->pins;
+            list_if_empty(*space);
         }
         settling_ = false;
-        if (!std::exchange(spaces_to_release_, false))
-            return;
-        for (auto it = spaces_.begin(); it != spaces_.end();) {
-            const bool release = (*it)->trie.empty() && (*it)->departed == 0 &&
-                                 (keep == nullptr || keep->space != it->get());
-            it = release ? spaces_.erase(it) : std::next(it);
-        }
+        release_empty_spaces();
     }
 
     CacheOptions options_;
-    std::unordered_set<std::unique_ptr<Space>, SpaceHash, SpaceEqual> spaces_;
+    std::unordered_multimap<std::size_t, std::unique_ptr<Space, ReleaseSpace>>
+        spaces_; // by the hash of the model
     Order order_;
     Anchors anchors_;
     Account::Owner account_;
@@ -509,12 +572,10 @@ protected:
     std::array<TierStats, tier_count> tiers_{};
     Stats stats_;
     std::function<void(Removal&)> listener_;
-    Payload* departed_ = nullptr;
-    Payload* last_departed_ = nullptr;
-    std::size_t making_ =
-        0; // inserts that wait for `make`: their keys have neither payload nor anchor yet
+    Departed departed_;
+    std::size_t making_ = 0; // inserts that wait for `make`
     bool settling_ = false;
-    bool spaces_to_release_ = false;
+    Space* empty_spaces_ = nullptr; // those that may be released
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

@@ -6,7 +6,6 @@
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/version.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -91,8 +90,8 @@ public:
         if (wanted > scan_limit && (!table_ || !table_->fits(wanted)))
             table = make_table(wanted);
         if (wanted > capacity_) {
-            const std::uint32_t capacity =
-                capacity_ < 2 ? wanted : std::max(wanted, capacity_ + capacity_ / 2);
+            const std::uint32_t more_than_before = capacity_ < 2 ? 0 : capacity_ + capacity_ / 2;
+            const std::uint32_t capacity = wanted > more_than_before ? wanted : more_than_before;
             set_slots(std::make_unique_for_overwrite<Slot[]>(capacity), capacity);
         }
         if (table)

@@ -101,22 +101,22 @@ public:
     // structure //////////////////////////////////////////////////////////////
 
     /// The node at `key`, made where there is none; the caller gives it a value.
-    [[nodiscard]] Node* node_at(Key key) {
+    /// Requires: `place` is descend(key).
+    [[nodiscard]] Node* node_at(Key key, Place place) {
         if (key.size() >= std::numeric_limits<std::uint32_t>::max())
             fail_length("promptkv: a key has 2^32 - 1 tokens or more");
-        const Place place = descend(key);
         const Key rest = key.subspan(place.common);
         if (rest.empty())
             return place.inside == nullptr ? place.node : split(place.inside, place.common);
-        auto leaf = make_leaf(rest);
-        Node* added = leaf.get();
+        if (place.inside == nullptr && place.node != &root_ && place.node->children.size() == 0)
+            return grow(place.node, rest);
+        auto leaf = make_leaf({}, rest);
         Node* parent = place.node;
         if (place.inside != nullptr)
             parent = split(place.inside, place.common, 1);
         else
             reserve_child(parent);
-        add_child(parent, std::move(leaf));
-        return added;
+        return add_child(parent, std::move(leaf));
     }
 
     /// Splits the edge of `lower` where its first `depth` tokens from the root end: a new node takes
@@ -319,12 +319,15 @@ private:
 
     // nodes //////////////////////////////////////////////////////////////////
 
-    [[nodiscard]] static std::unique_ptr<Node> make_leaf(Key edge) {
+    /// A node with a run of its own, which begins with the tokens `before` its edge; those are not in use.
+    [[nodiscard]] static std::unique_ptr<Node> make_leaf(Key before, Key edge) {
         auto node = std::make_unique<Node>();
-        const auto length = static_cast<std::uint32_t>(edge.size());
-        node->run = Run<Token>::make(length);
-        node->edge_length = length;
-        std::memcpy(node->run->tokens(), edge.data(), edge.size_bytes());
+        node->run = Run<Token>::make(static_cast<std::uint32_t>(before.size() + edge.size()));
+        node->run->live = node->edge_length = static_cast<std::uint32_t>(edge.size());
+        node->offset = static_cast<std::uint32_t>(before.size());
+        if (!before.empty())
+            std::memcpy(node->run->tokens(), before.data(), before.size_bytes());
+        std::memcpy(node->run->tokens() + before.size(), edge.data(), edge.size_bytes());
         return node;
     }
 
@@ -336,13 +339,29 @@ private:
             bytes_ += node->children.nbytes() - before;
     }
 
-    void add_child(Node* parent, std::unique_ptr<Node> child) noexcept {
+    Node* add_child(Node* parent, std::unique_ptr<Node> child) noexcept {
         child->parent = parent;
         child->depth = parent->depth + child->edge_length;
         bytes_ += child->run->nbytes();
         ++node_count_;
         Node* added = child.release(); // the tree owns it now
         parent->children.add(*added->edge(), added, Children::none);
+        return added;
+    }
+
+    /// Adds a child to a leaf, and copies the leaf's edge before the child's: where the key that ends
+    /// at the leaf goes because the longer one makes up for it, the two are joined without a copy.
+    [[nodiscard]] Node* grow(Node* leaf, Key rest) {
+        auto child = make_leaf(Key(leaf->edge(), leaf->edge_length), rest);
+        reserve_child(leaf);
+        Node* above = leaf->parent->run == leaf->run ? leaf->parent : nullptr;
+        release_edge(leaf);
+        leaf->run = child->run;
+        leaf->run->live += leaf->edge_length;
+        leaf->offset = 0;
+        if (above != nullptr)
+            compact(above);
+        return add_child(leaf, std::move(child));
     }
 
     /// Deletes a node that is no child of another any more.

@@ -16,6 +16,7 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// What leases share with their cache, which they may outlive. Atomic, since a lease ends on any thread.
+/// Who no longer finds it in `leased_…` (acquire) finds nothing else of it either.
 struct Account {
     std::atomic<std::size_t> leased_bytes{0};   // payloads leased, in the cache or not
     std::atomic<std::size_t> leased_entries{0}; // entries in the cache that are leased
@@ -42,12 +43,13 @@ struct Account {
 template <class KV, class Token, class TierEnum, class Space>
 struct Stored {
     static constexpr std::uint32_t in_cache = std::uint32_t{1} << 31U;
+    static constexpr std::uint32_t orphaned = std::uint32_t{1} << 30U; // leased when its entry went
+    static constexpr std::uint32_t leases = orphaned - 1;
 
-    std::atomic<std::uint32_t> owners{in_cache}; // the leases, and `in_cache`
+    std::atomic<std::uint32_t> owners{in_cache}; // the number of leases, `in_cache`, `orphaned`
     bool used = false;                           // served a lookup
     bool superseded = false;
-    bool spoiled = false;  // a cut went wrong: what it holds does not fit its key
-    bool orphaned = false; // counted in Account::orphaned_bytes
+    bool spoiled = false; // a cut went wrong: what it holds does not fit its key
     RemovalReason reason{};
     TierEnum tier{};
     std::size_t nbytes = 0;
@@ -60,7 +62,7 @@ struct Stored {
     std::vector<Token> tokens;
 
     [[nodiscard]] bool leased() const noexcept {
-        return owners.load(std::memory_order_acquire) != in_cache;
+        return (owners.load(std::memory_order_acquire) & leases) != 0;
     }
 
     void begin_lease(Account& account) noexcept {
@@ -73,28 +75,35 @@ struct Stored {
     void end_lease(Account& account) noexcept {
         const std::size_t bytes_held = nbytes; // a cut may follow as soon as the lease is over
         const std::uint32_t before = owners.fetch_sub(1, std::memory_order_acq_rel);
-        if (before != in_cache + 1 && before != 1)
+        if ((before & leases) != 1)
             return; // other leases are left
-        account.leased_bytes.fetch_sub(bytes_held, std::memory_order_relaxed);
-        if (before == 1) {
+        if ((before & orphaned) != 0) {
             account.orphaned_bytes.fetch_sub(bytes_held, std::memory_order_relaxed);
-            delete this;
         } else {
+            account.leased_entries.fetch_sub(1, std::memory_order_release);
+        }
+        account.leased_bytes.fetch_sub(bytes_held, std::memory_order_release);
+        if ((before & in_cache) == 0)
+            delete this;
+    }
+
+    /// Its entry goes. What is leased stays in the account, until its last lease ends.
+    void leave_entry(Account& account) noexcept {
+        if (!leased())
+            return;
+        account.orphaned_bytes.fetch_add(nbytes,
+                                         std::memory_order_relaxed); // for that lease to take
+        if ((owners.fetch_or(orphaned, std::memory_order_acq_rel) & leases) != 0) {
             account.leased_entries.fetch_sub(1, std::memory_order_relaxed);
+        } else { // it has ended
+            account.orphaned_bytes.fetch_sub(nbytes, std::memory_order_relaxed);
         }
     }
 
     /// The cache's last step, after the removal was reported.
-    void leave_cache(Account& account) noexcept {
-        const std::size_t bytes_held = nbytes;
-        const bool was_orphaned = orphaned;
-        if (owners.fetch_sub(in_cache, std::memory_order_acq_rel) == in_cache) {
-            if (was_orphaned)
-                account.orphaned_bytes.fetch_sub(bytes_held, std::memory_order_relaxed);
+    void leave_cache() noexcept {
+        if ((owners.fetch_and(~in_cache, std::memory_order_acq_rel) & leases) == 0)
             delete this;
-        } else {
-            account.leased_entries.fetch_sub(1, std::memory_order_relaxed);
-        }
     }
 };
 
