@@ -62,6 +62,7 @@ public:
     using Fetched = typename Plain::Fetched;
     using Lease = typename Plain::Lease;
     using Probe = typename Plain::Probe;
+    using Explanation = typename Plain::Explanation;
     using EntryView = typename Plain::EntryView;
     using Removal = typename Plain::Removal;
 
@@ -102,6 +103,12 @@ public:
     [[nodiscard]] Probe probe(ModelView model, Tokens tokens, FetchOptions options = {}) const {
         const std::lock_guard lock(mutex_);
         return plain_.probe(model, tokens, options);
+    }
+
+    [[nodiscard]] Explanation explain(ModelView model, Tokens tokens,
+                                      FetchOptions options = {}) const {
+        const std::lock_guard lock(mutex_);
+        return plain_.explain(model, tokens, options);
     }
 
     // insertion //////////////////////////////////////////////////////////////
@@ -333,16 +340,15 @@ private:
     }
 
     void publish() noexcept {
-        Published latest;
-        latest.size = core().size();
-        latest.nbytes = core().nbytes();
-        latest.stats = core().stats();
-        for (std::size_t i = 0; i < latest.tiers.size(); ++i) {
-            latest.tiers[i] = core().stats(static_cast<TierEnum>(i));
-            latest.nbytes_of_entries += latest.tiers[i].nbytes;
-        }
         const std::lock_guard lock(published_mutex_);
-        published_ = latest;
+        published_.size = core().size();
+        published_.nbytes = core().nbytes();
+        published_.stats = core().stats();
+        published_.nbytes_of_entries = 0;
+        for (std::size_t i = 0; i < published_.tiers.size(); ++i) {
+            published_.tiers[i] = core().stats(static_cast<TierEnum>(i));
+            published_.nbytes_of_entries += published_.tiers[i].nbytes;
+        }
     }
 
     [[nodiscard]] Published published() const noexcept {

@@ -52,7 +52,7 @@ private:
     std::filesystem::path path_;
 };
 
-/// A quantised Llama, large enough that its batches are rounded in different ways.
+/// A quantised Llama.
 inline const RandomModel& small_llama() {
     static const RandomModel model(random_model::Llama{
         .layers = 3, .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2});
@@ -95,7 +95,7 @@ inline Tokens prompt_of(std::size_t count, std::uint32_t seed) {
     std::mt19937 random(seed);
     Tokens tokens(count);
     for (llama_token& token : tokens) {
-        token = static_cast<llama_token>(4 + random() % 250); // no control tokens
+        token = static_cast<llama_token>(6 + random() % 250); // no control tokens
     }
     return tokens;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Lets the allocations of an operation fail, one after the other, and looks at what is left.
+// Lets the allocations of an operation, or what else can fail in it, fail one after the other, and
+// looks at what is left.
 #ifndef PROMPTKV_TESTS_FAIL_EACH_ALLOCATION_HPP
 #define PROMPTKV_TESTS_FAIL_EACH_ALLOCATION_HPP
 
@@ -18,14 +19,21 @@ enum class Makeshift {
     other ///< a sound result, which may be another one
 };
 
-/// Runs `act` on what `setup` returns once for each of its allocations, letting that one fail,
-/// and once more for each, letting all later ones fail too.
+/// Allocations that fail.
+struct FailingAllocations : FailingNew {
+    using FailingNew::FailingNew;
+    using Thrown = std::bad_alloc;
+};
+
+/// Runs `act` on what `setup` returns once for each of its allocations (or what else `Failing` lets
+/// fail, by throwing a Thrown), letting that one fail, and once more for each, letting all later ones
+/// fail too.
 ///
 /// Whenever it throws, the subject must be as before; whenever it does not, as without failures
 /// (but for a Makeshift::other). `state` describes a subject, `drain` uses it up and tells in what
 /// order. The subject must hold its invariants, and no memory may be lost.
-/// Returns: the number of runs in which an allocation failed.
-template <class Setup, class Act, class State, class Drain>
+/// Returns: the number of runs in which one failed.
+template <class Failing = FailingAllocations, class Setup, class Act, class State, class Drain>
 std::size_t fail_each_allocation(Setup setup, Act act, State state, Drain drain,
                                  Makeshift makeshift = Makeshift::none) {
     struct Description {
@@ -58,10 +66,10 @@ std::size_t fail_each_allocation(Setup setup, Act act, State state, Drain drain,
             {
                 auto subject = setup();
                 {
-                    FailingNew failing(skip, lasting);
+                    Failing failing(skip, lasting);
                     try {
                         act(subject);
-                    } catch (const std::bad_alloc&) {
+                    } catch (const typename Failing::Thrown&) {
                         threw = true;
                     }
                     struck = failing.stop();
@@ -78,8 +86,8 @@ std::size_t fail_each_allocation(Setup setup, Act act, State state, Drain drain,
                 }
             }
             const bool kept = right && live_blocks != blocks;
-            INFO("allocation " << skip << (lasting ? " and all after it" : "")
-                               << (threw ? ", thrown" : ", not thrown"));
+            INFO("failure " << skip << (lasting ? " and all after it" : "")
+                            << (threw ? ", thrown" : ", not thrown"));
             INFO("found:  " << found);
             CHECK(sound);
             CHECK(right);

@@ -6,6 +6,7 @@
 #include "catch.hpp"
 #include "fail_each_allocation.hpp"
 #include "letters.hpp"
+#include "state.hpp"
 
 #include <array>
 #include <cstddef>
@@ -38,33 +39,6 @@ Cache filled() {
     return cache;
 }
 
-std::string state_of(const Cache& cache) {
-    std::string state = contents(cache);
-    const auto add = [&state](const char* what, std::size_t n) {
-        state += std::string(" ") + what + std::to_string(n);
-    };
-    add("size", cache.size());
-    add("nbytes", cache.nbytes());
-    add("m", cache.nbytes("m"));
-    add("long", cache.nbytes(long_model));
-    for (const Tier tier : {Tier::assistant, Tier::user, Tier::system}) {
-        add("anchors", cache.stats(tier).anchors);
-    }
-    const auto stats = cache.stats();
-    add("inserted", stats.inserted);
-    add("replaced", stats.replaced);
-    add("anchored", stats.anchored);
-    add("absorbed", stats.absorbed);
-    add("evicted", stats.evicted);
-    add("cut", stats.cut);
-    add("superseded", stats.superseded);
-    add("bytes_evicted", stats.bytes_evicted);
-    add("tokens_reused", stats.tokens_reused);
-    add("leased", stats.bytes_leased);
-    add("max_bytes", cache.limits().max_bytes);
-    return state;
-}
-
 std::string order_of(Cache& cache) {
     return eviction_order(cache);
 }
@@ -72,7 +46,11 @@ std::string order_of(Cache& cache) {
 /// Lets each allocation of `act` on a filled cache fail. Returns how many there were.
 template <class Act>
 std::size_t fail_each(Act act, Makeshift makeshift = Makeshift::none) {
-    return fail_each_allocation(filled, act, state_of, order_of, makeshift);
+    const auto state = [](const Cache& cache) {
+        static const std::string models[] = {"m", long_model};
+        return state_of(cache, {&models[0], &models[1]});
+    };
+    return fail_each_allocation(filled, act, state, order_of, makeshift);
 }
 
 TEST_CASE("An insert that finds no memory has not happened") {

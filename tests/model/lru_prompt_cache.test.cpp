@@ -4,6 +4,7 @@
 // PROMPTKV_MODEL_OPS asks for more operations, PROMPTKV_MODEL_SEED for others.
 #include "cache_runs.hpp"
 #include "catch.hpp"
+#include "random.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -18,10 +19,12 @@ TEMPLATE_TEST_CASE("LRUPromptCache does what its naive model does", "", Tape, Cl
     std::size_t operations = 0;
     std::uint64_t seed = first_seed();
     for (; operations < wanted; ++seed) {
-        const Profile& profile = seed % 20 == 0  ? many_anchors
-                                 : seed % 3 == 0 ? grown_keys
-                                                 : short_keys;
-        const Run run = RunMaker(seed, profile).make();
+        const Profile& profile = seed % 20 == 0    ? many_anchors
+                                 : seed % 20 == 10 ? many_children
+                                 : seed % 3 == 0   ? grown_keys
+                                                   : short_keys;
+        Random random(seed);
+        const Run run = RunMaker(random, profile).make();
         CAPTURE(seed);
         REQUIRE(failure_of<TestType>(run) == "");
         operations += run.operations.size();

@@ -21,6 +21,9 @@ public:
         return static_cast<std::size_t>(engine_() % n);
     }
 
+    /// A source for RunMaker that never ends.
+    [[nodiscard]] static constexpr bool exhausted() { return false; }
+
     [[nodiscard]] bool one_in(std::size_t n) { return below(n) == 0; }
 
     template <class T>

@@ -30,6 +30,22 @@ struct Failure {
 };
 inline thread_local Failure failure;
 
+/// To be asked by operator new: whether this allocation is to fail.
+inline bool fails_now() noexcept {
+    if (failure.skip == never) {
+        return false;
+    }
+    if (failure.skip > 0) {
+        --failure.skip;
+        return false;
+    }
+    failure.struck = true;
+    if (!failure.lasting) {
+        failure.skip = never;
+    }
+    return true;
+}
+
 /// While it lives, the allocation of this thread that comes after `skip` others fails;
 /// a `lasting` one goes on failing.
 class FailingNew {
@@ -47,6 +63,18 @@ public:
         failure = {};
         return struck;
     }
+};
+
+/// While it lives, no allocation of this thread is made to fail, nor counted as one that could be.
+class SparedNew {
+public:
+    SparedNew() noexcept { failure = {}; }
+    ~SparedNew() { failure = before_; }
+    SparedNew(const SparedNew&) = delete;
+    SparedNew& operator=(const SparedNew&) = delete;
+
+private:
+    Failure before_ = failure;
 };
 
 } // namespace promptkv_test

@@ -20,21 +20,6 @@ inline std::size_t gap_of(std::size_t alignment) noexcept {
     return std::max(alignment, least_gap);
 }
 
-inline bool fails_now() noexcept {
-    if (failure.skip == never) {
-        return false;
-    }
-    if (failure.skip > 0) {
-        --failure.skip;
-        return false;
-    }
-    failure.struck = true;
-    if (!failure.lasting) {
-        failure.skip = never;
-    }
-    return true;
-}
-
 inline void* allocate(std::size_t size, std::size_t alignment) noexcept {
     ++allocations;
     if (fails_now()) {

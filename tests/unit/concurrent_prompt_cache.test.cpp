@@ -140,6 +140,7 @@ private:
             leases_.clear();
         } else if (which < 24) {
             note(cache_.probe(model_, tokens, options));
+            page_ << ' ' << static_cast<int>(cache_.explain(model_, tokens, options).reason);
         } else if (which < 26) {
             page_ << cache_.mark(model_, tokens, tier);
         } else if (which == 26) {

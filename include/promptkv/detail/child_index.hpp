@@ -8,20 +8,29 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <new>
-#include <random>
 #include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// A secret of this process, so that nobody who chooses tokens can choose their hashes.
-inline std::uint64_t hash_secret() {
-    static const std::uint64_t secret = [] {
-        std::random_device device;
-        return (std::uint64_t{device()} << 32U) ^ device();
-    }();
+/// A number that nobody outside of this process knows, so that who chooses tokens cannot choose their
+/// hashes: where the process and the table lie in memory, and the time in nanoseconds.
+/// Source: abseil seeds its hashes by an address, too.
+[[nodiscard]] inline std::uint64_t hash_secret(const void* table) noexcept {
+    std::timespec now{};
+    std::timespec_get(&now, TIME_UTC);
+    std::uint64_t secret = reinterpret_cast<std::uintptr_t>(table);
+    for (const std::uint64_t more :
+         {std::uint64_t{reinterpret_cast<std::uintptr_t>(&now)},
+          std::uint64_t{reinterpret_cast<std::uintptr_t>(&hash_secret)},
+          static_cast<std::uint64_t>(now.tv_sec), static_cast<std::uint64_t>(now.tv_nsec)}) {
+        secret = (secret ^ more) * 0x9e3779b97f4a7c15U;
+        secret ^= secret >> 29U;
+    }
     return secret;
 }
 
@@ -170,7 +179,7 @@ private:
     public:
         explicit Table(std::uint32_t capacity)
             : cells_(std::make_unique<Cell[]>(capacity)), mask_(capacity - 1),
-              secret_(hash_secret()) {}
+              secret_(hash_secret(cells_.get())) {}
 
         [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
         [[nodiscard]] bool fits(std::uint32_t n) const noexcept { return n <= (mask_ / 4 + 1) * 3; }
