@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Measures promptkv against llama-server's policy at several budgets, and draws the plot.
+# Measures promptkv against llama-server's policy at several budgets, and draws the plot: of the time
+# that the processor took, which other programs disturb less.
 #
 # usage: compare.sh PROGRAM OUT [options of llama_chat]
 #   PROGRAM  the built llama_chat
@@ -8,7 +9,7 @@
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    sed -n '5,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '6,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 program=$1
@@ -17,34 +18,34 @@ shift 2
 mkdir -p "$(dirname "$out")"
 
 {
-    echo 'budget_share,name,prefilled_tokens,reused_tokens,prefill_s,total_s,evictions'
+    echo 'budget_share,name,prefilled_tokens,reused_tokens,evictions,processor_s'
     for budget in 0.2 0.3 0.4 0.5 0.6 0.8 1.0 1.2; do
         echo "budget $budget" >&2
-        # One object a line in "totals"; a wrong answer ends this script with the program's exit code.
-        "$program" --json --budget $budget "$@" >"$out.json"
-        sed -n 's/^ *{"name": "\(.*\)", "prefilled_tokens": \(.*\), "reused_tokens": \(.*\), "prefill_s": \(.*\), "total_s": \(.*\), "evictions": \([0-9]*\)}.*/'$budget',\1,\2,\3,\4,\5,\6/p' \
-            "$out.json"
+        # The totals, an object a line, without their names; a wrong answer ends this script.
+        "$program" --json --budget $budget "$@" |
+            sed -n '/"name"/ { s/[{}"]//g; s/ *[a-z_]*: *//g; s/,$//; s/^/'$budget',/p }' |
+            cut -d , -f 1-5,8 # the processor's time, without those of the clock
     done
 } >"$out.csv"
-rm "$out.json"
 
-gnuplot -e "out='$out'" - <<'PLOT'
-set terminal svg size 800,420 font "sans,13" background "white"
-set output out.".svg"
+gnuplot -e "csv='$out.csv'; svg='$out.svg'" - <<'PLOT'
+set terminal svg size 840,360 font "sans,13" background "white"
+set output svg
 set datafile separator ","
-set key outside center bottom horizontal width 2
+set key top right
 set grid
-set yrange [0:*]
-set xlabel "budget, as a share of what the conversations take"
+set xrange [0.15:1.25]
+set yrange [0:100]
+set format y "%g %%"
+set xlabel "budget: share of what the conversations take"
 set style data linespoints
-rows(name) = sprintf("< awk -F, '$2 == \"%s\"' %s.csv", name, out)
+set style line 1 linewidth 2 pointtype 5 linecolor rgb "#d95f02"
+set style line 2 linewidth 2 pointtype 7 linecolor rgb "#1b6ca8"
+# A column relative to the row without a cache, which is the first of each budget.
+rows(name, column) = sprintf("< awk -F, '$2 ~ /without/ { base = $%d } $2 ~ /%s/ { print $1 \",\" 100 * $%d / base }' %s", column, name, column, csv)
 set multiplot layout 1,2
-set title "Tokens prefilled"
-plot rows("without a cache") using 1:3 dashtype 2 linecolor rgb "gray40" title "without a cache", \
-     rows("llama-server's policy") using 1:3 title "llama-server's policy", \
-     rows("promptkv") using 1:3 title "promptkv"
-set title "Time to the first token, seconds in all"
-plot rows("without a cache") using 1:5 dashtype 2 linecolor rgb "gray40" title "without a cache", \
-     rows("llama-server's policy") using 1:5 title "llama-server's policy", \
-     rows("promptkv") using 1:5 title "promptkv"
+set title "Tokens prefilled, of those without a cache"
+plot rows("server", 3) linestyle 1 title "llama-server's policy", rows("promptkv", 3) linestyle 2 title "promptkv"
+set title "Processor time, of that without a cache"
+plot rows("server", 6) linestyle 1 title "llama-server's policy", rows("promptkv", 6) linestyle 2 title "promptkv"
 PLOT

@@ -8,6 +8,7 @@
 #include <llama.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -34,8 +35,6 @@ public:
     void retract() { turns_.back().answer.clear(); }
 
     void answer(Tokens tokens) { turns_.back().answer = std::move(tokens); }
-
-    [[nodiscard]] std::size_t turns() const { return turns_.size(); }
 
     /// The tokens of everything said, up to where the model is to answer.
     [[nodiscard]] Tokens prompt(const Engine& engine) const {
@@ -116,6 +115,11 @@ struct Request {
     std::string text;
     std::size_t turn = 0; // what is edited
 };
+
+inline const char* kind_name(Request::Kind kind) {
+    static constexpr std::array names = {"turn", "edited", "again"};
+    return names[static_cast<std::size_t>(kind)];
+}
 
 /// Six users who tell a story together with the model, three on each of two system prompts.
 struct Workload {

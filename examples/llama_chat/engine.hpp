@@ -23,7 +23,7 @@ using Tokens = std::vector<llama_token>;
 /// A model and one context, of which sequence 0 is computed on and sequence 1 is scratch.
 ///
 /// Prompts are computed in batches that end at multiples of batch_tokens(). What is computed for a
-/// token depends, in the last bits, on the batch that it was in; so state that was kept in whole
+/// token can depend, in the last bits, on the batch that it was in; so state that was kept in whole
 /// batches is to the bit what computing the prompt anew would give.
 class Engine {
 public:

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-/// Requires:   KV has nbytes() and can be cut to any length.
+/// Requires:   a KV can be cut to any length.
 template <class KV, class Token>
 class ServerPolicy {
 public:

@@ -3,7 +3,6 @@
 #ifndef PROMPTKV_EXAMPLES_WAYS_HPP
 #define PROMPTKV_EXAMPLES_WAYS_HPP
 
-#include "engine.hpp"
 #include "llama_kv.hpp"
 #include "server_policy.hpp"
 
@@ -13,7 +12,6 @@
 #include <array>
 #include <cstddef>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -25,8 +23,10 @@ struct Restored {
 
 class NoCache {
 public:
+    static constexpr bool keeps = false;
+
     template <class Port>
-    Restored restore(Port& port, const Tokens& /*prompt*/, std::size_t /*align*/) {
+    Restored restore(Port& port, std::span<const llama_token> /*prompt*/, std::size_t /*align*/) {
         port.clear();
         return {};
     }
@@ -38,12 +38,14 @@ public:
 template <class KV>
 class WithPromptkv {
 public:
+    static constexpr bool keeps = true;
+
     WithPromptkv(std::string model_key, std::size_t max_bytes, std::size_t segment_tokens)
         : model_key_(std::move(model_key)),
           cache_({.max_bytes = max_bytes, .cut_granularity = segment_tokens}) {}
 
     template <class Port>
-    Restored restore(Port& port, const Tokens& prompt, std::size_t align) {
+    Restored restore(Port& port, std::span<const llama_token> prompt, std::size_t align) {
         const auto lease =
             cache_.lease_nearest(model_key_, prompt, {.min_reuse = align, .align = align});
         if (!lease) {
@@ -59,9 +61,6 @@ public:
     void keep(Port& port, std::span<const llama_token> tokens, promptkv::Tier tier) {
         cache_.insert(model_key_, tokens, port.nbytes(tokens.size()), tier,
                       [&] { return port.save(tokens.size()); });
-        if (!cache_.check_invariants()) {
-            throw std::logic_error("the cache's invariants do not hold");
-        }
     }
 
     [[nodiscard]] std::size_t evictions() const {
@@ -77,10 +76,12 @@ private:
 template <class KV>
 class WithServerPolicy {
 public:
+    static constexpr bool keeps = true;
+
     explicit WithServerPolicy(std::size_t max_bytes) : policy_(max_bytes) {}
 
     template <class Port>
-    Restored restore(Port& port, const Tokens& prompt, std::size_t align) {
+    Restored restore(Port& port, std::span<const llama_token> prompt, std::size_t align) {
         auto taken = policy_.take(prompt);
         if (!taken) {
             port.clear();
