@@ -192,12 +192,14 @@ public:
     /// removed by calls that it makes itself is delivered by the outermost call of its thread.
     /// Calls under way may go on to the former listener for a while; it is destroyed after them.
     void on_removal(std::function<void(Removal&)> listener) {
-        std::shared_ptr<const Listener> shared;
-        if (listener)
-            shared = std::make_shared<const Listener>(std::move(listener));
+        ListenerOwner next(listener ? new Listener{std::move(listener)} : nullptr);
         const Access access(*this);
-        core().on_removal(shared != nullptr ? Listener([](Removal&) {}) : Listener());
-        listener_.swap(shared); // the former goes after the lock
+        if (next != nullptr) {
+            core().on_removal([](Removal&) {});
+        } else {
+            core().on_removal(nullptr);
+        }
+        listener_.swap(next); // the former goes after the lock
     }
 
     // observers //////////////////////////////////////////////////////////////
@@ -243,8 +245,14 @@ public:
     }
 
 private:
-    using Listener = std::function<void(Removal&)>;
     using Departed = typename Core::Departed;
+
+    /// Of the cache, and of the deliveries under way.
+    struct Listener {
+        std::function<void(Removal&)> listen;
+        std::atomic<std::size_t> owners{1};
+    };
+    using ListenerOwner = std::unique_ptr<Listener, detail::Release>;
 
     /// The counters as the latest call left them.
     struct Published {
@@ -280,7 +288,9 @@ private:
                 cache_.mutex_.unlock();
                 return;
             }
-            const std::shared_ptr<const Listener> listener = cache_.listener_;
+            const ListenerOwner listener(cache_.listener_.get());
+            if (listener != nullptr)
+                listener->owners.fetch_add(1, std::memory_order_relaxed);
             cache_.publish();
             cache_.mutex_.unlock();
             cache_.deliver(departed, listener.get());
@@ -331,11 +341,11 @@ private:
                 return;
             }
         }
-        const Listener none;
+        const std::function<void(Removal&)> none;
         Delivery delivery{this, departed, innermost_delivery};
         innermost_delivery = &delivery;
         while (auto* payload = delivery.departed.pop())
-            Core::deliver_taken(payload, listener != nullptr ? *listener : none);
+            Core::deliver_taken(payload, listener != nullptr ? listener->listen : none);
         innermost_delivery = delivery.outer;
     }
 
@@ -362,7 +372,7 @@ private:
 
     mutable std::mutex mutex_; // of plain_ and listener_
     Plain plain_;
-    std::shared_ptr<const Listener> listener_;
+    ListenerOwner listener_;
 
     mutable std::mutex published_mutex_; // of published_; locked last, and for a copy alone
     Published published_;

@@ -110,7 +110,7 @@ protected:
         Record victim = order_.key(place);
         if (victim.handle->payload == nullptr) {
             forget(victim);
-        } else if (wanted == unlimited || !can_cut() || !cut(victim, wanted)) {
+        } else if (wanted == unlimited || !can_cut() || !cut(victim, wanted, keep)) {
             evict_whole(victim);
         }
         return true;
@@ -127,8 +127,8 @@ protected:
         drop(victim, RemovalReason::evicted);
     }
 
-    /// Cuts the victim's tail; false where it is to be dropped instead.
-    bool cut(Record& victim, std::size_t wanted) noexcept {
+    /// Cuts the victim's tail, not to the key of `keep`; false where it is to be dropped instead.
+    bool cut(Record& victim, std::size_t wanted, Handle keep) noexcept {
         Trie& trie = victim.space->trie;
         Handle handle = victim.handle;
         Payload& payload = *handle->payload;
@@ -145,7 +145,7 @@ protected:
                 return false;
             elsewhere = nearest;
             key_at_kept = own && at == kept;
-            if (own && own->anchor && !serves(nearest, trie, at) &&
+            if (own && own != keep && own->anchor && !serves(nearest, trie, at) &&
                 served_prefix(*payload.kv, length, at) == at)
                 anchor = own;
             return !anchor;

@@ -155,7 +155,7 @@ public:
                               const std::function<void(Removal&)>& listener) noexcept {
         Space* space = payload->space;
         deliver(payload, listener);
-        ReleaseSpace{}(space);
+        Release{}(space);
     }
 
     [[nodiscard]] CacheLimits limits() const noexcept {
@@ -263,12 +263,6 @@ protected:
         std::atomic<std::size_t> owners{
             1}; // `spaces_`, and removals that `take_departed` gave away
     };
-    struct ReleaseSpace {
-        void operator()(Space* space) const noexcept {
-            if (space->owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
-                delete space;
-        }
-    };
 
     /// A key on its way in: its space, null where there is none yet, and its place in that.
     struct Target {
@@ -343,7 +337,7 @@ protected:
     Record link(Target target, ModelView model, Tokens tokens, TierEnum tier) {
         if (target.space == nullptr) {
             const std::size_t hash = hash_of(model);
-            std::unique_ptr<Space, ReleaseSpace> made(new Space(model, hash));
+            std::unique_ptr<Space, Release> made(new Space(model, hash));
             Space* space = spaces_.emplace(hash, std::move(made))->second.get();
             target = {space, space->trie.locate(tokens)};
         }
@@ -562,7 +556,7 @@ protected:
     }
 
     CacheOptions options_;
-    std::unordered_multimap<std::size_t, std::unique_ptr<Space, ReleaseSpace>>
+    std::unordered_multimap<std::size_t, std::unique_ptr<Space, Release>>
         spaces_; // by the hash of the model
     Order order_;
     Anchors anchors_;

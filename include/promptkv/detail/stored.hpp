@@ -15,6 +15,15 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
+/// Deletes what has a count of its `owners` when the last of them lets go.
+struct Release {
+    template <class Owned>
+    void operator()(Owned* owned) const noexcept {
+        if (owned->owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
+            delete owned;
+    }
+};
+
 /// What leases share with their cache, which they may outlive. Atomic, since a lease ends on any thread.
 /// Who no longer finds it in `leased_…` (acquire) finds nothing else of it either.
 struct Account {
@@ -23,12 +32,6 @@ struct Account {
     std::atomic<std::size_t> orphaned_bytes{0}; // payloads that left the cache and are still leased
     std::atomic<std::size_t> owners{1};         // the cache, and its leases
 
-    struct Release {
-        void operator()(Account* account) const noexcept {
-            if (account->owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
-                delete account;
-        }
-    };
     using Owner = std::unique_ptr<Account, Release>;
 
     [[nodiscard]] Owner share() noexcept {
