@@ -64,6 +64,7 @@ class LRUPromptCache {
                   "tier_traits<TierEnum>::count must say how many tiers there are");
 
     using Core = detail::CacheCore<KV, Model, Token, TierEnum>;
+    static constexpr auto as_fetched = ClonablePayload<KV> ? Core::can_clone : Core::can_lease;
     using ModelView = typename Core::ModelView;
 
 public:
@@ -207,18 +208,17 @@ public:
     /// What a fetch would reuse (a lease, where the payload cannot be copied). Changes nothing.
     /// Complexity: O(matched tokens). No allocation.
     [[nodiscard]] Probe probe(ModelView model, Tokens tokens, FetchOptions options = {}) const {
-        constexpr auto use = ClonablePayload<KV> ? Core::can_clone : Core::can_lease;
-        const auto found = core_->choose(model, tokens, options, use);
+        const auto found = core_->choose(model, tokens, options, as_fetched);
         return found ? Probe{found.reused, found.match, core_->tier(found.handle)} : Probe{};
     }
 
-    /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes
-    /// and counts nothing, but allocates. `MissReason::other_model` is looked for among 16 other models
+    /// Says why a fetch of the prompt would miss, or what it would hit (a lease, where the payload cannot
+    /// be copied). For a person who asks: it changes and counts nothing, but allocates. `MissReason::other_model` is looked for among 16 other models
     /// at most; do not show it to a tenant who must not learn of others.
     /// Complexity: O(matched tokens, and the length of the nearest key).
     [[nodiscard]] Explanation explain(ModelView model, Tokens tokens,
                                       FetchOptions options = {}) const {
-        return core_->explain(model, tokens, options, Core::can_lease);
+        return core_->explain(model, tokens, options, as_fetched);
     }
 
     // insertion //////////////////////////////////////////////////////////////

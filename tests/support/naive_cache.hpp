@@ -371,7 +371,7 @@ private:
     struct Record {
         Tier tier;
         int payload = 0;           // 0: an anchor
-        std::uint64_t used_at = 0; // when it last went to the hot end
+        std::uint64_t used_at = 0; // when it last went to the hot end, or became an anchor
     };
 
     struct Kept {
@@ -715,6 +715,8 @@ private:
             ++stats_.absorbed;
             if (options_.keep_anchors && records_.at(key).tier > tier) {
                 release(key, RemovalReason::absorbed, records_.at(key).tier);
+                records_.at(key).used_at =
+                    ++clock_; // its place is the same; as an anchor it is new
             } else {
                 remove(key, RemovalReason::absorbed);
             }
