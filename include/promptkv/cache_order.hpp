@@ -46,7 +46,7 @@ public:
     class Position {
     public:
         Position() = default;
-        Position(std::nullptr_t) noexcept {} // NOLINT(google-explicit-constructor)
+        Position(std::nullptr_t) noexcept {} // NOLINT(google-explicit-constructor): a pointer
 
         [[nodiscard]] explicit operator bool() const noexcept { return node_ != nullptr; }
         friend bool operator==(Position, Position) = default;
@@ -130,9 +130,11 @@ public:
     }
 
     void clear() noexcept {
-        for (Queue& queue : queues_) {
-            while (queue.coldest != nullptr)
-                remove(Position(queue.coldest));
+        const auto queues = std::exchange(queues_, {});
+        size_ = 0;
+        for (const Queue& queue : queues) {
+            for (Node* node = queue.coldest; node != nullptr;)
+                delete std::exchange(node, node->hotter);
         }
     }
 

@@ -108,8 +108,9 @@ template <class Token>
 class Prompt : public std::span<const Token> {
 public:
     template <LastingTokens<Token> Range>
-    Prompt(Range&& tokens) // NOLINT(google-explicit-constructor)
-        : std::span<const Token>(std::data(tokens), std::size(tokens)) {}
+    // A view, made of what a call is given; as a copy it is the same.
+    // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload)
+    Prompt(Range&& tokens) : std::span<const Token>(std::data(tokens), std::size(tokens)) {}
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI

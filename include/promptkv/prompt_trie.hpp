@@ -52,7 +52,7 @@ class PromptTrie {
         using value_type = std::conditional_t<Const, const Value, Value>;
 
         BasicHandle() = default;
-        BasicHandle(std::nullptr_t) noexcept {} // NOLINT(google-explicit-constructor)
+        BasicHandle(std::nullptr_t) noexcept {} // NOLINT(google-explicit-constructor): a pointer
         template <bool Other>
         // NOLINTNEXTLINE(google-explicit-constructor): as a pointer to non-const does
         BasicHandle(BasicHandle<Other> other) noexcept requires(Const && !Other)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Every kind of call of the facade, in a program without exceptions and without RTTI.
+// Every kind of call of the caches, in a program without exceptions and without RTTI.
+#include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/promptkv.hpp>
 
 #include <cstddef>
@@ -36,15 +37,14 @@ void check(bool holds, const char* what) {
     }
 }
 
-} // namespace
-
-int main() {
+// Calls everything of an empty cache.
+template <class Cache>
+void check_cache(Cache& cache) {
     const std::string model = "model";
     const Tokens system{1, 2};
     const Tokens chat{1, 2, 3, 4};
     const Tokens prompt{1, 2, 3, 5};
 
-    promptkv::LRUPromptCache<TokenKV> cache({.max_bytes = 8, .cut_granularity = 1});
     std::size_t n_removed = 0;
     cache.on_removal([&n_removed](auto&) { ++n_removed; });
 
@@ -70,5 +70,15 @@ int main() {
     const auto taken = cache.take_nearest(model, other, {.min_remaining = 0});
     check(taken.kv.has_value() && taken.match == Match::exact, "take_nearest");
     check(cache.trim_to({.max_bytes = 0}) == 1 && cache.empty(), "trim_to");
+}
+
+} // namespace
+
+int main() {
+    const promptkv::CacheOptions options{.max_bytes = 8, .cut_granularity = 1};
+    promptkv::LRUPromptCache<TokenKV> cache(options);
+    check_cache(cache);
+    promptkv::ConcurrentPromptCache<TokenKV> concurrent_cache(options);
+    check_cache(concurrent_cache);
     return all_hold ? 0 : 1;
 }

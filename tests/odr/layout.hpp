@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_TESTS_ODR_LAYOUT_HPP
 #define PROMPTKV_TESTS_ODR_LAYOUT_HPP
 
+#include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/format.hpp>
 #include <promptkv/promptkv.hpp>
 
@@ -16,13 +17,15 @@ struct LayoutKV {
 };
 
 using LayoutCache = promptkv::LRUPromptCache<LayoutKV>;
+using LayoutConcurrentCache = promptkv::ConcurrentPromptCache<LayoutKV>;
 using LayoutTrie = promptkv::PromptTrie<int>;
 using LayoutOrder = promptkv::CacheOrder<int>;
-using Layout = std::array<std::size_t, 6>;
+using Layout = std::array<std::size_t, 7>;
 
 constexpr Layout layout_here{sizeof(LayoutCache),          sizeof(LayoutCache::Lease),
-                             sizeof(LayoutCache::Fetched), sizeof(LayoutTrie),
-                             sizeof(LayoutTrie::Handle),   sizeof(LayoutOrder)};
+                             sizeof(LayoutCache::Fetched), sizeof(LayoutConcurrentCache),
+                             sizeof(LayoutTrie),           sizeof(LayoutTrie::Handle),
+                             sizeof(LayoutOrder)};
 
 /// Returns the sizes in a translation unit that is compiled with NDEBUG.
 Layout layout_with_ndebug();

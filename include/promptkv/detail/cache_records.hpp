@@ -130,7 +130,10 @@ public:
         /// Null where there is none.
         Payload* pop() noexcept {
             Payload* payload = first;
-            if (payload != nullptr && (first = payload->next) == nullptr)
+            if (payload == nullptr)
+                return nullptr;
+            first = payload->next;
+            if (first == nullptr)
                 last = nullptr;
             return payload;
         }
