@@ -360,7 +360,7 @@ protected:
             if (place)
                 order_.remove(place);
             list_if_empty(*space);
-            settle();
+            release_empty_spaces();
             PROMPTKV_RETHROW;
         }
         return {};
