@@ -9,7 +9,6 @@
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,6 +33,7 @@ class CacheCore : public CacheEviction<KV, Model, Token, TierEnum> {
     using Base::drop;
     using Base::enforce;
     using Base::find_space;
+    using Base::higher_tier;
     using Base::index;
     using Base::link;
     using Base::making_;
@@ -259,7 +259,7 @@ public:
         const auto found = target.space->trie.search(tokens, target.place);
         const Handle handle = found.exact;
         if (handle && handle->payload != nullptr) {
-            touch_entry(handle, std::max(tier, this->tier(handle)));
+            touch_entry(handle, higher_tier(handle, tier));
             return true;
         }
         if (!served_beyond(target, tokens.size(), found))
@@ -314,7 +314,7 @@ private:
         if (options.min_remaining > tokens.size())
             return best;
         const std::size_t limit = tokens.size() - options.min_remaining;
-        const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
+        const std::size_t least = options.min_reuse > 0 ? options.min_reuse : 1;
         const auto place = space.trie.locate(tokens);
         MissReason miss = MissReason::nothing_shared;
         const auto note = [&](MissReason reason) { miss = reason > miss ? reason : miss; };
@@ -326,8 +326,9 @@ private:
                 return note(MissReason::leased);
             ++asked;
             const std::size_t length = space.trie.length(handle);
-            const std::size_t reused = reusable(*handle->payload->kv, length,
-                                                std::min(shared, limit), options.align, use.parts);
+            const std::size_t reused =
+                reusable(*handle->payload->kv, length, shared < limit ? shared : limit,
+                         options.align, use.parts);
             const bool whole = reused == length;
             if (reused < least)
                 return note(reused > 0   ? MissReason::below_min_reuse
@@ -451,7 +452,7 @@ private:
             depart(record, RemovalReason::absorbed);
             target.space->trie.hide(own);
             become_anchor(record, position);
-            set_tier(own, std::max(tier, this->tier(own)));
+            set_tier(own, higher_tier(own, tier));
             ++inserted.absorbed;
             ++stats_.absorbed;
         } else {
@@ -470,7 +471,7 @@ private:
         }
         ++(inserted.outcome == Outcome::stored ? stats_.inserted : stats_.replaced);
         no_longer_anchor(handle);
-        order_.touch(handle->place, std::max(tier, this->tier(handle)));
+        order_.touch(handle->place, higher_tier(handle, tier));
         payload->nbytes = nbytes;
         payload->kv.emplace(std::move(kv));
         handle->payload = payload.release(); // so that it is asked; counted below
@@ -486,7 +487,8 @@ private:
         record.space->nbytes += nbytes;
         ++tiers_[index(this->tier(handle))].entries;
         tiers_[index(this->tier(handle))].nbytes += nbytes;
-        stats_.peak_nbytes = std::max(stats_.peak_nbytes, this->nbytes());
+        if (stats_.peak_nbytes < this->nbytes())
+            stats_.peak_nbytes = this->nbytes();
     }
 
     void absorb(Record record, Inserted& inserted, bool visible) noexcept {
@@ -559,14 +561,13 @@ private:
              prefix = next) {
             next = trie.longest_prefix(prefix);
             if (prefix->payload != nullptr && cuttable(prefix, trie)) {
-                absorb_one(Record{record.space, prefix}, std::max(tier, this->tier(handle)),
-                           inserted);
+                absorb_one(Record{record.space, prefix}, higher_tier(handle, tier), inserted);
             }
         }
         if (!wanting())
             return;
         if (options_.supersede)
-            supersede(record, std::max(tier, this->tier(handle)));
+            supersede(record, higher_tier(handle, tier));
         make_room(more_bytes, more_entries, handle, inserted);
     }
 };

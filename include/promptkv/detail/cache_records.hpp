@@ -13,13 +13,11 @@
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <new>
 #include <span>
@@ -401,6 +399,12 @@ protected:
         }
     }
 
+    /// The tier of a key that is stored again in `tier`: it never falls.
+    [[nodiscard]] TierEnum higher_tier(Handle handle, TierEnum tier) const noexcept {
+        const TierEnum before = this->tier(handle);
+        return before < tier ? tier : before;
+    }
+
     void set_tier(Handle handle, TierEnum tier) noexcept {
         const TierEnum before = this->tier(handle);
         if (handle->payload != nullptr) {
@@ -438,7 +442,7 @@ protected:
             } else {
                 become_anchor(record, position);
             }
-            set_tier(record.handle, std::max(tier, this->tier(record.handle)));
+            set_tier(record.handle, higher_tier(record.handle, tier));
         }
         PROMPTKV_CATCH_ALL {
             anchors_.remove(position);
