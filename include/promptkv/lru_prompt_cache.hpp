@@ -167,7 +167,8 @@ public:
     /// Returns:    a miss where nothing, or less than min_reuse, can be reused. A part of an entry can
     ///             be only where the payload has `clone_prefix`.
     /// Throws:     what the copy throws; nothing has changed then.
-    /// Complexity: O(matched tokens) and the copy of what is reused.
+    /// Complexity: O(matched tokens) and the copy of what is reused. Where no key of the model shares a
+    ///             token, to count why, also a probe of each of 16 other models at most.
     /// Differs:    the reference takes the first candidate, and misses if that one cannot be cut.
     Fetched fetch_nearest(ModelView model, Tokens tokens,
                           FetchOptions options = {}) requires ClonablePayload<KV> {
@@ -179,7 +180,7 @@ public:
             fill(fetched, found, tokens);
             core_->refresh(found);
         }
-        core_->count_lookup(found, tokens.size());
+        core_->count_lookup(found, tokens, options, Core::can_clone);
         return fetched;
     }
 
@@ -197,7 +198,7 @@ public:
         auto found = core_->choose(model, tokens, options, Core::can_take);
         Fetched fetched;
         fetched.remaining = tokens;
-        core_->count_lookup(found, tokens.size());
+        core_->count_lookup(found, tokens, options, Core::can_take);
         if (found) {
             fill(fetched, found, tokens);
             core_->take(found, fetched.kv);
@@ -349,7 +350,7 @@ private:
             lease.stored_->begin_lease(*lease.account_);
             core_->refresh(found);
         }
-        core_->count_lookup(found, tokens.size());
+        core_->count_lookup(found, tokens, options, use);
         return lease;
     }
 

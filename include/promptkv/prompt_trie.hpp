@@ -246,18 +246,16 @@ public:
     /// The same handle, to change the value through.
     [[nodiscard]] Handle writable(ConstHandle handle) noexcept { return Handle(handle.node_); }
 
-    /// The value nearest to where the way down a key ends: the nearest visible one beyond, else one on
-    /// the way that is not longer, else any beyond, hidden. Null: the trie has none on this way.
+    /// The value nearest to where the way down a key ends: the nearest visible one beyond, else the one
+    /// there, else any beyond, which are hidden. Null: the trie is empty.
     /// Requires: `place` is locate(key). O(depth in nodes).
     [[nodiscard]] ConstHandle nearest(Place place) const noexcept {
         Node* below = place.inside != nullptr ? place.inside : place.node;
         if (Node* visible = place.inside != nullptr ? below->nearest : Tree::beyond(below))
             return ConstHandle(visible);
-        if (place.inside == nullptr && below->value)
-            return ConstHandle(below);
         while (!below->value && below->children.size() > 0)
             below = below->children[0];
-        return below->value ? ConstHandle(below) : ConstHandle(valued(place.node));
+        return handle_of<ConstHandle>(below);
     }
 
     /// The value on the longest prefix of a key, of those at full nodes, the key's own among them; null:

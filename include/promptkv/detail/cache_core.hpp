@@ -70,7 +70,7 @@ public:
     /// What a lookup came to; false on a miss.
     struct Found {
         Handle handle;
-        Space* space = nullptr;
+        Space* space = nullptr; // of the model, on a miss too
         std::size_t reused = 0;
         Match match = Match::none;
         bool whole = true; // no cut is needed
@@ -96,34 +96,23 @@ public:
                                Use use) const {
         PROMPTKV_ASSERT(options.align >= 1);
         Space* space = find_space(model);
-        Found found;
-        if (space != nullptr)
-            found = choose(*space, tokens, options, use);
-        if (!found && found.miss == MissReason::nothing_shared &&
-            other_model_serves(space, tokens, options, use))
-            found.miss = MissReason::other_model;
-        return found;
+        return space != nullptr ? choose(*space, tokens, options, use) : Found{};
     }
 
     [[nodiscard]] Explanation<Token, TierEnum> explain(ModelView model, Tokens tokens,
                                                        FetchOptions options, Use use) const {
         const Found found = choose(model, tokens, options, use);
         Explanation<Token, TierEnum> why;
-        why.reason = found ? MissReason::none : found.miss;
+        why.reason = reason_of(found, tokens, options, use);
         why.match = found.match;
         why.reused = found.reused;
         why.requested = tokens.size();
-        const Target target = this->locate(model, tokens);
-        if (target.space == nullptr)
-            return why;
-        const Trie& trie = target.space->trie;
-        why.common_prefix = target.place.common;
+        why.common_prefix = found.place.common;
         if (why.common_prefix == 0)
             return why;
+        const Trie& trie = found.space->trie;
         const typename Trie::ConstHandle nearest =
-            found ? typename Trie::ConstHandle(found.handle) : trie.nearest(target.place);
-        if (!nearest)
-            return why;
+            found ? typename Trie::ConstHandle(found.handle) : trie.nearest(found.place);
         why.nearest_length = trie.length(nearest);
         why.nearest_tier = this->tier(nearest);
         why.nearest_is_anchor = nearest->payload == nullptr;
@@ -133,6 +122,7 @@ public:
         return why;
     }
 
+    /// A copy of the first `n` tokens, which are the whole where there is no `clone_prefix`.
     [[nodiscard]] static KV clone(const KV& kv, [[maybe_unused]] std::size_t n) {
         if constexpr (PrefixClonable<KV>) {
             return kv_traits<KV>::clone_prefix(kv, n);
@@ -161,11 +151,11 @@ public:
         }
     }
 
-    void count_lookup(const Found& found, std::size_t requested) noexcept {
+    void count_lookup(const Found& found, Tokens tokens, FetchOptions options, Use use) noexcept {
         ++stats_.lookups;
         if (!found)
-            ++missed(found.miss);
-        stats_.tokens_requested += requested;
+            ++missed(reason_of(found, tokens, options, use));
+        stats_.tokens_requested += tokens.size();
         stats_.tokens_reused += found.reused;
         if (found.match == Match::exact)
             ++stats_.hits_exact;
@@ -310,12 +300,14 @@ private:
     static constexpr int max_asked = 16;
 
     [[nodiscard]] Found choose(Space& space, Tokens tokens, FetchOptions options, Use use) const {
+        const auto place = space.trie.locate(tokens);
         Found best;
+        best.space = &space;
+        best.place = place;
         if (options.min_remaining > tokens.size())
             return best;
         const std::size_t limit = tokens.size() - options.min_remaining;
         const std::size_t least = options.min_reuse > 0 ? options.min_reuse : 1;
-        const auto place = space.trie.locate(tokens);
         MissReason miss = MissReason::nothing_shared;
         const auto note = [&](MissReason reason) { miss = reason > miss ? reason : miss; };
         int asked = 0;
@@ -352,29 +344,30 @@ private:
         });
         if (!best && place.common > 0 && miss == MissReason::nothing_shared) {
             const auto nearest = space.trie.nearest(place); // hidden, or an anchor
-            note(nearest && nearest->payload != nullptr ? MissReason::not_cuttable
-                                                        : MissReason::only_anchor);
+            note(nearest->payload != nullptr ? MissReason::not_cuttable : MissReason::only_anchor);
         }
         best.miss = miss;
         return best;
     }
 
-    /// Whether a lookup in another model's space would hit. Asks `max_asked` of them at most.
-    [[nodiscard]] bool other_model_serves(const Space* own, Tokens tokens, FetchOptions options,
-                                          Use use) const {
+    /// Why a lookup missed. Where nothing is shared, at most `max_asked` other models are asked.
+    [[nodiscard]] MissReason reason_of(const Found& found, Tokens tokens, FetchOptions options,
+                                       Use use) const noexcept {
+        if (found)
+            return MissReason::none;
+        if (found.miss != MissReason::nothing_shared)
+            return found.miss;
         int asked = 0;
         for (const auto& each : spaces_) {
-            if (each.second.get() == own)
+            if (each.second.get() == found.space)
                 continue;
             if (asked++ == max_asked)
                 break;
             if (choose(*each.second, tokens, options, use))
-                return true;
+                return MissReason::other_model;
         }
-        return false;
+        return MissReason::nothing_shared;
     }
-
-    /// A copy of the first `n` tokens, which are the whole where there is no `clone_prefix`.
 
     [[nodiscard]] std::uint64_t& missed(MissReason reason) noexcept {
         switch (reason) {
@@ -447,17 +440,21 @@ private:
     void anchor_instead(Target target, Handle own, ModelView model, Tokens tokens, TierEnum tier,
                         Inserted& inserted) {
         if (own && own->payload != nullptr) { // it was stored when nothing longer served it
-            const auto position = anchors_.push(Record{}, OneTier::all);
-            const Record record{target.space, own};
-            depart(record, RemovalReason::absorbed);
-            target.space->trie.hide(own);
-            become_anchor(record, position);
+            leave_anchor(Record{target.space, own});
             set_tier(own, higher_tier(own, tier));
             ++inserted.absorbed;
             ++stats_.absorbed;
         } else {
             this->anchor(target, model, tokens, tier);
         }
+    }
+
+    /// Takes an entry's payload and leaves an anchor. Throws what the allocation throws, before that.
+    void leave_anchor(Record record) {
+        const auto position = anchors_.push(Record{}, OneTier::all);
+        depart(record, RemovalReason::absorbed);
+        record.space->trie.hide(record.handle);
+        become_anchor(record, position);
     }
 
     /// Puts the payload at a linked key: nothing in here fails.
@@ -475,8 +472,8 @@ private:
         payload->nbytes = nbytes;
         payload->kv.emplace(std::move(kv));
         handle->payload = payload.release(); // so that it is asked; counted below
-        const bool visible = show_or_hide(record);
-        absorb(record, inserted, visible);
+        if (show_or_hide(record))
+            absorb(record, inserted);
         if (options_.supersede)
             supersede(record, this->tier(handle));
 
@@ -491,9 +488,8 @@ private:
             stats_.peak_nbytes = this->nbytes();
     }
 
-    void absorb(Record record, Inserted& inserted, bool visible) noexcept {
-        if (!visible)
-            return;
+    /// Takes the payloads of the prefix entries that the new one, which can be cut, serves.
+    void absorb(Record record, Inserted& inserted) noexcept {
         Trie& trie = record.space->trie;
         for (Handle prefix = trie.longest_prefix(record.handle), next; prefix; prefix = next) {
             next = trie.longest_prefix(prefix);
@@ -509,10 +505,7 @@ private:
             if (!can_cut())
                 return;
             PROMPTKV_TRY {
-                const auto position = anchors_.push(Record{}, OneTier::all);
-                depart(prefix, RemovalReason::absorbed);
-                prefix.space->trie.hide(prefix.handle);
-                become_anchor(prefix, position);
+                leave_anchor(prefix);
             }
             PROMPTKV_CATCH_ALL {
                 return; // no memory for an anchor: it keeps its payload
