@@ -6,11 +6,13 @@
 #include "cache_operations.hpp"
 #include "naive_cache.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace promptkv_test {
@@ -37,6 +39,12 @@ struct Observation {
     std::vector<NaiveCache::Entry> entries;
     std::array<std::uint64_t, number_names.size()> numbers{};
     std::array<std::uint64_t, tier_count> cuts{}; // by tier
+
+    /// The number of that name.
+    std::uint64_t& number(std::string_view name) {
+        const auto* const found = std::find(number_names.begin(), number_names.end(), name);
+        return numbers.at(static_cast<std::size_t>(found - number_names.begin()));
+    }
 
     friend bool operator==(const Observation&, const Observation&) = default;
 };

@@ -9,15 +9,18 @@
 #include "naive_cache.hpp"
 #include "payloads.hpp"
 
+#include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/promptkv.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <new>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -25,21 +28,22 @@ namespace promptkv_test {
 
 /// A cache and its model.
 ///
+/// The cache may be a ConcurrentPromptCache, here on one thread. It must do the same, except that it
+/// cannot be moved, and that a fetch whose copy throws stays counted.
+///
 /// What the model cannot follow (a run that is not `modelled`) is held to what must be so anyway: the
 /// invariants, the limits, the contents, and that a call which throws changes nothing.
-template <class KV>
+template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
 class Pair {
 public:
-    using Cache = promptkv::LRUPromptCache<KV>;
-
     explicit Pair(const Run& run)
         : listener_takes_(run.listener_takes), modelled_(run.modelled), options_(run.options),
-          cache_(run.options), model_(KV::offered, run.options) {
+          cache_(std::make_unique<Cache>(run.options)), model_(KV::offered, run.options) {
         listen();
         observe(before_);
         if constexpr (requires { KV::on_end; }) {
             KV::on_end = [this] {
-                expect(cache_.check_invariants(), "a payload was destroyed in a broken cache");
+                expect(cache_->check_invariants(), "a payload was destroyed in a broken cache");
             };
         }
     }
@@ -70,6 +74,9 @@ public:
             fault_ = explain(operation, seen);
         }
         if (fault_.empty() && threw_ && called_back_ == 0 && all_or_nothing(operation.action)) {
+            if (is_concurrent && operation.action == Action::fetch) {
+                count_hit(operation, before_);
+            }
             seen.answer.clear();
             fault_ = difference(seen, before_);
         }
@@ -82,6 +89,8 @@ public:
 private:
     using Lease = typename Cache::Lease;
 
+    static constexpr bool is_concurrent =
+        std::is_same_v<Cache, promptkv::ConcurrentPromptCache<KV>>;
     static constexpr bool fetches = (KV::offered & (can_clone | can_copy)) != 0;
 
     struct Held {
@@ -90,7 +99,7 @@ private:
     };
 
     void listen() {
-        cache_.on_removal([this](auto& removal) {
+        cache_->on_removal([this](auto& removal) {
             const SparedNew spared;
             const Tokens tokens(removal.tokens.begin(), removal.tokens.end());
             int id = 0;
@@ -105,7 +114,7 @@ private:
                     expect(taken.recording().id == id, "a removed payload cannot be moved out");
                 }
             }
-            expect(cache_.check_invariants(), "a listener saw a broken cache");
+            expect(cache_->check_invariants(), "a listener saw a broken cache");
             removals_.push_back(
                 {{removal.model, tokens}, removal.tier, removal.bytes, removal.reason, id});
             call_back();
@@ -125,7 +134,7 @@ private:
     void observe(Observation& seen) {
         seen.removals = std::exchange(removals_, {});
         std::sort(seen.removals.begin(), seen.removals.end());
-        cache_.for_each([this, &seen](const auto& entry) {
+        cache_->for_each([this, &seen](const auto& entry) {
             const Recording& held = entry.kv.recording();
             const Tokens tokens(entry.tokens.begin(), entry.tokens.end());
             expect(held.model == entry.model && held.tokens == tokens,
@@ -134,13 +143,24 @@ private:
         });
         std::sort(seen.entries.begin(), seen.entries.end(),
                   [](const auto& a, const auto& b) { return a.key < b.key; });
-        count(cache_, seen);
+        count(*cache_, seen);
     }
 
     /// Whether an operation that throws has changed nothing.
     static bool all_or_nothing(Action action) {
         return action != Action::insert_made && action != Action::take &&
                action != Action::mark_all && action != Action::evict_while;
+    }
+
+    /// Counts a fetch that threw: it has found what a probe finds.
+    void count_hit(const Operation& fetch, Observation& seen) const {
+        const auto probe = cache_->probe(fetch.key.model, fetch.key.tokens, fetch.fetch);
+        if (probe) {
+            seen.number("lookups") += 1;
+            seen.number("hits_" + word(probe.match)) += 1;
+            seen.number("tokens_requested") += fetch.key.tokens.size();
+            seen.number("tokens_reused") += probe.reused;
+        }
     }
 
     void expect(bool condition, const char* fault) {
@@ -151,12 +171,12 @@ private:
 
     /// What must be so whatever the model says.
     void check_by_itself() {
-        expect(cache_.check_invariants(), "check_invariants() is false");
-        const auto limits = cache_.limits();
-        expect(cache_.size() <= limits.max_entries, "there are more than max_entries");
-        expect(cache_.nbytes() <= std::max(limits.max_bytes, cache_.stats().bytes_leased),
+        expect(cache_->check_invariants(), "check_invariants() is false");
+        const auto limits = cache_->limits();
+        expect(cache_->size() <= limits.max_entries, "there are more than max_entries");
+        expect(cache_->nbytes() <= std::max(limits.max_bytes, cache_->stats().bytes_leased),
                "there are more than max_bytes");
-        expect(cache_.empty() == (cache_.size() == 0), "empty() is wrong");
+        expect(cache_->empty() == (cache_->size() == 0), "empty() is wrong");
         for (const std::optional<Held>& held : leases_) {
             expect(!held || held->lease.kv().recording() == held->shown,
                    "a leased payload changed");
@@ -187,7 +207,7 @@ private:
         case Action::insert: {
             KV kv(recording(operation));
             const auto inserted = call(operation, [&] {
-                return cache_.insert(model, tokens, std::move(kv), operation.tier);
+                return cache_->insert(model, tokens, std::move(kv), operation.tier);
             });
             expect(kept(inserted.outcome) || kv.recording() == recording(operation),
                    "a refused payload was moved from");
@@ -204,7 +224,7 @@ private:
                 return KV(wanted);
             };
             const auto inserted = call(operation, [&] {
-                return cache_.insert(model, tokens, wanted.nbytes(), operation.tier, make);
+                return cache_->insert(model, tokens, wanted.nbytes(), operation.tier, make);
             });
             expect(made == 1 ? kept(inserted.outcome) || !modelled_
                              : made == 0 && !kept(inserted.outcome),
@@ -215,7 +235,7 @@ private:
             if constexpr (fetches) {
                 return answer_with_kv(
                     call(operation,
-                         [&] { return cache_.fetch_nearest(model, tokens, operation.fetch); }),
+                         [&] { return cache_->fetch_nearest(model, tokens, operation.fetch); }),
                     operation.key);
             }
             return "";
@@ -227,49 +247,54 @@ private:
         case Action::take:
             return answer_with_kv(
                 call(operation,
-                     [&] { return cache_.take_nearest(model, tokens, operation.fetch); }),
+                     [&] { return cache_->take_nearest(model, tokens, operation.fetch); }),
                 operation.key);
         case Action::probe: {
             const auto probe = call(operation, [&] {
-                return std::as_const(cache_).probe(model, tokens, operation.fetch);
+                return std::as_const(*cache_).probe(model, tokens, operation.fetch);
             });
             return answer({probe.match, probe.reused, probe.tier, 0, {}});
         }
         case Action::mark:
-            return call(operation, [&] { return cache_.mark(model, tokens, operation.tier); })
+            return call(operation, [&] { return cache_->mark(model, tokens, operation.tier); })
                        ? "yes"
                        : "no";
         case Action::mark_all: {
             std::size_t marked = 0;
             for (std::size_t n = 0; n < tokens.size(); ++n) {
-                marked += cache_.mark(model, std::span(tokens).first(n), operation.tier) ? 1U : 0U;
+                marked += cache_->mark(model, std::span(tokens).first(n), operation.tier) ? 1U : 0U;
             }
             return word(marked);
         }
         case Action::pop_prefixes:
-            return word(call(operation, [&] { return cache_.pop_prefixes(model, tokens); }));
+            return word(call(operation, [&] { return cache_->pop_prefixes(model, tokens); }));
         case Action::erase:
-            return call(operation, [&] { return cache_.erase(model, tokens); }) ? "yes" : "no";
+            return call(operation, [&] { return cache_->erase(model, tokens); }) ? "yes" : "no";
         case Action::erase_model:
-            return word(call(operation, [&] { return cache_.erase_model(model); }));
+            return word(call(operation, [&] { return cache_->erase_model(model); }));
         case Action::clear:
-            return word(call(operation, [&] { return cache_.clear(); }));
+            return word(call(operation, [&] { return cache_->clear(); }));
         case Action::trim_to:
-            return word(call(operation, [&] { return cache_.trim_to(operation.limits); }));
+            return word(call(operation, [&] { return cache_->trim_to(operation.limits); }));
         case Action::set_limits:
-            call(operation, [&] { cache_.set_limits(operation.limits); });
+            call(operation, [&] { cache_->set_limits(operation.limits); });
             return "";
         case Action::evict_while:
             return word(call(operation, [&] {
-                return cache_.evict_while([&] { return cache_.nbytes() > operation.slot; });
+                return cache_->evict_while([&] { return cache_->nbytes() > operation.slot; });
             }));
-        case Action::move: {
-            Cache other = std::move(cache_);
-            cache_ = std::move(other);
+        case Action::move:
+            if constexpr (!is_concurrent) {
+                Cache other = std::move(*cache_);
+                *cache_ = std::move(other);
+            }
             return "";
-        }
         case Action::renew:
-            cache_ = Cache(options_);
+            if constexpr (is_concurrent) {
+                cache_ = std::make_unique<Cache>(options_);
+            } else {
+                *cache_ = Cache(options_);
+            }
             listen();
             return "";
         }
@@ -409,7 +434,8 @@ private:
 
     std::string lease(const Operation& operation) {
         Lease lease = call(operation, [&] {
-            return cache_.lease_nearest(operation.key.model, operation.key.tokens, operation.fetch);
+            return cache_->lease_nearest(operation.key.model, operation.key.tokens,
+                                         operation.fetch);
         });
         NaiveCache::Hit hit = hit_of(lease, operation.key.tokens);
         leases_[operation.slot].reset();
@@ -429,7 +455,7 @@ private:
     bool modelled_;
     NaiveCache::Options options_;
     std::array<std::optional<Held>, lease_slots> leases_; // they outlive the cache
-    Cache cache_;
+    std::unique_ptr<Cache> cache_;
     NaiveCache model_;
     std::array<int, lease_slots> leased_{}; // the same of the model: ids
     std::span<const Operation> callbacks_;  // of the operation under way

@@ -7,6 +7,8 @@
 #include "cache_pair.hpp"
 #include "naive_cache.hpp"
 
+#include <promptkv/promptkv.hpp>
+
 #include <cstddef>
 #include <optional>
 #include <sstream>
@@ -21,9 +23,9 @@ struct Fault {
     std::string what;
 };
 
-template <class KV>
+template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
 std::optional<Fault> first_failure(const Run& run) {
-    Pair<KV> pair(run);
+    Pair<KV, Cache> pair(run);
     for (std::size_t i = 0; i < run.operations.size(); ++i) {
         std::string what = pair.step(run.operations[i]);
         if (!what.empty()) {
@@ -34,15 +36,15 @@ std::optional<Fault> first_failure(const Run& run) {
 }
 
 /// A run of as few operations as can be found that still fails.
-template <class KV>
+template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
 Run shortened(Run run) {
-    run.operations.resize(first_failure<KV>(run).value().operations);
+    run.operations.resize(first_failure<KV, Cache>(run).value().operations);
     for (std::size_t chunk = run.operations.size() / 2; chunk > 0; chunk /= 2) {
         for (std::size_t at = 0; at + chunk <= run.operations.size();) {
             Run fewer = run;
             const auto first = fewer.operations.begin() + static_cast<std::ptrdiff_t>(at);
             fewer.operations.erase(first, first + static_cast<std::ptrdiff_t>(chunk));
-            if (first_failure<KV>(fewer)) {
+            if (first_failure<KV, Cache>(fewer)) {
                 run = std::move(fewer);
             } else {
                 at += chunk;
@@ -53,12 +55,12 @@ Run shortened(Run run) {
 }
 
 /// The story of a failure: options, operations, difference. "" where the run does not fail.
-template <class KV>
+template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
 std::string failure_of(const Run& run) {
-    if (!first_failure<KV>(run)) {
+    if (!first_failure<KV, Cache>(run)) {
         return "";
     }
-    const Run minimal = shortened<KV>(run);
+    const Run minimal = shortened<KV, Cache>(run);
     const NaiveCache::Options& options = minimal.options;
     std::ostringstream out;
     out << "max_bytes=" << word(options.max_bytes) << " max_entries=" << word(options.max_entries)
@@ -68,7 +70,7 @@ std::string failure_of(const Run& run) {
     for (const Operation& operation : minimal.operations) {
         out << "  " << word(operation) << '\n';
     }
-    out << first_failure<KV>(minimal).value().what;
+    out << first_failure<KV, Cache>(minimal).value().what;
     return out.str();
 }
 
