@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // What the fuzzer and the replay of its corpus do with some bytes: a run of operations on a cache.
 //
-//     byte 0   payload type      byte 1   profile, and whether the model follows      then RunMaker's
+//     byte 0   payload type; from 222 to 251 it is of a ConcurrentPromptCache
+//     byte 1   profile, and whether the model follows
+//     then RunMaker's
 #ifndef PROMPTKV_TESTS_FUZZ_RUN_HPP
 #define PROMPTKV_TESTS_FUZZ_RUN_HPP
 
@@ -10,6 +12,8 @@
 #include "fragile_tape.hpp"
 #include "payloads.hpp"
 
+#include <promptkv/concurrent_prompt_cache.hpp>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +21,8 @@
 #include <string>
 
 namespace promptkv_test {
+
+using promptkv::ConcurrentPromptCache;
 
 /// A source for RunMaker: a byte a number, two where one is not enough; zeros at the end.
 class Bytes {
@@ -53,10 +59,16 @@ private:
 inline std::string failure_of_bytes(std::span<const std::uint8_t> bytes) {
     constexpr std::array profiles = {short_keys, grown_keys, many_anchors, many_children};
     Bytes source(bytes);
-    const std::size_t type = source.below(6);
+    const std::size_t first = source.below(256);
+    const bool concurrent = first >= 222 && first < 252; // what older files leave free
+    const std::size_t type = first % 6;
     const std::size_t profile = source.below(2 * profiles.size());
     const bool modelled = profile < profiles.size();
     const Run run = RunMaker(source, profiles[profile % profiles.size()], modelled).make();
+    if (concurrent) {
+        return type == 4 ? failure_of<WholeTape, ConcurrentPromptCache<WholeTape>>(run)
+                         : failure_of<FragileTape, ConcurrentPromptCache<FragileTape>>(run);
+    }
     switch (type) {
     case 0:
         return failure_of<Tape>(run);
