@@ -215,7 +215,7 @@ public:
             if (node->value)
                 f(Handle(node));
             node = at < key.size() ? node->children.find(key[at]) : nullptr;
-            if (node == nullptr || Tree::matching(node, key.subspan(at)) < node->edge_length)
+            if (node == nullptr || node->matching(key.subspan(at)) < node->edge_length)
                 return;
             at += node->edge_length;
         }
@@ -237,8 +237,7 @@ public:
             !f(Offer{nullptr, ConstHandle(place.inside->nearest), place.common}))
             return;
         for (Node* node = place.node; node != nullptr; node = node->parent) {
-            if (!f(Offer{handle_of<ConstHandle>(node), ConstHandle(Tree::beyond(node)),
-                         node->depth}))
+            if (!f(Offer{handle_of<ConstHandle>(node), ConstHandle(node->beyond()), node->depth}))
                 return;
         }
     }
@@ -251,7 +250,7 @@ public:
     /// Requires: `place` is locate(key). O(depth in nodes).
     [[nodiscard]] ConstHandle nearest(Place place) const noexcept {
         Node* below = place.inside != nullptr ? place.inside : place.node;
-        if (Node* visible = place.inside != nullptr ? below->nearest : Tree::beyond(below))
+        if (Node* visible = place.inside != nullptr ? below->nearest : below->beyond())
             return ConstHandle(visible);
         while (!below->value && below->children.size() > 0)
             below = below->children[0];
@@ -285,7 +284,7 @@ public:
     template <class F>
     void for_each_ancestor(ConstHandle handle, F f) noexcept {
         Node* node = handle.node_;
-        Node* best = Tree::beyond(node);
+        Node* best = node->beyond();
         const auto consider = [&](Node* other) {
             if (other != nullptr && (best == nullptr || other->depth < best->depth))
                 best = other;
@@ -317,7 +316,7 @@ public:
     /// Calls `f(handle)` for every value, a key after its prefixes. `f` must not change the trie.
     template <class F>
     void for_each(F f) const {
-        for (Node* node = tree_.root(); node != nullptr; node = Tree::next(node)) {
+        for (Node* node = tree_.root(); node != nullptr; node = node->next()) {
             if (node->value)
                 f(ConstHandle(node));
         }
@@ -359,8 +358,7 @@ private:
     [[nodiscard]] BasicSearchResult<H> search_as(Key key, Place place) const noexcept {
         BasicSearchResult<H> result;
         result.common_prefix = place.common;
-        result.longer =
-            H(place.inside != nullptr ? place.inside->nearest : Tree::beyond(place.node));
+        result.longer = H(place.inside != nullptr ? place.inside->nearest : place.node->beyond());
         Node* node = place.node;
         if (place.inside == nullptr && place.common == key.size()) {
             result.exact = handle_of<H>(node);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// RadixTree: the nodes and edges of a PromptTrie.
+// RadixTree: the structure of a PromptTrie.
 #ifndef PROMPTKV_DETAIL_RADIX_TREE_HPP
 #define PROMPTKV_DETAIL_RADIX_TREE_HPP
 
-#include <promptkv/detail/child_index.hpp>
 #include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/radix_node.hpp>
 #include <promptkv/detail/run.hpp>
 #include <promptkv/version.hpp>
 
@@ -13,7 +13,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <span>
 #include <utility>
 
@@ -32,34 +31,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 template <class Value, class Token>
 class RadixTree {
 public:
-    struct Node;
-    using Children = ChildIndex<Node, Token>;
+    using Node = RadixNode<Value, Token>;
     using Key = std::span<const Token>;
-
-    struct Node {
-        Node* parent = nullptr;
-        Run<Token>* run =
-            nullptr; // the edge, from the parent to here: a piece of this run; null: the root
-        std::uint32_t offset = 0; // where the piece begins
-        std::uint32_t edge_length = 0;
-        std::uint32_t depth = 0; // tokens from the root
-        std::uint32_t slot = 0;  // where it stands in the parent's children
-        Node* nearest = nullptr; // the nearest visible value at or below
-        Children children;
-        std::optional<Value> value;
-        bool hidden = false;
-
-        Node() = default;
-        Node(const Node&) = delete;
-        Node& operator=(const Node&) = delete;
-        ~Node() {
-            if (run != nullptr)
-                run->release(edge_length);
-        }
-
-        [[nodiscard]] const Token* edge() const noexcept { return run->tokens() + offset; }
-        [[nodiscard]] bool visible() const noexcept { return value && !hidden; }
-    };
 
     struct Place {
         Node* node;         // the last node that the key reaches in full
@@ -136,7 +109,7 @@ public:
         lower->offset += upper->edge_length;
         lower->edge_length = rest;
         lower->parent = upper;
-        upper->children.add(*lower->edge(), lower, nearest_depth(lower));
+        upper->children.add(*lower->edge(), lower, lower->nearest_depth());
         bytes_ += upper->children.nbytes();
         ++node_count_;
         return upper;
@@ -184,7 +157,7 @@ public:
         for (RadixTree* tree : {this, &other}) {
             for (std::uint32_t i = 0; i < tree->root_.children.size(); ++i)
                 tree->root_.children[i]->parent = &tree->root_;
-            tree->root_.nearest = nearest_of(&tree->root_);
+            tree->root_.nearest = tree->root_.find_nearest();
         }
         std::swap(size_, other.size_);
         std::swap(node_count_, other.node_count_);
@@ -203,56 +176,12 @@ public:
             Node* child = at < key.size() ? node->children.find(key[at]) : nullptr;
             if (child == nullptr)
                 return {node, nullptr, at};
-            const std::size_t n = matching(child, key.subspan(at));
+            const std::size_t n = child->matching(key.subspan(at));
             at += n;
             if (n < child->edge_length)
                 return {node, child, at};
             node = child;
         }
-    }
-
-    /// How many tokens of the node's edge `key` begins with. O(of them).
-    [[nodiscard]] static std::size_t matching(const Node* node, Key key) noexcept {
-        const std::size_t length = key.size() < node->edge_length ? key.size() : node->edge_length;
-        const Token* edge = node->edge();
-        const auto same = [&](std::size_t at, std::size_t n) {
-            return std::memcmp(edge + at, key.data() + at, n * sizeof(Token)) == 0;
-        };
-        constexpr std::size_t stride = 2048; // in steps, so that it ends soon after they differ
-        std::size_t at = 0;
-        while (length - at > stride && same(at, stride))
-            at += stride;
-        std::size_t left = length - at < stride ? length - at : stride;
-        if (same(at, left))
-            return at + left;
-        while (left > 8) { // they differ among these
-            const std::size_t half = left / 2;
-            if (same(at, half)) {
-                at += half;
-                left -= half;
-            } else {
-                left = half;
-            }
-        }
-        while (edge[at] == key[at])
-            ++at;
-        return at;
-    }
-
-    /// The nearest visible value strictly below a node; null: there is none.
-    [[nodiscard]] static Node* beyond(const Node* node) noexcept {
-        const Node* child = node->children.nearest();
-        return child != nullptr ? child->nearest : nullptr;
-    }
-
-    [[nodiscard]] static Node* next(Node* node) noexcept { // in preorder
-        if (node->children.size() > 0)
-            return node->children[0];
-        for (; node->parent != nullptr; node = node->parent) {
-            if (node->slot + 1 < node->parent->children.size())
-                return node->parent->children[node->slot + 1];
-        }
-        return nullptr;
     }
 
     // observers //////////////////////////////////////////////////////////////
@@ -265,10 +194,10 @@ public:
 
     [[nodiscard]] bool check_invariants() const noexcept {
         std::size_t values = 0, nodes = 0, bytes = 0;
-        for (Node* node = root(); node != nullptr; node = next(node)) {
+        for (Node* node = root(); node != nullptr; node = node->next()) {
             ++nodes;
             values += node->value ? std::size_t{1} : 0;
-            if (node->nearest != nearest_of(node) || !node->children.check_invariants())
+            if (node->nearest != node->find_nearest() || !node->children.check_invariants())
                 return false;
             for (std::uint32_t i = 0; i < node->children.size(); ++i) {
                 const Node* child = node->children[i];
@@ -276,7 +205,7 @@ public:
                     return false;
                 if (child->edge_length == 0 || node->children.find(*child->edge()) != child)
                     return false;
-                if (child->run == node->run && child != next_piece(node))
+                if (child->run == node->run && child != node->next_piece())
                     return false;
             }
             if (node == &root_)
@@ -285,7 +214,7 @@ public:
             if (node->run != node->parent->run) {
                 bytes += node->run->nbytes();
                 std::size_t live = 0;
-                for (const Node* piece = node; piece != nullptr; piece = next_piece(piece))
+                for (const Node* piece = node; piece != nullptr; piece = piece->next_piece())
                     live += piece->edge_length;
                 if (live != node->run->live)
                     return false;
@@ -297,23 +226,15 @@ public:
     }
 
 private:
-    [[nodiscard]] static Node* nearest_of(Node* node) noexcept {
-        return node->visible() ? node : beyond(node);
-    }
-
-    [[nodiscard]] static std::uint32_t nearest_depth(const Node* node) noexcept {
-        return node->nearest != nullptr ? node->nearest->depth : Children::none;
-    }
-
     /// Tells the nodes above of another nearest value. Ends where it makes no difference.
     void refresh(Node* node) noexcept {
         for (; node != nullptr; node = node->parent) {
-            Node* nearest = nearest_of(node);
+            Node* nearest = node->find_nearest();
             if (nearest == node->nearest)
                 return;
             node->nearest = nearest;
             if (node->parent != nullptr)
-                node->parent->children.set_nearest(node->slot, nearest_depth(node));
+                node->parent->children.set_nearest(node->slot, node->nearest_depth());
         }
     }
 
@@ -345,7 +266,7 @@ private:
         bytes_ += child->run->nbytes();
         ++node_count_;
         Node* added = child.release(); // the tree owns it now
-        parent->children.add(*added->edge(), added, Children::none);
+        parent->children.add(*added->edge(), added, Node::Children::none);
         return added;
     }
 
@@ -427,7 +348,7 @@ private:
             std::memcpy(run->tokens() + node->edge_length, child->edge(),
                         child->edge_length * sizeof(Token));
             Node* above = node->parent->run == node->run ? node->parent : nullptr;
-            Node* below = next_piece(child);
+            Node* below = child->next_piece();
             release_edge(node);
             release_edge(child);
             child->run = run;
@@ -448,16 +369,6 @@ private:
 
     // runs ///////////////////////////////////////////////////////////////////
 
-    /// The child whose edge goes on in the same run; null: the run's pieces end here.
-    [[nodiscard]] static Node* next_piece(const Node* node) noexcept {
-        const std::size_t end = std::size_t{node->offset} + node->edge_length;
-        if (node->run == nullptr || end == node->run->capacity)
-            return nullptr;
-        Node* child = node->children.find(node->run->tokens()[end]);
-        return child != nullptr && child->run == node->run && child->offset == end ? child
-                                                                                   : nullptr;
-    }
-
     /// Moves the pieces of a node's run to a smaller one where less than half is in use. Amortised
     /// O(1) a token that went out of use. Where memory is wanting the run stays as it is.
     void compact(Node* node) noexcept {
@@ -471,7 +382,7 @@ private:
         while (node->parent->run == run)
             node = node->parent;
         for (std::uint32_t offset = 0; node != nullptr;) {
-            Node* below = next_piece(node);
+            Node* below = node->next_piece();
             std::memcpy(smaller->tokens() + offset, node->edge(),
                         node->edge_length * sizeof(Token));
             node->run = smaller;

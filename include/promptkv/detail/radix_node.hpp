@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+// RadixNode: a node of a RadixTree with the edge that leads to it.
+#ifndef PROMPTKV_DETAIL_RADIX_NODE_HPP
+#define PROMPTKV_DETAIL_RADIX_NODE_HPP
+
+#include <promptkv/detail/child_index.hpp>
+#include <promptkv/detail/run.hpp>
+#include <promptkv/version.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// A node, its edge from the parent, and what is to be read from there.
+template <class Value, class Token>
+struct RadixNode {
+    using Children = ChildIndex<RadixNode, Token>;
+
+    RadixNode* parent = nullptr;
+    Run<Token>* run = nullptr; // the edge is a piece of this one; null: the root
+    std::uint32_t offset = 0;  // where the piece begins
+    std::uint32_t edge_length = 0;
+    std::uint32_t depth = 0;      // tokens from the root
+    std::uint32_t slot = 0;       // where it stands in the parent's children
+    RadixNode* nearest = nullptr; // the nearest visible value at or below
+    Children children;
+    std::optional<Value> value;
+    bool hidden = false;
+
+    RadixNode() = default;
+    RadixNode(const RadixNode&) = delete;
+    RadixNode& operator=(const RadixNode&) = delete;
+    ~RadixNode() {
+        if (run != nullptr)
+            run->release(edge_length);
+    }
+
+    [[nodiscard]] const Token* edge() const noexcept { return run->tokens() + offset; }
+    [[nodiscard]] bool visible() const noexcept { return value && !hidden; }
+
+    /// How many tokens of the edge `key` begins with. O(of them).
+    [[nodiscard]] std::size_t matching(std::span<const Token> key) const noexcept {
+        const std::size_t length = key.size() < edge_length ? key.size() : edge_length;
+        const Token* tokens = edge();
+        const auto same = [&](std::size_t at, std::size_t n) {
+            return std::memcmp(tokens + at, key.data() + at, n * sizeof(Token)) == 0;
+        };
+        constexpr std::size_t stride = 2048; // in steps, so that it ends soon after they differ
+        std::size_t at = 0;
+        while (length - at > stride && same(at, stride))
+            at += stride;
+        std::size_t left = length - at < stride ? length - at : stride;
+        if (same(at, left))
+            return at + left;
+        while (left > 8) { // they differ among these
+            const std::size_t half = left / 2;
+            if (same(at, half)) {
+                at += half;
+                left -= half;
+            } else {
+                left = half;
+            }
+        }
+        while (tokens[at] == key[at])
+            ++at;
+        return at;
+    }
+
+    /// The nearest visible value strictly below; null: there is none.
+    [[nodiscard]] RadixNode* beyond() const noexcept {
+        const RadixNode* child = children.nearest();
+        return child != nullptr ? child->nearest : nullptr;
+    }
+
+    /// What `nearest` is to be.
+    [[nodiscard]] RadixNode* find_nearest() noexcept { return visible() ? this : beyond(); }
+
+    [[nodiscard]] std::uint32_t nearest_depth() const noexcept {
+        return nearest != nullptr ? nearest->depth : Children::none;
+    }
+
+    /// The next node in preorder; null: it is the last.
+    [[nodiscard]] RadixNode* next() const noexcept {
+        if (children.size() > 0)
+            return children[0];
+        for (const RadixNode* node = this; node->parent != nullptr; node = node->parent) {
+            if (node->slot + 1 < node->parent->children.size())
+                return node->parent->children[node->slot + 1];
+        }
+        return nullptr;
+    }
+
+    /// The child whose edge goes on in the same run; null: the run's pieces end here.
+    [[nodiscard]] RadixNode* next_piece() const noexcept {
+        const std::size_t end = std::size_t{offset} + edge_length;
+        if (run == nullptr || end == run->capacity)
+            return nullptr;
+        RadixNode* child = children.find(run->tokens()[end]);
+        return child != nullptr && child->run == run && child->offset == end ? child : nullptr;
+    }
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif
