@@ -16,7 +16,8 @@ struct KV {
     void truncate(std::size_t n) { state.resize(n); }
 };
 
-std::size_t serve(promptkv::LRUPromptCache<KV>& cache, const std::vector<std::int32_t>& prompt) {
+std::size_t serve(const std::vector<std::int32_t>& prompt) {
+    promptkv::LRUPromptCache<KV> cache({.max_bytes = std::size_t{8} << 30U});
     auto hit = cache.fetch_nearest("model", prompt);
     KV kv = hit ? std::move(*hit.kv) : KV{};
     kv.state.resize(prompt.size());

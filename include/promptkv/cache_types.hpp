@@ -92,6 +92,10 @@ struct Explanation {
     bool nearest_is_anchor = false;
 };
 
+/// What may be called with a removal; a null pointer stands for nothing.
+template <class Listener, class Removal>
+concept RemovalListener = std::is_null_pointer_v<Listener> || std::invocable<Listener&, Removal&>;
+
 /// A contiguous range of tokens that a view into does not dangle: it is no temporary, or owns nothing.
 template <class Range, class Token>
 concept LastingTokens = requires(Range& tokens) {

@@ -18,7 +18,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -191,15 +190,12 @@ public:
     /// The listener runs on the thread whose call removed something, so on several at once. What is
     /// removed by calls that it makes itself is delivered by the outermost call of its thread.
     /// Calls under way may go on to the former listener for a while; it is destroyed after them.
-    void on_removal(std::function<void(Removal&)> listener) {
-        ListenerOwner next(listener ? new Listener{std::move(listener)} : nullptr);
+    template <RemovalListener<Removal> Listener = std::nullptr_t>
+    void on_removal(Listener listener) {
+        ListenerOwner owner =
+            Core::make_listener(std::move(listener)); // the former goes after the lock
         const Access access(*this);
-        if (next != nullptr) {
-            core().on_removal([](Removal&) {});
-        } else {
-            core().on_removal(nullptr);
-        }
-        listener_.swap(next); // the former goes after the lock
+        owner = core().on_removal(std::move(owner));
     }
 
     // observers //////////////////////////////////////////////////////////////
@@ -247,12 +243,7 @@ public:
 private:
     using Departed = typename Core::Departed;
 
-    /// Of the cache, and of the deliveries under way.
-    struct Listener {
-        std::function<void(Removal&)> listen;
-        std::atomic<std::size_t> owners{1};
-    };
-    using ListenerOwner = std::unique_ptr<Listener, detail::Release>;
+    using ListenerOwner = typename Core::ListenerOwner;
 
     /// The counters as the latest call left them.
     struct Published {
@@ -288,9 +279,7 @@ private:
                 cache_.mutex_.unlock();
                 return;
             }
-            const ListenerOwner listener(cache_.listener_.get());
-            if (listener != nullptr)
-                listener->owners.fetch_add(1, std::memory_order_relaxed);
+            const ListenerOwner listener = core().share_listener();
             cache_.publish();
             cache_.mutex_.unlock();
             cache_.deliver(departed, listener.get());
@@ -334,18 +323,17 @@ private:
     }
 
     /// Leaves it to the delivery that this thread is in already, if there is one.
-    void deliver(Departed departed, const Listener* listener) noexcept {
+    void deliver(Departed departed, typename Core::Listener* listener) noexcept {
         for (Delivery* each = innermost_delivery; each != nullptr; each = each->outer) {
             if (each->cache == this) {
                 each->departed.append(departed);
                 return;
             }
         }
-        const std::function<void(Removal&)> none;
         Delivery delivery{this, departed, innermost_delivery};
         innermost_delivery = &delivery;
         while (auto* payload = delivery.departed.pop())
-            Core::deliver_taken(payload, listener != nullptr ? listener->listen : none);
+            Core::deliver_taken(payload, listener);
         innermost_delivery = delivery.outer;
     }
 
@@ -370,9 +358,8 @@ private:
 
     static inline constinit thread_local Delivery* innermost_delivery = nullptr;
 
-    mutable std::mutex mutex_; // of plain_ and listener_
+    mutable std::mutex mutex_; // of plain_
     Plain plain_;
-    ListenerOwner listener_;
 
     mutable std::mutex published_mutex_; // of published_; locked last, and for a copy alone
     Published published_;

@@ -14,11 +14,11 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -213,9 +213,10 @@ public:
         return found ? Probe{found.reused, found.match, core_->tier(found.handle)} : Probe{};
     }
 
-    /// Says why a fetch of the prompt would miss, or what it would hit (a lease, where the payload cannot
-    /// be copied). For a person who asks: it changes and counts nothing, but allocates. `MissReason::other_model` is looked for among 16 other models
-    /// at most; do not show it to a tenant who must not learn of others.
+    /// Says why a fetch of the prompt would miss, or what it would hit (a lease, where the payload
+    /// cannot be copied). For a person who asks: it changes and counts nothing, but allocates.
+    /// `MissReason::other_model` is looked for among 16 other models at most; do not show it to a
+    /// tenant who must not learn of others.
     /// Complexity: O(matched tokens, and the length of the nearest key).
     [[nodiscard]] Explanation explain(ModelView model, Tokens tokens,
                                       FetchOptions options = {}) const {
@@ -300,11 +301,13 @@ public:
         return core_->evict_while(pressure);
     }
 
-    /// Sets what is called with each `Removal&`; an empty function for none. It runs when the cache is
-    /// whole again, before the payload is destroyed, and may call the cache (what that removes is
-    /// delivered by the outermost call), but not destroy, move or re-register on it. It must not throw.
-    void on_removal(std::function<void(Removal&)> listener) {
-        core_->on_removal(std::move(listener));
+    /// Sets what is called with each `Removal&`; a null pointer, or an empty function, for none. It runs
+    /// when the cache is whole again, before the payload is destroyed, and may call the cache (what that
+    /// removes is delivered by the outermost call), but not destroy, move or re-register on it. It must
+    /// not throw: that ends the program.
+    template <RemovalListener<Removal> Listener = std::nullptr_t>
+    void on_removal(Listener listener) {
+        core_->on_removal(Core::make_listener(std::move(listener)));
     }
 
     // observers //////////////////////////////////////////////////////////////

@@ -4,7 +4,7 @@
 #define PROMPTKV_DETAIL_CACHE_EVICTION_HPP
 
 #include <promptkv/cache_types.hpp>
-#include <promptkv/detail/cache_records.hpp>
+#include <promptkv/detail/cache_removals.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
@@ -17,8 +17,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// The eviction of a cache: victims are cut from their tails, down to an anchor, or dropped.
 template <class KV, class Model, class Token, class TierEnum>
-class CacheEviction : public CacheRecords<KV, Model, Token, TierEnum> {
-    using Base = CacheRecords<KV, Model, Token, TierEnum>;
+class CacheEviction : public CacheRemovals<KV, Model, Token, TierEnum> {
+    using Base = CacheRemovals<KV, Model, Token, TierEnum>;
 
 protected:
     using Base::append;
@@ -156,7 +156,7 @@ protected:
             return false;
 
         Payload* report = make_report(victim);
-        if (listener_ && report == nullptr)
+        if (listener_ != nullptr && report == nullptr)
             return false;
         const std::size_t nbytes = truncated(payload, kept);
         PROMPTKV_TRY {
@@ -209,7 +209,7 @@ protected:
         const std::size_t at = trie.length(anchor);
         const TierEnum tier_before = this->tier(victim.handle);
         Payload* report = make_report(victim);
-        if (listener_ && report == nullptr)
+        if (listener_ != nullptr && report == nullptr)
             return false;
         const std::size_t before = payload.nbytes;
         const std::size_t nbytes = truncated(payload, at);
@@ -248,7 +248,7 @@ protected:
 
     /// A record of a cut for the listener; null where there is no listener, or no memory.
     [[nodiscard]] Payload* make_report(Record victim) noexcept {
-        if (!listener_)
+        if (listener_ == nullptr)
             return nullptr;
         auto* report = new (std::nothrow) Payload();
         if (report != nullptr)

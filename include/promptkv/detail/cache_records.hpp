@@ -6,6 +6,7 @@
 #include <promptkv/cache_order.hpp>
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/space_table.hpp>
 #include <promptkv/detail/stored.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/prompt_trie.hpp>
@@ -17,38 +18,24 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <new>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-enum class OneTier : std::uint8_t { all };
-
-} // namespace promptkv::inline PROMPTKV_ABI::detail
-
-template <>
-struct promptkv::tier_traits<promptkv::detail::OneTier> {
-    static constexpr std::size_t count = 1;
-};
-
-namespace promptkv::inline PROMPTKV_ABI::detail {
-
 /// What a cache holds, and the steps that change it with its accounts.
 ///
-///     spaces_    a trie a model:  key -> Entry { place in order_, payload }   (an anchor has no payload)
-///     order_     a queue a tier of all entries and anchors; anchors_ one queue of the anchors alone
-///     departed_  payloads that left, until that is reported and they are destroyed
+///     spaces_   a trie a model:  key -> Entry { place in order_, payload }   (an anchor has no payload)
+///     order_    a queue a tier of all entries and anchors; anchors_ the anchors alone, as one tier
 ///
-/// Every change of the cache is made in three parts: what can fail, the change itself, and `settle`,
-/// which runs listeners and destructors when the cache is whole.
+/// Every change of the cache is made in three parts: what can fail, the change itself, and `settle`
+/// (CacheRemovals), which runs listeners and destructors when the cache is whole.
 template <class KV, class Model, class Token, class TierEnum>
 class CacheRecords {
 protected:
@@ -60,25 +47,16 @@ public:
     using Tokens = std::span<const Token>;
     using Payload = Stored<KV, Token, TierEnum, Space>;
 
-    struct Removal {
-        const Model& model;
-        std::span<const Token> tokens; ///< of a cut those before; empty where memory was wanting
-        TierEnum tier;
-        std::size_t bytes; ///< what left: of a cut, what it freed
-        RemovalReason reason;
-        KV* payload; ///< to move from; null where it is leased, or was cut or taken
-    };
-
 protected:
     struct Record;
     using Order = CacheOrder<Record, TierEnum>;
-    using Anchors = CacheOrder<Record, OneTier>;
 
     /// What the trie holds at a key.
     struct Entry {
-        typename Order::Position place;
-        typename Anchors::Position anchor; // null: an entry, or a key about to become one
-        Payload* payload = nullptr;        // null: an anchor
+        typename Order::Position place; // in order_
+        typename Order::Position
+            anchor;                 // in anchors_; null: an entry, or a key about to become one
+        Payload* payload = nullptr; // null: an anchor
     };
     using Trie = PromptTrie<Entry, Token>;
     using Handle = typename Trie::Handle;
@@ -93,71 +71,6 @@ public:
     explicit CacheRecords(CacheOptions options) : options_(options), account_(new Account) {}
     CacheRecords(const CacheRecords&) = delete;
     CacheRecords& operator=(const CacheRecords&) = delete;
-    ~CacheRecords() {
-        listener_ = nullptr;
-        settling_ = false;
-        clear();
-    }
-
-    /// Removes everything; returns how many entries.
-    std::size_t clear() noexcept {
-        std::size_t entries = 0;
-        for (const auto& [hash, space] : spaces_)
-            entries += remove_all(*space, RemovalReason::cleared);
-        settle();
-        return entries;
-    }
-
-    void on_removal(std::function<void(Removal&)> listener) noexcept {
-        listener_ = std::move(listener);
-    }
-
-    // delivery from outside ///////////////////////////////////////////////////
-
-    /// Payloads that left, in the order in which they did.
-    struct Departed {
-        Payload* first = nullptr;
-        Payload* last = nullptr;
-
-        void append(Departed more) noexcept {
-            if (more.first == nullptr)
-                return;
-            (last != nullptr ? last->next : first) = more.first;
-            last = more.last;
-        }
-        /// Null where there is none.
-        Payload* pop() noexcept {
-            Payload* payload = first;
-            if (payload == nullptr)
-                return nullptr;
-            first = payload->next;
-            if (first == nullptr)
-                last = nullptr;
-            return payload;
-        }
-    };
-
-    /// From now on nothing is reported or destroyed in here: what leaves is given away by
-    /// `take_departed`, after every call that may remove. A listener only says that keys are wanted.
-    void defer_delivery() noexcept { settling_ = true; }
-
-    /// What has left, to be given one by one to `deliver_taken`, without the lock that guards the rest.
-    [[nodiscard]] Departed take_departed() noexcept {
-        for (Payload* each = departed_.first; each != nullptr; each = each->next) {
-            each->space->owners.fetch_add(1, std::memory_order_relaxed);
-            --each->space->pins;
-            list_if_empty(*each->space);
-        }
-        release_empty_spaces();
-        return std::exchange(departed_, {});
-    }
-
-    static void deliver_taken(Payload* payload,
-                              const std::function<void(Removal&)>& listener) noexcept {
-        Space* space = payload->space;
-        deliver(payload, listener);
-        Release{}(space);
-    }
 
     [[nodiscard]] CacheLimits limits() const noexcept {
         return {options_.max_bytes, options_.max_entries};
@@ -181,10 +94,9 @@ public:
     [[nodiscard]] std::size_t index_nbytes() const noexcept {
         std::size_t bytes =
             order_.nbytes() + anchors_.nbytes() + size_ * (sizeof(Payload) - sizeof(KV));
-        for (const auto& [hash, space] : spaces_)
-            bytes += sizeof(Space) + space->trie.nbytes();
-        // of the table a node, with the next one and the hash, and a bucket
-        return bytes + spaces_.size() * (sizeof(*spaces_.begin()) + 3 * sizeof(void*));
+        for (const Space* space : spaces_)
+            bytes += space->trie.nbytes();
+        return bytes + spaces_.nbytes();
     }
 
     [[nodiscard]] Stats stats() const noexcept {
@@ -197,13 +109,12 @@ public:
 
     template <class F>
     void for_each(F f) const {
-        for (const auto& each : spaces_) {
-            const Space& space = *each.second;
-            space.trie.for_each([&](typename Trie::ConstHandle handle) {
+        for (const Space* space : spaces_) {
+            space->trie.for_each([&](typename Trie::ConstHandle handle) {
                 if (handle->payload == nullptr)
                     return;
-                const std::vector<Token> tokens = space.trie.key(handle);
-                f(space.model, Tokens(tokens), tier(handle), handle->payload->nbytes,
+                const std::vector<Token> tokens = space->trie.key(handle);
+                f(space->model, Tokens(tokens), tier(handle), handle->payload->nbytes,
                   std::as_const(*handle->payload->kv));
             });
         }
@@ -213,7 +124,7 @@ public:
         std::size_t entries = 0, anchors = 0, linked = 0, bytes = 0;
         std::array<TierStats, tier_count> tiers{};
         bool honest = true; // a payload holds what it said when it was stored
-        for (const auto& [hash, space] : spaces_) {
+        for (const Space* space : spaces_) {
             std::size_t space_bytes = 0;
             if (!space->trie.check_invariants() ||
                 (space->trie.empty() && space->pins == 0 && !space->listed_empty))
@@ -261,6 +172,8 @@ protected:
         std::size_t pins = 0; // removals not reported yet, and inserts that wait for `make`
         Space* next_empty = nullptr;
         bool listed_empty = false;
+        std::size_t slot = 0; // these two: of `spaces_`
+        Space* next = nullptr;
         std::atomic<std::size_t> owners{
             1}; // `spaces_`, and removals that `take_departed` gave away
     };
@@ -301,15 +214,7 @@ protected:
     }
 
     [[nodiscard]] Space* find_space(ModelView model) const {
-        return find_space(model, hash_of(model));
-    }
-    [[nodiscard]] Space* find_space(ModelView model, std::size_t hash) const {
-        const auto [first, last] = spaces_.equal_range(hash);
-        for (auto it = first; it != last; ++it) {
-            if (ModelView(it->second->model) == model)
-                return it->second.get();
-        }
-        return nullptr;
+        return spaces_.find(model, hash_of(model));
     }
 
     [[nodiscard]] Target locate(ModelView model, Tokens tokens) const {
@@ -337,9 +242,9 @@ protected:
     /// payload and is no anchor yet. Requires: `target` is locate(model, tokens).
     Record link(Target target, ModelView model, Tokens tokens, TierEnum tier) {
         if (target.space == nullptr) {
-            const std::size_t hash = hash_of(model);
-            std::unique_ptr<Space, Release> made(new Space(model, hash));
-            Space* space = spaces_.emplace(hash, std::move(made))->second.get();
+            std::unique_ptr<Space, Release> made(new Space(model, hash_of(model)));
+            spaces_.add(made.get());
+            Space* space = made.release();
             target = {space, space->trie.locate(tokens)};
         }
         Space* space = target.space;
@@ -392,10 +297,7 @@ protected:
             space->listed_empty = false;
             if (!space->trie.empty() || space->pins > 0)
                 continue;
-            auto it = spaces_.equal_range(space->hash).first;
-            while (it->second.get() != space)
-                ++it;
-            spaces_.erase(it);
+            spaces_.remove(space);
         }
     }
 
@@ -433,7 +335,7 @@ protected:
     // anchors ////////////////////////////////////////////////////////////////
 
     void anchor(Target target, ModelView model, Tokens tokens, TierEnum tier) {
-        typename Anchors::Position position = anchors_.push(Record{}, OneTier::all);
+        typename Order::Position position = anchors_.push(Record{}, TierEnum{});
         PROMPTKV_TRY {
             const Record record = link(target, model, tokens, tier);
             if (record.handle->anchor) {
@@ -450,7 +352,7 @@ protected:
         }
     }
 
-    void become_anchor(Record record, typename Anchors::Position position) noexcept {
+    void become_anchor(Record record, typename Order::Position position) noexcept {
         anchors_.key(position) = record;
         record.handle->anchor = position;
         ++tiers_[index(tier(record.handle))].anchors;
@@ -468,114 +370,16 @@ protected:
         remove_record(record);
     }
 
-    // leaving ////////////////////////////////////////////////////////////////
-
-    std::size_t remove(Record record, RemovalReason reason) noexcept {
-        if (record.handle->payload != nullptr) {
-            drop(record, reason);
-            return 1;
-        }
-        forget(record);
-        return 0;
-    }
-
-    std::size_t remove_all(Space& space, RemovalReason reason) noexcept {
-        const std::size_t before = size_;
-        space.trie.for_each([&](typename Trie::ConstHandle each) {
-            const Record record{&space, space.trie.writable(each)};
-            if (each->payload != nullptr)
-                depart(record, reason);
-            no_longer_anchor(record.handle);
-            order_.remove(each->place);
-        });
-        space.trie.clear();
-        list_if_empty(space);
-        return before - size_;
-    }
-
-    void drop(Record record, RemovalReason reason) noexcept {
-        depart(record, reason);
-        remove_record(record);
-    }
-
-    /// Takes the payload from its key and out of the account, to be reported and destroyed by `settle`.
-    /// The key is left to the caller.
-    void depart(Record record, RemovalReason reason) noexcept {
-        Payload* payload = std::exchange(record.handle->payload, nullptr);
-        payload->tier = tier(record.handle);
-        payload->reason = reason;
-        payload->bytes = payload->nbytes;
-        if (listener_)
-            payload->tokens = key_or_nothing(record);
-        payload->leave_entry(*account_);
-        --size_;
-        bytes_ -= payload->nbytes;
-        record.space->nbytes -= payload->nbytes;
-        --tiers_[index(payload->tier)].entries;
-        tiers_[index(payload->tier)].nbytes -= payload->nbytes;
-        append(*record.space, payload);
-    }
-
-    [[nodiscard]] std::vector<Token> key_or_nothing(Record record) const noexcept {
-        PROMPTKV_TRY {
-            return record.space->trie.key(record.handle);
-        }
-        PROMPTKV_CATCH_ALL {}
-        return {};
-    }
-
-    void append(Space& space, Payload* payload) noexcept {
-        payload->space = &space;
-        payload->next = nullptr;
-        ++space.pins;
-        departed_.append({payload, payload});
-    }
-
-    /// Reports a payload that left, and destroys it.
-    static void deliver(Payload* payload, const std::function<void(Removal&)>& listener) noexcept {
-        if (listener) {
-            const bool to_move = payload->kv && !payload->spoiled &&
-                                 payload->reason != RemovalReason::taken && !payload->leased();
-            Removal removal{payload->space->model, payload->tokens,
-                            payload->tier,         payload->bytes,
-                            payload->reason,       to_move ? &*payload->kv : nullptr};
-            listener(removal);
-        }
-        payload->leave_cache();
-    }
-
-    /// The last step of every change: keeps the number of anchors in bounds, reports what left and
-    /// destroys it. What a listener or a destructor raises meanwhile is appended and comes after.
-    void settle() noexcept {
-        while (anchors_.size() > max_anchors())
-            forget(anchors_.key(anchors_.coldest(OneTier::all)));
-        if (settling_)
-            return;
-        settling_ = true;
-        while (Payload* payload = departed_.pop()) {
-            Space* space = payload->space;
-            deliver(payload, listener_);
-            --space->pins;
-            list_if_empty(*space);
-        }
-        settling_ = false;
-        release_empty_spaces();
-    }
-
     CacheOptions options_;
-    std::unordered_multimap<std::size_t, std::unique_ptr<Space, Release>>
-        spaces_; // by the hash of the model
+    SpaceTable<Space> spaces_;
     Order order_;
-    Anchors anchors_;
+    Order anchors_;
     Account::Owner account_;
     std::size_t size_ = 0;  // entries
     std::size_t bytes_ = 0; // of their payloads
     std::array<TierStats, tier_count> tiers_{};
     Stats stats_;
-    std::function<void(Removal&)> listener_;
-    Departed departed_;
-    std::size_t making_ = 0; // inserts that wait for `make`
-    bool settling_ = false;
+    std::size_t making_ = 0;        // inserts that wait for `make`
     Space* empty_spaces_ = nullptr; // those that may be released
 };
 
