@@ -192,9 +192,8 @@ public:
     /// Calls under way may go on to the former listener for a while; it is destroyed after them.
     template <RemovalListener<Removal> Listener = std::nullptr_t>
     void on_removal(Listener listener) {
-        ListenerOwner owner =
-            Core::make_listener(std::move(listener)); // the former goes after the lock
-        const Access access(*this);
+        auto owner = Core::make_listener(std::move(listener));
+        const Access access(*this); // the former goes after it
         owner = core().on_removal(std::move(owner));
     }
 
@@ -243,8 +242,6 @@ public:
 private:
     using Departed = typename Core::Departed;
 
-    using ListenerOwner = typename Core::ListenerOwner;
-
     /// The counters as the latest call left them.
     struct Published {
         std::size_t size = 0;
@@ -279,7 +276,7 @@ private:
                 cache_.mutex_.unlock();
                 return;
             }
-            const ListenerOwner listener = core().share_listener();
+            const auto listener = core().share_listener();
             cache_.publish();
             cache_.mutex_.unlock();
             cache_.deliver(departed, listener.get());
