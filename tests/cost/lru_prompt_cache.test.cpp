@@ -245,6 +245,30 @@ TEST_CASE("A lookup asks sixteen payloads at most") {
     }
 }
 
+TEST_CASE("A miss asks sixteen other models at most, and a hit none") {
+    constexpr std::size_t models = 100;
+    Asked asked;
+    Cache cache;
+    const Tokens key = counting(40);
+    const Tokens prompt = counting(30);
+    for (std::size_t i = 0; i < models; ++i) {
+        cache.insert("m" + std::to_string(i), key, Counted(asked, key.size()), Tier::user);
+    }
+    asked = {};
+    REQUIRE(!cache.lease_nearest("another", prompt, {.min_reuse = 30}));
+    CHECK(asked.reusable_prefix == 16);
+    CHECK(cache.stats().missed_nothing_shared == 1);
+
+    asked = {};
+    REQUIRE(!cache.probe("another", prompt));
+    CHECK(asked.reusable_prefix == 0); // nobody asked why
+    REQUIRE(cache.lease_nearest("m7", prompt));
+    CHECK(asked.reusable_prefix == 1);
+
+    REQUIRE(!cache.lease_nearest("another", prompt));
+    CHECK(cache.stats().missed_other_model == 1);
+}
+
 TEST_CASE("The bytes of a payload are asked for when it is stored and after a cut") {
     Asked asked;
     Cache cache({.max_bytes = 150, .cut_granularity = 1});
