@@ -9,6 +9,7 @@
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>

@@ -40,7 +40,6 @@ protected:
     using Base::size_;
     using Base::spaces_;
     using Base::tiers_;
-    using typename Base::Handle;
     using typename Base::Record;
     using typename Base::Space;
     using typename Base::Trie;
