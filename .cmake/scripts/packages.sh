@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# Sourced by tests/run and examples/run.
+# Sourced by tests/run, examples/run and benchmarks/run.
 
 # Installs those of the given Debian packages that are absent, and says which. Where there is no apt-get
 # nothing is installed: the build says what it misses.

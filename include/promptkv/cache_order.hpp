@@ -24,7 +24,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// next one.
 ///
 /// Requires `Key` to be moved without throwing. A Position stays valid until its key is removed or
-/// popped. Every function is O(tiers) at most; only `push` allocates, one node.
+/// popped. Functions are O(tiers) at most, unless they say otherwise; only `push` allocates, one node.
 ///
 /// Thread safety: none; a const object may be read from several threads.
 /// Exceptions: strong guarantee; only `push` can throw.

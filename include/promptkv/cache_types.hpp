@@ -21,17 +21,23 @@ namespace promptkv::inline PROMPTKV_ABI {
 enum class Match : std::uint8_t { none, exact, shorter, longer };
 
 /// What an insert came to.
-enum class Outcome : std::uint8_t { stored, replaced, anchored, too_large, no_room };
+enum class Outcome : std::uint8_t {
+    stored,
+    replaced,  ///< stored, in place of the payload that the key had
+    anchored,  ///< not needed: a longer entry serves the key, which is remembered
+    too_large, ///< refused: larger than the whole budget
+    no_room    ///< refused: with what is leased it would exceed a limit
+};
 
 /// Why a payload, or a part of it, left the cache.
 enum class RemovalReason : std::uint8_t {
-    evicted,
-    cut,
-    absorbed,
-    replaced,
-    erased,
-    taken,
-    cleared
+    evicted,  ///< to make room, or because its `truncate` threw
+    cut,      ///< its tail alone, to make room
+    absorbed, ///< a longer entry serves its key
+    replaced, ///< by another payload of the same key
+    erased,   ///< by `erase`, `erase_model` or `pop_prefixes`
+    taken,    ///< by `take_nearest`
+    cleared   ///< by `clear`
 };
 
 /// Why a lookup reused nothing; where several apply, the last of them.
@@ -59,13 +65,17 @@ struct CacheOptions {
     bool refresh_on_fetch = true; ///< a lookup makes its entry the most recently used
     bool keep_anchors = true;     ///< remember keys that a longer entry serves
     bool supersede = true;        ///< let the earlier turns of state that cannot be cut go first
-    std::size_t cut_granularity = 256; ///< tokens; a cut ends at a multiple. 0: entries go whole
+    /// Tokens; a cut ends at a multiple. Make it a multiple of the payload's blocks: a cut that frees
+    /// nothing drops the entry. 0: entries go whole.
+    std::size_t cut_granularity = 256;
 };
 
 struct FetchOptions {
-    std::size_t min_remaining = 1; ///< tokens left to compute; an engine needs one for its logits
-    std::size_t min_reuse = 1;     ///< fewer tokens are a miss
-    std::size_t align = 1;         ///< tokens; reuse is a multiple of it where the payload allows
+    /// Tokens left to compute; an engine needs one for its logits. A payload that serves its whole key
+    /// alone misses on the very same prompt, unless this is 0.
+    std::size_t min_remaining = 1;
+    std::size_t min_reuse = 1; ///< fewer tokens are a miss
+    std::size_t align = 1;     ///< tokens; reuse is a multiple of it where the payload allows
 };
 
 /// The answer to an insert: what it came to, and what it did to other entries.
@@ -92,9 +102,21 @@ struct Explanation {
     bool nearest_is_anchor = false;
 };
 
-/// What may be called with a removal; a null pointer stands for nothing.
-template <class Listener, class Removal>
-concept RemovalListener = std::is_null_pointer_v<Listener> || std::invocable<Listener&, Removal&>;
+/// What a listener is told: a payload, or a part of it, left. Anchors that go are not reported. The
+/// references and pointers are valid during the call.
+template <class KV, class Model, class Token, class TierEnum>
+struct Removal {
+    const Model& model;
+    /// Its key, of a cut the one before; empty where memory was wanting.
+    std::span<const Token> tokens;
+    TierEnum tier;
+    std::size_t bytes; ///< what left: of a cut, what that freed
+    RemovalReason reason;
+    /// To move from, if the listener likes. Null where it is leased or was taken, where a cut that
+    /// failed spoiled it, and for a cut: there what was cut off is gone (whole payloads, as for a
+    /// second cache, come with cut_granularity = 0).
+    KV* payload;
+};
 
 /// A contiguous range of tokens that a view into does not dangle: it is no temporary, or owns nothing.
 template <class Range, class Token>
@@ -105,6 +127,10 @@ concept LastingTokens = requires(Range& tokens) {
         std::ranges::enable_borrowed_range<std::remove_cvref_t<Range>>;
 };
 
+/// The same, but a temporary that owns its tokens.
+template <class Range, class Token>
+concept PassingTokens = !LastingTokens<Range, Token> && LastingTokens<Range&, Token>;
+
 /// A prompt or a key: any contiguous range of tokens that outlives the call, as a span. A temporary
 /// that owns its tokens does not compile, because results point into them.
 template <class Token>
@@ -114,8 +140,14 @@ public:
     // A view, made of what a call is given; as a copy it is the same.
     // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload)
     Prompt(Range&& tokens) : std::span<const Token>(std::data(tokens), std::size(tokens)) {}
+
+    template <PassingTokens<Token> Range>
+    Prompt(Range&&) = delete; // give the tokens a name: the answer will point into them
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI
+
+template <class Token>
+inline constexpr bool std::ranges::enable_borrowed_range<promptkv::Prompt<Token>> = true;
 
 #endif

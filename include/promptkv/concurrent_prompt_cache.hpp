@@ -190,7 +190,7 @@ public:
     /// The listener runs on the thread whose call removed something, so on several at once. What is
     /// removed by calls that it makes itself is delivered by the outermost call of its thread.
     /// Calls under way may go on to the former listener for a while; it is destroyed after them.
-    template <RemovalListener<Removal> Listener = std::nullptr_t>
+    template <class Listener = std::nullptr_t>
     void on_removal(Listener listener) {
         auto owner = Core::make_listener(std::move(listener));
         const Access access(*this); // the former goes after it

@@ -24,6 +24,10 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `truncate(KV&, n)`          | cuts it in place to `n` tokens. Only where that frees memory without copying what stays. Without it a victim is dropped whole |
 /// | `length(const KV&)`         | tokens that it holds; asserted to be the key's length on insert |
 ///
+/// Do not round `reusable_prefix` down for convenience, to blocks say: `FetchOptions::align` is for that.
+/// A key that a longer entry does not serve to its last token keeps a payload of its own, so that every
+/// turn of a conversation would.
+///
 /// `nbytes`, `reusable_prefix` and `length` must not throw: called through the cache, a throw ends
 /// the program. `clone_prefix` and `truncate` may throw.
 template <class KV>

@@ -49,7 +49,9 @@ class ConcurrentPromptCache;
 /// end on any thread without it.
 /// Exceptions: strong guarantee, but for `make` and `truncate` as said there. Once a payload has been
 /// cut or dropped nothing throws.
-/// Overhead: about 250 bytes an entry and the tokens of its key that it shares with no other.
+/// Callers' code: the listener, `make`, `pressure` and the destructors of payloads run when the cache is
+/// whole, and may call it. A payload's other functions, and what `for_each` calls, must not.
+/// Overhead: at most 300 bytes an entry and the tokens of its key that it shares with no other.
 /// Source: `LRUPromptCache` of mlx-lm (pull request 1019); each function says where it differs.
 template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier>
 class LRUPromptCache {
@@ -58,6 +60,16 @@ class LRUPromptCache {
     static_assert(std::is_nothrow_move_constructible_v<KV>,
                   "a payload must be moved without throwing");
     static_assert(std::is_nothrow_destructible_v<KV>, "a payload's destructor must not throw");
+    // A function of the wrong form would count as left out.
+    static_assert(
+        PrefixReusable<KV> || !requires(KV & kv) { kv.reusable_prefix(std::size_t{}); },
+        "reusable_prefix(n) must be const and return a number of tokens");
+    static_assert(
+        PrefixClonable<KV> || !requires(KV & kv) { kv.clone_prefix(std::size_t{}); },
+        "clone_prefix(n) must be const and return a payload");
+    static_assert(
+        MeasuredPayload<KV> || !requires(KV & kv) { kv.length(); },
+        "length() must be const and return a number of tokens");
     static_assert(std::is_nothrow_destructible_v<Model>, "a model's destructor must not throw");
     static_assert(std::integral<Token>, "Token must be an integral type");
     static_assert(TierEnumeration<TierEnum>,
@@ -87,7 +99,7 @@ public:
 
     /// A payload that is read where it lies. True where something is reused.
     ///
-    /// While it lives its entry is no victim. If the entry is erased, replaced or absorbed meanwhile,
+    /// While it lives its entry is no victim (but of a limit lowered below what is leased). If the entry is erased, replaced or absorbed meanwhile,
     /// the payload lives until the lease ends, and its bytes stay in `nbytes()`. A lease may outlive
     /// the cache, and end on any thread.
     class Lease {
@@ -147,7 +159,6 @@ public:
         const KV& kv;
     };
 
-    /// What the listener gets. The references are valid during the call.
     using Removal = typename Core::Removal;
 
     explicit LRUPromptCache(Options options = {}) : core_(std::make_unique<Core>(options)) {}
@@ -241,7 +252,8 @@ public:
     /// Requires:   where the payload knows its length, it is tokens.size().
     /// Effects:    `kv` is moved from only where it is stored or replaced.
     /// Throws:     what an allocation throws, or the copy of the model; nothing has changed then.
-    /// Complexity: O(tokens), O(1) an eviction besides the cut itself.
+    /// Complexity: O(tokens), O(tiers) an eviction besides the cut itself, and the leased entries that
+    ///             are older than the victim.
     /// Differs:    the reference empties itself for what is too large, lets the tier fall, may evict
     ///             what it has just stored, and deletes a system entry that a longer one contains.
     Inserted insert(ModelView model, Tokens tokens, KV&& kv, TierEnum tier) {
@@ -294,8 +306,10 @@ public:
     void set_limits(Limits limits) noexcept { core_->set_limits(limits); }
     [[nodiscard]] Limits limits() const noexcept { return core_->limits(); }
 
-    /// Evicts, a cut or an entry at a time, while `pressure()` is true: for memory that the cache
-    /// cannot see. What goes is destroyed before the next question. Returns how many entries went.
+    /// Evicts, a cut of an eighth or an entry at a time, while `pressure()` is true: for memory that the
+    /// cache cannot see. What goes is destroyed before the next question. Ends where nothing may go.
+    /// Returns: how many entries went whole.
+    /// Throws:  what `pressure` throws; what went is gone then.
     template <std::predicate Pressure>
     std::size_t evict_while(Pressure pressure) {
         return core_->evict_while(pressure);
@@ -304,8 +318,9 @@ public:
     /// Sets what is called with each `Removal&`; a null pointer, or an empty function, for none. It runs
     /// when the cache is whole again, before the payload is destroyed, and may call the cache (what that
     /// removes is delivered by the outermost call), but not destroy, move or re-register on it. It must
-    /// not throw: that ends the program.
-    template <RemovalListener<Removal> Listener = std::nullptr_t>
+    /// not throw: that ends the program. What is left when the cache is destroyed or assigned to is not
+    /// reported: `clear()` before, if that matters.
+    template <class Listener = std::nullptr_t>
     void on_removal(Listener listener) {
         core_->on_removal(Core::make_listener(std::move(listener)));
     }

@@ -113,7 +113,7 @@ public:
     /// Puts `value` at `key`, in place of the one that may be there.
     /// Returns:    its handle, and whether the key is new. The handle of a replaced value stays valid.
     /// Throws:     std::length_error for 2^32 - 1 tokens or more; what an allocation throws.
-    /// Complexity: O(n) to compare and copy; a split copies the edge that it splits.
+    /// Complexity: O(n) to compare and copy. Splitting an edge copies nothing.
     std::pair<Handle, bool> insert_or_assign(Key key, Value value) {
         return insert_or_assign(key, std::move(value), locate(key));
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// promptkv: a prompt KV cache. This header includes the library, but for format.hpp (which needs fmt).
+// promptkv: a prompt KV cache. This header includes the library, but for format.hpp (which needs fmt)
+// and concurrent_prompt_cache.hpp (which needs threads).
 #ifndef PROMPTKV_PROMPTKV_HPP
 #define PROMPTKV_PROMPTKV_HPP
 

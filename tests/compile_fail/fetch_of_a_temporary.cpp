@@ -1,4 +1,4 @@
-// expect: borrowed|temporary|deleted function|no matching (member )?function|(could not|cannot) convert|no viable conversion
+// expect: deleted
 // SPDX-License-Identifier: MIT
 // A temporary vector as the prompt: `remaining` would point into it.
 #include <promptkv/promptkv.hpp>

@@ -161,8 +161,12 @@ TEST_CASE("A truncate that throws costs its entry alone") {
         REQUIRE_THROWS_AS(cache.take_nearest("m", "abcdefghijklmnop"_key), Refusal);
         REQUIRE(contents(cache) == "xyz1");
         REQUIRE(cache.nbytes() == 3);
+        REQUIRE(told ==
+                "abcdefghijklmnop:" + std::to_string(static_cast<int>(RemovalReason::evicted)));
     }
     REQUIRE(cache.check_invariants());
+    REQUIRE(cache.stats().evicted == 1);
+    REQUIRE(cache.stats(Tier::user).evicted == 1);
 }
 
 TEST_CASE("When make throws the evictions stand, and nothing else happened") {

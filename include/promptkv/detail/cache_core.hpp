@@ -29,7 +29,6 @@ class CacheCore : public CacheLookup<KV, Model, Token, TierEnum> {
     using Base::bytes_;
     using Base::can_cut;
     using Base::check_length;
-    using Base::cuttable;
     using Base::depart;
     using Base::drop;
     using Base::enforce;
@@ -44,6 +43,7 @@ class CacheCore : public CacheLookup<KV, Model, Token, TierEnum> {
     using Base::remove;
     using Base::remove_all;
     using Base::serves;
+    using Base::serves_parts;
     using Base::set_tier;
     using Base::settle;
     using Base::show_or_hide;
@@ -190,7 +190,7 @@ public:
         }
         PROMPTKV_CATCH_ALL {
             payload->spoiled = true;
-            drop(Record{found.space, found.handle}, RemovalReason::evicted);
+            this->evict_whole(Record{found.space, found.handle});
             settle();
             PROMPTKV_RETHROW;
         }
@@ -356,7 +356,7 @@ private:
         for (Handle prefix = trie.longest_prefix(handle), next; prefix && wanting();
              prefix = next) {
             next = trie.longest_prefix(prefix);
-            if (prefix->payload != nullptr && cuttable(prefix, trie)) {
+            if (prefix->payload != nullptr && serves_parts(prefix, trie)) {
                 absorb_one(Record{record.space, prefix}, higher_tier(handle, tier), inserted);
             }
         }

@@ -49,10 +49,10 @@ public:
         [[nodiscard]] explicit operator bool() const noexcept { return match != Match::none; }
     };
 
-    /// Which candidates a lookup can use: in part, only whole, or none.
+    /// Which candidates a lookup can use.
     struct Use {
-        bool parts;
-        bool longer;
+        bool parts;  // a part of an entry, not the whole alone
+        bool longer; // entries that go on beyond what is shared
         bool leased;
     };
     static constexpr Use can_clone{PrefixClonable<KV>, PrefixClonable<KV>, true};

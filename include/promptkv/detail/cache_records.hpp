@@ -223,13 +223,13 @@ protected:
     /// Hides from `longer` what cannot be cut at all.
     bool show_or_hide(Record record) noexcept {
         Trie& trie = record.space->trie;
-        const bool visible = cuttable(record.handle, trie);
+        const bool visible = serves_parts(record.handle, trie);
         visible ? trie.show(record.handle) : trie.hide(record.handle);
         return visible;
     }
 
     /// Whether an entry serves more than its whole key.
-    [[nodiscard]] static bool cuttable(Handle handle, const Trie& trie) noexcept {
+    [[nodiscard]] static bool serves_parts(Handle handle, const Trie& trie) noexcept {
         const std::size_t length = trie.length(handle);
         return length > 1 && served_prefix(*handle->payload->kv, length, length - 1) > 0;
     }

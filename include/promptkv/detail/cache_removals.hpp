@@ -12,7 +12,6 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
-#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -48,14 +47,7 @@ public:
     using Base::Base;
     using typename Base::Payload;
 
-    struct Removal {
-        const Model& model;
-        std::span<const Token> tokens; ///< of a cut those before; empty where memory was wanting
-        TierEnum tier;
-        std::size_t bytes; ///< what left: of a cut, what it freed
-        RemovalReason reason;
-        KV* payload; ///< to move from; null where it is leased, or was cut or taken
-    };
+    using Removal = promptkv::Removal<KV, Model, Token, TierEnum>;
 
     ~CacheRemovals() {
         listener_ = nullptr;
@@ -87,6 +79,8 @@ public:
         if constexpr (std::is_null_pointer_v<F>) {
             return nullptr;
         } else {
+            static_assert(std::is_invocable_v<F&, Removal&>,
+                          "a listener is called with a Removal&, or is nullptr");
             static_assert(std::is_nothrow_destructible_v<F>,
                           "a listener's destructor must not throw");
             if constexpr (std::is_constructible_v<bool, F&>) {
