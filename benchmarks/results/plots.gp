@@ -2,7 +2,7 @@
 # Draws the plots from the CSV files of the current folder.
 set terminal svg size 800,560 font "sans,13" background "white"
 set datafile separator ","
-set key outside center bottom horizontal width 2
+set key outside center bottom horizontal width 2 height 1
 set grid
 set logscale xy
 set format x "10^{%L}"
@@ -16,7 +16,8 @@ rows(family, series) = sprintf("< awk -F, '$1 == \"%s\" && $2 == \"%s\"' micro.c
 
 set output "lookup.svg"
 set title "Lookup of a stored prompt"
-set xlabel "tokens"
+set xlabel "tokens" offset 0,0.3
+set xrange [100:200000]
 plot rows("probe", "shared 0 %") using 3:4 title "probe, warm", \
      rows("lease", "shared 0 %") using 3:4 title "lease, warm", \
      rows("probe", "shared 0 %") using 3:7 dashtype 2 linecolor 1 title "memcmp, warm", \
@@ -36,11 +37,12 @@ plot rows("insert", "shared 0 %") using 3:4 title "nothing shared", \
 set output "entries.svg"
 set title "By the number of entries"
 set xlabel "entries"
+set autoscale x
 plot rows("probe_entries", "4096 tokens") using 3:4 title "probe, 4096 tokens, warm", \
      rows("probe_entries", "128 tokens") using 3:4 title "probe, 128 tokens, warm", \
      rows("probe_entries", "64 tokens cold") using 3:4 title "probe, 64 tokens, cold", \
      rows("insert_entries", "128 tokens full") using 3:4 title "insert and evict, 128 tokens", \
-     rows("evict_entries", "64 tokens") using 3:4 title "evict, 64 tokens"
+     rows("evict_entries", "64 tokens") using 3:4 linecolor 7 title "evict, 64 tokens"
 
 set output "width.svg"
 set title "Nearest longer entry, evictions going on"
