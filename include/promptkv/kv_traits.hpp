@@ -35,12 +35,12 @@ struct kv_traits {
     static std::size_t nbytes(const KV& kv) noexcept requires requires {
         { kv.nbytes() } -> std::convertible_to<std::size_t>;
     }
-    { return kv.nbytes(); }
+    { return static_cast<std::size_t>(kv.nbytes()); }
 
     static std::size_t reusable_prefix(const KV& kv, std::size_t n) noexcept requires requires {
         { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>;
     }
-    { return kv.reusable_prefix(n); }
+    { return static_cast<std::size_t>(kv.reusable_prefix(n)); }
 
     static KV clone_prefix(const KV& kv, std::size_t n) requires requires {
         { kv.clone_prefix(n) } -> std::convertible_to<KV>;
@@ -53,7 +53,21 @@ struct kv_traits {
     static std::size_t length(const KV& kv) noexcept requires requires {
         { kv.length() } -> std::convertible_to<std::size_t>;
     }
-    { return kv.length(); }
+    { return static_cast<std::size_t>(kv.length()); }
+
+    // A member of the wrong form would count as left out.
+    static_assert(
+        !requires(KV & kv) { kv.reusable_prefix(std::size_t{}); } ||
+            requires(const KV& kv) {
+                { kv.reusable_prefix(std::size_t{}) } -> std::convertible_to<std::size_t>;
+            },
+        "reusable_prefix(n) must be const and return a number of tokens");
+    static_assert(
+        !requires(KV & kv) { kv.clone_prefix(std::size_t{}); } ||
+            requires(const KV& kv) {
+                { kv.clone_prefix(std::size_t{}) } -> std::convertible_to<KV>;
+            },
+        "clone_prefix(n) must be const and return a payload");
 };
 
 /// A type whose size in bytes is known to `kv_traits`.

@@ -60,16 +60,6 @@ class LRUPromptCache {
     static_assert(std::is_nothrow_move_constructible_v<KV>,
                   "a payload must be moved without throwing");
     static_assert(std::is_nothrow_destructible_v<KV>, "a payload's destructor must not throw");
-    // A function of the wrong form would count as left out.
-    static_assert(
-        PrefixReusable<KV> || !requires(KV & kv) { kv.reusable_prefix(std::size_t{}); },
-        "reusable_prefix(n) must be const and return a number of tokens");
-    static_assert(
-        PrefixClonable<KV> || !requires(KV & kv) { kv.clone_prefix(std::size_t{}); },
-        "clone_prefix(n) must be const and return a payload");
-    static_assert(
-        MeasuredPayload<KV> || !requires(KV & kv) { kv.length(); },
-        "length() must be const and return a number of tokens");
     static_assert(std::is_nothrow_destructible_v<Model>, "a model's destructor must not throw");
     static_assert(std::integral<Token>, "Token must be an integral type");
     static_assert(TierEnumeration<TierEnum>,

@@ -50,7 +50,19 @@ struct Foreign {
     std::vector<int> cells;
 };
 
+/// A foreign type whose members of these names mean something else.
+struct Misleading {
+    int reusable_prefix(int) { return 0; }
+    void clone_prefix(std::size_t) {}
+    const char* length() { return ""; }
+};
+
 } // namespace
+
+template <>
+struct promptkv::kv_traits<Misleading> {
+    static std::size_t nbytes(const Misleading&) noexcept { return 1; }
+};
 
 template <>
 struct promptkv::kv_traits<Foreign> {
@@ -113,6 +125,13 @@ TEST_CASE("kv_traits may be specialised for a foreign type") {
     const Foreign kv{{1, 2, 3}};
     REQUIRE(kv_traits<Foreign>::nbytes(kv) == 3 * sizeof(int));
     REQUIRE(kv_traits<Foreign>::clone_prefix(kv, 2).cells == std::vector<int>{1, 2});
+}
+
+TEST_CASE("A specialisation counts, whatever members the type has") {
+    STATIC_REQUIRE(KVPayload<Misleading>);
+    STATIC_REQUIRE_FALSE(AsksReusablePrefix<Misleading>);
+    STATIC_REQUIRE_FALSE(AsksClonePrefix<Misleading>);
+    STATIC_REQUIRE_FALSE(AsksLength<Misleading>);
 }
 
 TEST_CASE("KVPayload asks for the bytes and for moves and destructors that do not throw") {
