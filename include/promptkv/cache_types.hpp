@@ -66,7 +66,8 @@ struct CacheOptions {
     bool keep_anchors = true;     ///< remember keys that a longer entry serves
     bool supersede = true;        ///< let the earlier turns of state that cannot be cut go first
     /// Tokens; a cut ends at a multiple. Make it a multiple of the payload's blocks: a cut that frees
-    /// nothing drops the entry. 0: entries go whole.
+    /// nothing drops the entry. 0: entries go whole, as if they could not be cut, so that the anchors
+    /// which depend on that are not made.
     std::size_t cut_granularity = 256;
 };
 
@@ -136,6 +137,12 @@ concept PassingTokens = !LastingTokens<Range, Token> && LastingTokens<Range&, To
 template <class Token>
 class Prompt : public std::span<const Token> {
 public:
+    Prompt() = default; // no tokens
+
+    template <class Pointer> // not of literals: {0, 1} is no address and length
+    requires std::is_pointer_v<Pointer> && std::convertible_to<Pointer, const Token*>
+    Prompt(Pointer tokens, std::size_t n) : std::span<const Token>(tokens, n) {}
+
     template <LastingTokens<Token> Range>
     // A view, made of what a call is given; as a copy it is the same.
     // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload)

@@ -57,6 +57,9 @@ public:
     using Options = typename Plain::Options;
     using Limits = typename Plain::Limits;
     using FetchOptions = typename Plain::FetchOptions;
+    using Inserted = typename Plain::Inserted;
+    using Stats = typename Plain::Stats;
+    using TierStats = typename Plain::TierStats;
     using Tokens = typename Plain::Tokens;
     using Fetched = typename Plain::Fetched;
     using Lease = typename Plain::Lease;
@@ -65,7 +68,8 @@ public:
     using EntryView = typename Plain::EntryView;
     using Removal = typename Plain::Removal;
 
-    explicit ConcurrentPromptCache(Options options = {}) : plain_(options) {
+    ConcurrentPromptCache() : ConcurrentPromptCache(Options{}) {}
+    explicit ConcurrentPromptCache(Options options) : plain_(options) {
         core().defer_delivery();
         publish();
     }
@@ -121,9 +125,9 @@ public:
     /// bytes count in `nbytes()` and `stats().bytes_leased`, so that the budget covers what other
     /// threads store meanwhile. What was made may still be refused, where a limit was lowered or more
     /// was leased meanwhile.
-    template <std::invocable Make>
+    template <class Make>
     requires std::convertible_to<std::invoke_result_t<Make&>, KV> Inserted
-    insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make make) {
+    insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make&& make) {
         std::optional<KV> kv; // outlives the lock
         Access access(*this);
         const auto fill = [&] {
@@ -175,8 +179,8 @@ public:
     }
 
     /// `pressure()` runs outside of the lock; other calls come in between.
-    template <std::predicate Pressure>
-    std::size_t evict_while(Pressure pressure) {
+    template <class Pressure>
+    requires std::predicate<Pressure&> std::size_t evict_while(Pressure&& pressure) {
         std::size_t entries = 0;
         for (bool more = true; more && pressure();) {
             const Access access(*this);

@@ -73,6 +73,9 @@ public:
     using Options = CacheOptions;
     using Limits = CacheLimits;
     using FetchOptions = promptkv::FetchOptions;
+    using Inserted = promptkv::Inserted;
+    using Stats = promptkv::Stats;
+    using TierStats = promptkv::TierStats;
     using Explanation = promptkv::Explanation<Token, TierEnum>;
     using Tokens = Prompt<Token>;
 
@@ -151,9 +154,11 @@ public:
 
     using Removal = typename Core::Removal;
 
-    explicit LRUPromptCache(Options options = {}) : core_(std::make_unique<Core>(options)) {}
+    LRUPromptCache() : LRUPromptCache(Options{}) {}
+    explicit LRUPromptCache(Options options) : core_(std::make_unique<Core>(options)) {}
 
-    // Movable; leases survive. What was moved from may only be assigned to or destroyed.
+    // Movable; leases survive. What was moved from is empty: it may be asked for its size and bytes,
+    // assigned to and destroyed, nothing else.
 
     // lookup /////////////////////////////////////////////////////////////////
 
@@ -252,14 +257,14 @@ public:
 
     /// The same, with the payload made by `make()`, and only once it is decided that it will be kept
     /// and there is room: for state that must first be copied from a device. What was evicted has
-    /// been destroyed by then; what it replaces goes only when it is there. Since `kv` cannot be asked
-    /// yet, an entry on a strict prefix that can be cut itself is taken for one that it will serve,
-    /// where room is wanting.
+    /// been destroyed by then; what it replaces goes only when it is there, so that a `make` that throws
+    /// costs nothing of it: both are held for that time. Since `kv` cannot be asked yet, an entry on a
+    /// strict prefix that can be cut itself is taken for one that it will serve, where room is wanting.
     /// Requires: `nbytes` is what the payload will hold.
     /// Throws:   what `make` throws; the evictions stand then.
-    template <std::invocable Make>
+    template <class Make>
     requires std::convertible_to<std::invoke_result_t<Make&>, KV> Inserted
-    insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make make) {
+    insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make&& make) {
         std::optional<KV> kv;
         const auto fill = [&] { kv.emplace(make()); };
         return core_->insert(model, tokens, nbytes, tier, fill, kv);
@@ -300,8 +305,8 @@ public:
     /// cache cannot see. What goes is destroyed before the next question. Ends where nothing may go.
     /// Returns: how many entries went whole.
     /// Throws:  what `pressure` throws; what went is gone then.
-    template <std::predicate Pressure>
-    std::size_t evict_while(Pressure pressure) {
+    template <class Pressure>
+    requires std::predicate<Pressure&> std::size_t evict_while(Pressure&& pressure) {
         return core_->evict_while(pressure);
     }
 
@@ -318,10 +323,10 @@ public:
     // observers //////////////////////////////////////////////////////////////
 
     /// Entries; anchors do not count.
-    [[nodiscard]] std::size_t size() const noexcept { return core_->size(); }
-    [[nodiscard]] bool empty() const noexcept { return core_->size() == 0; }
+    [[nodiscard]] std::size_t size() const noexcept { return core_ ? core_->size() : 0; }
+    [[nodiscard]] bool empty() const noexcept { return size() == 0; }
     /// Bytes of all payloads, those included that left and are still leased.
-    [[nodiscard]] std::size_t nbytes() const noexcept { return core_->nbytes(); }
+    [[nodiscard]] std::size_t nbytes() const noexcept { return core_ ? core_->nbytes() : 0; }
     /// Bytes of a model's entries.
     [[nodiscard]] std::size_t nbytes(ModelView model) const { return core_->nbytes(model); }
     /// Bytes of what finds the payloads: tries, queues and the records of the entries.

@@ -210,15 +210,11 @@ public:
     /// included, the shortest first. `f` must not change the trie.
     template <class F>
     void for_each_prefix(Key key, F f) {
-        Node* node = tree_.root();
-        for (std::size_t at = 0;;) {
-            if (node->value)
-                f(Handle(node));
-            node = at < key.size() ? node->children.find(key[at]) : nullptr;
-            if (node == nullptr || node->matching(key.subspan(at)) < node->edge_length)
-                return;
-            at += node->edge_length;
-        }
+        for_each_prefix_as<Handle>(key, f);
+    }
+    template <class F>
+    void for_each_prefix(Key key, F f) const {
+        for_each_prefix_as<ConstHandle>(key, f);
     }
 
     /// What a node on the path of a key has to offer.
@@ -335,6 +331,19 @@ public:
     [[nodiscard]] bool check_invariants() const noexcept { return tree_.check_invariants(); }
 
 private:
+    template <class H, class F>
+    void for_each_prefix_as(Key key, F& f) const {
+        Node* node = tree_.root();
+        for (std::size_t at = 0;;) {
+            if (node->value)
+                f(H(node));
+            node = at < key.size() ? node->children.find(key[at]) : nullptr;
+            if (node == nullptr || node->matching(key.subspan(at)) < node->edge_length)
+                return;
+            at += node->edge_length;
+        }
+    }
+
     template <class H>
     [[nodiscard]] static H handle_of(Node* node) noexcept {
         return H(node->value ? node : nullptr);

@@ -434,8 +434,12 @@ private:
         return n >= tape.tokens.size() ? tape.tokens.size() : 0;
     }
 
-    /// Can some strict prefix be served? What cannot be cut at all serves not even the empty one.
+    /// Can some strict prefix be served? What cannot be cut at all serves not even the empty one, but
+    /// of one token that is not known.
     [[nodiscard]] bool cuttable(const Recording& tape) const {
+        if (tape.tokens.size() == 1) {
+            return can(can_reuse);
+        }
         return tape.tokens.size() > 1 && reusable(tape, tape.tokens.size() - 1) > 0;
     }
 

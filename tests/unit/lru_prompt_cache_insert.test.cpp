@@ -337,6 +337,42 @@ TEST_CASE("insert with make replaces, absorbs and leaves anchors as the other do
     REQUIRE(cache.check_invariants());
 }
 
+// Spellings //////////////////////////////////////////////////////////////////
+
+/// A caller's type with a cache in it, made of nothing.
+struct Engine {
+    LRUPromptCache<Tape> cache;
+};
+
+TEST_CASE("A key is any range of tokens, an address and a length, or nothing") {
+    Engine engine{};
+    LRUPromptCache<Tape>& cache = engine.cache;
+    Tokens key = {'a', 'b', 'c'};
+    LRUPromptCache<Tape>::Inserted inserted = cache.insert("m", key, tape("abc"_key), Tier::user);
+    REQUIRE(inserted.outcome == Outcome::stored);
+    REQUIRE(cache.probe("m", {key.data(), 2}, {.min_remaining = 0}).reused == 2);
+    REQUIRE(cache.probe("m", std::span<std::int32_t>(key)).reused == 2);
+    const std::int32_t array[] = {'a', 'b', 'x'};
+    REQUIRE(cache.probe("m", array).reused == 2);
+    REQUIRE(cache.insert("m", {}, tape({}), Tier::user).outcome == Outcome::anchored);
+    LRUPromptCache<Tape>::Stats stats = cache.stats();
+    REQUIRE(stats.anchored == 1);
+}
+
+TEST_CASE("A cache that was moved from is empty") {
+    LRUPromptCache<Tape> cache;
+    store(cache, "abc"_key, Tier::user);
+    LRUPromptCache<Tape> other = std::move(cache);
+    REQUIRE(other.size() == 1);
+    // NOLINTBEGIN(bugprone-use-after-move)
+    REQUIRE(cache.empty());
+    REQUIRE(cache.nbytes() == 0);
+    cache = LRUPromptCache<Tape>();
+    // NOLINTEND(bugprone-use-after-move)
+    store(cache, "abc"_key, Tier::user);
+    REQUIRE(cache.size() == 1);
+}
+
 // Tiers of the caller's own //////////////////////////////////////////////////
 
 TEST_CASE("A cache may have one tier") {

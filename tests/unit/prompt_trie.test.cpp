@@ -241,6 +241,11 @@ TEST_CASE("PromptTrie visits the values on the prefixes of a key, shortest first
     REQUIRE(visited("abq") == "|a|");
     REQUIRE(visited("") == "|");
     REQUIRE(visited("q") == "|");
+
+    std::string all; // of a const trie as well
+    std::as_const(trie).for_each_prefix(std::string_view("abc"),
+                                        [&all](const auto& handle) { all += *handle + "|"; });
+    REQUIRE(all == "|a|abc|");
 }
 
 TEST_CASE("PromptTrie pops the strict prefixes of a key, never the key itself") {

@@ -228,9 +228,11 @@ protected:
         return visible;
     }
 
-    /// Whether an entry serves more than its whole key.
+    /// Whether an entry serves more than its whole key: of one token, the empty key.
     [[nodiscard]] static bool serves_parts(Handle handle, const Trie& trie) noexcept {
         const std::size_t length = trie.length(handle);
+        if (length == 1)
+            return PrefixReusable<KV>;
         return length > 1 && served_prefix(*handle->payload->kv, length, length - 1) > 0;
     }
 
