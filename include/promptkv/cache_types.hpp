@@ -149,6 +149,7 @@ public:
     Prompt(Range&& tokens) : std::span<const Token>(std::data(tokens), std::size(tokens)) {}
 
     template <PassingTokens<Token> Range>
+    // NOLINTNEXTLINE(bugprone-forwarding-reference-overload): a copy is no other range
     Prompt(Range&&) = delete; // give the tokens a name: the answer will point into them
 };
 

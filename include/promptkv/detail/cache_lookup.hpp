@@ -180,6 +180,7 @@ private:
         });
         if (!best && place.common > 0 && miss == MissReason::nothing_shared) {
             const auto nearest = space.trie.nearest(place); // hidden, or an anchor
+            PROMPTKV_ASSERT(nearest);
             note(nearest->payload != nullptr ? MissReason::not_cuttable : MissReason::only_anchor);
         }
         best.miss = miss;
