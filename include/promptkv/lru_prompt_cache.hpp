@@ -92,9 +92,9 @@ public:
 
     /// A payload that is read where it lies. True where something is reused.
     ///
-    /// While it lives its entry is no victim (but of a limit lowered below what is leased). If the entry is erased, replaced or absorbed meanwhile,
-    /// the payload lives until the lease ends, and its bytes stay in `nbytes()`. A lease may outlive
-    /// the cache, and end on any thread.
+    /// While it lives its entry is no victim (but of a limit lowered below what is leased). If the
+    /// entry is erased, replaced or absorbed meanwhile, the payload lives until the lease ends, and its
+    /// bytes stay in `nbytes()`. A lease may outlive the cache, and end on any thread.
     class Lease {
     public:
         std::size_t reused = 0;           ///< tokens of the prompt that `kv()` may be used for
