@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
 # Installs the headers, the CMake package and the pkg-config file, all independent of the machine.
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${PROJECT_BINARY_DIR}/package)
 
 # promptkv depends on no other package, so its exported target is the whole configuration.
-install(TARGETS promptkv EXPORT promptkv FILE_SET HEADERS FILE_SET format)
+install(TARGETS promptkv EXPORT promptkv)
+install(
+    DIRECTORY ${PROJECT_SOURCE_DIR}/include/promptkv
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+    FILES_MATCHING
+    PATTERN "*.hpp"
+)
 install(
     EXPORT promptkv
     FILE promptkvConfig.cmake
