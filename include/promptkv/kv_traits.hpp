@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// kv_traits: the questions that the cache asks of a payload.
+// kv_traits: what the cache asks of a payload.
 #ifndef PROMPTKV_KV_TRAITS_HPP
 #define PROMPTKV_KV_TRAITS_HPP
 
@@ -7,67 +7,165 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
+#include <optional>
 #include <type_traits>
+#include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI {
 
+class BlockUse; // block_kv.hpp
+
+namespace detail {
+
+/// A function for `for_each_block`, to ask whether a payload has one.
+struct AnyBlockFunction {
+    void operator()(const BlockUse&, std::size_t, bool) const noexcept {}
+};
+
+/// What a payload gave up: itself, an optional of it, or nothing.
+template <class T, class KV>
+concept GivenUp = std::is_void_v<T> || std::convertible_to<T, std::optional<KV>>;
+
+} // namespace detail
+
 /// What the cache asks of a payload: the KV state of the first tokens of a sequence.
 ///
-/// Answered by members of the same names, or, for a type that is not yours, by a specialisation
-/// with static functions. Only `nbytes` has to be there. `n` counts tokens from the start of the key.
+/// Answered by members of the same names or, for a type that is not yours, by a specialisation with
+/// static functions. Only `nbytes` is needed. `n` and `from` count tokens from the start of the key.
 ///
-/// | function                    | answer                                                          |
-/// |-----------------------------|-----------------------------------------------------------------|
-/// | `nbytes(const KV&)`         | bytes that it holds; asked when stored and after a cut          |
-/// | `reusable_prefix(const KV&, n)` | longest prefix of at most `n` tokens that it can be used for, 0 if none. Full attention: `n`; recurrent state: 0; checkpoints: the nearest one. Without it: the whole key only |
-/// | `clone_prefix(const KV&, n)`| a new payload of the first `n` tokens, which costs what it returns. Without it the copy constructor serves for the whole |
-/// | `truncate(KV&, n)`          | cuts it in place to `n` tokens. Only where that frees memory without copying what stays. Without it a victim is dropped whole |
-/// | `length(const KV&)`         | tokens that it holds; asserted to be the key's length on insert |
+/// | function                        | answer                                                      |
+/// |---------------------------------|-------------------------------------------------------------|
+/// | `nbytes(const KV&)`             | all bytes that it refers to, shared blocks included          |
+/// | `reusable_prefix(const KV&, n)` | the longest prefix of at most `n` tokens that it can be used for; 0: none. Full attention: `n`. Recurrent: 0. Checkpoints: the nearest at or below `n`. It is asked for the whole key too: answer its length there, or even an exact match misses. Without it: the whole key only |
+/// | `clone_prefix(const KV&, n)`    | a payload of the first `n` tokens; blocks are shared, not copied. Without it: the copy constructor, for the whole key |
+/// | `truncate(KV&, n)`              | cuts it in place to `n` tokens. Only where that frees memory without copying what stays. It may return what it cut off, as `std::optional<KV>` |
+/// | `length(const KV&)`             | tokens that it holds; asserted against the key               |
+/// | `block_tokens(const KV&)`       | cuts and reservations end at its multiples; 1 without it     |
+/// | `for_each_block(const KV&, from, f)` | calls `f(const BlockUse&, nbytes, in_use)` once for each shared block whose first token is at or beyond `from`, in order. `truncate(n)` drops exactly those of `from = n`. `in_use`: somebody outside of the cache holds the block as well, so that dropping it frees nothing now |
+/// | `adopt_blocks(KV&, n, const KV& other)` | both hold the same first `n` tokens: takes `other`'s whole blocks of them in the place of its own. It may return what it gave up, as `std::optional<KV>` |
+/// | `shared_prefix(const KV&, n)`   | for payloads that serve their whole key only: the blocks of the first `n` tokens alone, to build a new payload on. Lookups never use it |
 ///
-/// Do not round `reusable_prefix` down for convenience, to blocks say: `FetchOptions::align` is for that.
-/// A key that a longer entry does not serve to its last token keeps a payload of its own, so that every
-/// turn of a conversation would.
+/// Do not round `reusable_prefix` down to blocks: `FetchOptions::align` does that for a lookup.
 ///
-/// `nbytes`, `reusable_prefix` and `length` must not throw: called through the cache, a throw ends
-/// the program. `clone_prefix` and `truncate` may throw.
+/// Only `clone_prefix` and `shared_prefix` may throw; a throw of any other ends the program. But do not
+/// declare `for_each_block` noexcept: `f` may throw where it runs out of memory.
 template <class KV>
 struct kv_traits {
-    static std::size_t nbytes(const KV& kv) noexcept requires requires {
-        { kv.nbytes() } -> std::convertible_to<std::size_t>;
+    static std::size_t nbytes(const KV& kv) noexcept
+        requires requires {
+            { kv.nbytes() } -> std::convertible_to<std::size_t>;
+        }
+    {
+        return static_cast<std::size_t>(kv.nbytes());
     }
-    { return static_cast<std::size_t>(kv.nbytes()); }
 
-    static std::size_t reusable_prefix(const KV& kv, std::size_t n) noexcept requires requires {
-        { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>;
+    static std::size_t reusable_prefix(const KV& kv, std::size_t n) noexcept
+        requires requires {
+            { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>;
+        }
+    {
+        return static_cast<std::size_t>(kv.reusable_prefix(n));
     }
-    { return static_cast<std::size_t>(kv.reusable_prefix(n)); }
 
-    static KV clone_prefix(const KV& kv, std::size_t n) requires requires {
-        { kv.clone_prefix(n) } -> std::convertible_to<KV>;
+    static KV clone_prefix(const KV& kv, std::size_t n)
+        requires requires {
+            { kv.clone_prefix(n) } -> std::convertible_to<KV>;
+        }
+    {
+        return kv.clone_prefix(n);
     }
-    { return kv.clone_prefix(n); }
 
-    static void truncate(KV& kv, std::size_t n) requires requires { kv.truncate(n); }
-    { kv.truncate(n); }
-
-    static std::size_t length(const KV& kv) noexcept requires requires {
-        { kv.length() } -> std::convertible_to<std::size_t>;
+    static decltype(auto) truncate(KV& kv, std::size_t n) noexcept
+        requires requires {
+            { kv.truncate(n) } -> detail::GivenUp<KV>;
+        }
+    {
+        return kv.truncate(n);
     }
-    { return static_cast<std::size_t>(kv.length()); }
 
-    // A member of the wrong form would count as left out.
+    static std::size_t length(const KV& kv) noexcept
+        requires requires {
+            { kv.length() } -> std::convertible_to<std::size_t>;
+        }
+    {
+        return static_cast<std::size_t>(kv.length());
+    }
+
+    static std::size_t block_tokens(const KV& kv) noexcept
+        requires requires {
+            { kv.block_tokens() } -> std::convertible_to<std::size_t>;
+        }
+    {
+        return static_cast<std::size_t>(kv.block_tokens());
+    }
+
+    template <class F>
+    static void for_each_block(const KV& kv, std::size_t from, F&& f)
+        requires requires { kv.for_each_block(from, f); }
+    {
+        kv.for_each_block(from, f);
+    }
+
+    static decltype(auto) adopt_blocks(KV& kv, std::size_t n, const KV& other) noexcept
+        requires requires {
+            { kv.adopt_blocks(n, other) } -> detail::GivenUp<KV>;
+        }
+    {
+        return kv.adopt_blocks(n, other);
+    }
+
+    static KV shared_prefix(const KV& kv, std::size_t n)
+        requires requires {
+            { kv.shared_prefix(n) } -> std::convertible_to<KV>;
+        }
+    {
+        return kv.shared_prefix(n);
+    }
+
+    // A member with the wrong signature would silently be ignored.
     static_assert(
-        !requires(KV & kv) { kv.reusable_prefix(std::size_t{}); } ||
+        !requires(KV& kv) { kv.length(); } ||
+            requires(const KV& kv) {
+                { kv.length() } -> std::convertible_to<std::size_t>;
+            },
+        "length() must be const and return a number of tokens");
+    static_assert(
+        !requires(KV& kv) { kv.block_tokens(); } ||
+            requires(const KV& kv) {
+                { kv.block_tokens() } -> std::convertible_to<std::size_t>;
+            },
+        "block_tokens() must be const and return a number of tokens");
+    static_assert(
+        !requires(KV& kv, detail::AnyBlockFunction& f) { kv.for_each_block(std::size_t{}, f); } ||
+            requires(const KV& kv, detail::AnyBlockFunction& f) {
+                kv.for_each_block(std::size_t{}, f);
+            },
+        "for_each_block(from, f) must be const");
+    static_assert(
+        !requires(const KV& kv) { kv.shared_prefix(std::size_t{}); } ||
+            requires(const KV& kv) {
+                { kv.shared_prefix(std::size_t{}) } -> std::convertible_to<KV>;
+            },
+        "shared_prefix(n) must return a payload");
+    static_assert(
+        !requires(KV& kv) { kv.reusable_prefix(std::size_t{}); } ||
             requires(const KV& kv) {
                 { kv.reusable_prefix(std::size_t{}) } -> std::convertible_to<std::size_t>;
             },
         "reusable_prefix(n) must be const and return a number of tokens");
     static_assert(
-        !requires(KV & kv) { kv.clone_prefix(std::size_t{}); } ||
+        !requires(KV& kv) { kv.clone_prefix(std::size_t{}); } ||
             requires(const KV& kv) {
                 { kv.clone_prefix(std::size_t{}) } -> std::convertible_to<KV>;
             },
         "clone_prefix(n) must be const and return a payload");
+    static_assert(
+        !requires(KV& kv) { kv.truncate(std::size_t{}); } ||
+            requires(KV& kv) {
+                { kv.truncate(std::size_t{}) } -> detail::GivenUp<KV>;
+            },
+        "truncate(n) must return nothing, or what it cut off as std::optional of the payload");
 };
 
 /// A type whose size in bytes is known to `kv_traits`.
@@ -77,7 +175,7 @@ concept SizedPayload = requires(const KV& kv) {
 };
 
 /// What a payload must be: sized, and moved and destroyed without throwing, since the cache does
-/// both while it cannot go back.
+/// both where it cannot go back.
 template <class KV>
 concept KVPayload = std::is_object_v<KV> && !std::is_const_v<KV> && SizedPayload<KV> &&
                     std::is_nothrow_move_constructible_v<KV> && std::is_nothrow_destructible_v<KV>;
@@ -100,9 +198,7 @@ concept ClonablePayload = PrefixClonable<KV> || std::copy_constructible<KV>;
 
 /// A payload that can be cut in place.
 template <class KV>
-concept TruncatablePayload = requires(KV& kv, std::size_t n) {
-    kv_traits<KV>::truncate(kv, n);
-};
+concept TruncatablePayload = requires(KV& kv, std::size_t n) { kv_traits<KV>::truncate(kv, n); };
 
 /// A payload that knows how many tokens it holds.
 template <class KV>
@@ -110,20 +206,102 @@ concept MeasuredPayload = requires(const KV& kv) {
     { kv_traits<KV>::length(kv) } -> std::convertible_to<std::size_t>;
 };
 
+/// A payload of blocks that other payloads may share.
+template <class KV>
+concept BlockPayload = requires(const KV& kv, std::size_t n, detail::AnyBlockFunction& f) {
+    kv_traits<KV>::for_each_block(kv, n, f);
+};
+
+/// A payload that can take over the blocks of another one.
+template <class KV>
+concept AdoptingPayload =
+    requires(KV& kv, std::size_t n, const KV& other) { kv_traits<KV>::adopt_blocks(kv, n, other); };
+
+/// A payload whose blocks can be the start of a new payload, although it serves its whole key only.
+template <class KV>
+concept SharedPrefixPayload = requires(const KV& kv, std::size_t n) {
+    { kv_traits<KV>::shared_prefix(kv, n) } -> std::convertible_to<KV>;
+};
+
 namespace detail {
 
 /// The longest prefix of at most `n` tokens that the payload of a key of `length` tokens serves.
-/// Never throws; an answer above `n` counts as `n`.
 template <class KV>
 [[nodiscard]] std::size_t served_prefix(const KV& kv, std::size_t length, std::size_t n) noexcept {
-    if (n >= length)
-        return length;
+    const std::size_t most = n < length ? n : length;
     if constexpr (PrefixReusable<KV>) {
-        const std::size_t served = n == 0 ? 0 : kv_traits<KV>::reusable_prefix(kv, n);
-        return served < n ? served : n;
+        if (most == 0)
+            return 0;
+        const std::size_t served = kv_traits<KV>::reusable_prefix(kv, most);
+        return served < most ? served : most;
     } else {
-        return 0;
+        return most == length ? length : 0;
     }
+}
+
+template <class KV>
+[[nodiscard]] std::size_t block_tokens(const KV& kv) noexcept {
+    std::size_t n = 1;
+    if constexpr (requires { kv_traits<KV>::block_tokens(kv); })
+        n = static_cast<std::size_t>(kv_traits<KV>::block_tokens(kv));
+    return n > 0 ? n : 1;
+}
+
+/// Calls one of the two functions that may return what the payload gave up. Empty: nothing came back.
+template <class KV, class F>
+[[nodiscard]] std::optional<KV> given_up(F f) noexcept {
+    if constexpr (std::convertible_to<decltype(f()), std::optional<KV>>) {
+        return std::optional<KV>(f());
+    } else {
+        static_cast<void>(f());
+        return std::nullopt;
+    }
+}
+
+template <class KV>
+[[nodiscard]] std::optional<KV> truncate([[maybe_unused]] KV& kv,
+                                         [[maybe_unused]] std::size_t n) noexcept {
+    if constexpr (TruncatablePayload<KV>)
+        return given_up<KV>([&]() -> decltype(auto) { return kv_traits<KV>::truncate(kv, n); });
+    else
+        return std::nullopt;
+}
+
+template <class KV>
+[[nodiscard]] std::optional<KV> adopt_blocks([[maybe_unused]] KV& kv,
+                                             [[maybe_unused]] std::size_t n,
+                                             [[maybe_unused]] const KV& other) noexcept {
+    if constexpr (AdoptingPayload<KV>)
+        return given_up<KV>(
+            [&]() -> decltype(auto) { return kv_traits<KV>::adopt_blocks(kv, n, other); });
+    else
+        return std::nullopt;
+}
+
+/// Assigns; a payload need not be assignable.
+template <class KV>
+void assign(std::optional<KV>& to, std::optional<KV>&& from) noexcept {
+    to.reset();
+    if (from)
+        to.emplace(std::move(*from));
+}
+
+/// A copy of the first `n` tokens, which are the whole where there is no `clone_prefix`.
+template <class KV>
+[[nodiscard]] KV clone(const KV& kv, [[maybe_unused]] std::size_t n) {
+    if constexpr (PrefixClonable<KV>)
+        return kv_traits<KV>::clone_prefix(kv, n);
+    else
+        return KV(kv);
+}
+
+/// What a reservation shares of the first `n` tokens.
+template <class KV>
+[[nodiscard]] KV share(const KV& kv, std::size_t n) {
+    if constexpr (SharedPrefixPayload<KV>)
+        return kv_traits<KV>::shared_prefix(kv, n);
+    else
+        return clone(kv, n);
 }
 
 } // namespace detail

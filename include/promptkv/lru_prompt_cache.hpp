@@ -1,382 +1,589 @@
 // SPDX-License-Identifier: MIT
-// LRUPromptCache: the KV state of prompts, kept between requests under a byte budget.
+// BasicPromptCache and LRUPromptCache: the KV state of prompts, kept between requests in a byte budget.
 #ifndef PROMPTKV_LRU_PROMPT_CACHE_HPP
 #define PROMPTKV_LRU_PROMPT_CACHE_HPP
 
-#include <promptkv/cache_order.hpp>
 #include <promptkv/cache_types.hpp>
-#include <promptkv/detail/cache_core.hpp>
+#include <promptkv/detail/cache.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/stats.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
+#include <promptkv/victim_policy.hpp>
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI {
 
-template <class KV, class Model, class Token, class TierEnum>
-class ConcurrentPromptCache;
+namespace detail {
 
-/// Keeps payloads (KV state) under the token sequences that they were computed from, and hands back
-/// the part that a new prompt shares.
+/// The mutex of a cache that is not thread-safe.
+struct NoMutex {
+    void lock() noexcept {}
+    void unlock() noexcept {}
+};
+
+} // namespace detail
+
+/// Keeps payloads (KV state) under the token sequences that they were computed from, and hands back the
+/// part that a new prompt shares.
 ///
-///     promptkv::LRUPromptCache<MyKV> cache({.max_bytes = std::size_t{8} << 30});
-///     auto hit = cache.fetch_nearest("llama-3.2-1b", prompt);      // hit.kv: std::optional<MyKV>
-///     MyKV kv = hit ? std::move(*hit.kv) : engine.empty();
-///     engine.prefill(kv, hit.remaining);                           // only what is new
-///     cache.insert("llama-3.2-1b", tokens_in_kv, std::move(kv), promptkv::Tier::assistant);
+///     promptkv::LRUPromptCache<promptkv::BlockKV<Block>> cache({.max_bytes = std::size_t{8} << 30});
 ///
-/// An *entry* is a key with a payload. An *anchor* is a key that is remembered with its tier and
-/// recency, but needs no payload, because a longer entry serves it and can be cut down to it.
+///     std::size_t reused = 0;
+///     if (auto hit = cache.lease_nearest(model, prompt)) {
+///         reused = hit.reused();
+///         engine.restore(hit.kv(), reused);     // a copy; the lease ends with this block
+///     }
+///     engine.prefill(prompt.subspan(reused));   // only what is new; then generate
 ///
-/// `KV`: see kv_traits. `Model`: the namespace of a key, hashable and equality-comparable; a
-/// std::string is looked up by std::string_view. Keys of different models never match. `Token`: an
-/// integral type. `TierEnum`: see tier_traits.
+///     if (auto room = cache.reserve(model, tokens, engine.nbytes(tokens.size()), Tier::assistant)) {
+///         auto kv = room.prefix().value_or(promptkv::BlockKV<Block>(64));
+///         engine.copy_out(kv, room.tokens());   // appends the blocks from kv.length() on
+///         room.commit(std::move(kv));
+///     }
+///
+/// `KV`: see kv_traits. `Model`: the namespace of a key, hashable and equality-comparable; keys of
+/// different models never match. A std::string is asked for by std::string_view. `Token`: an integral
+/// type. `TierEnum`: see tier_traits. `Policy`: see victim_policy.hpp. `Mutex`: ConcurrentPromptCache
+/// sets it.
+///
+/// What is evicted: the victim of the policy is cut from its tail by what is needed, rounded up to the
+/// payload's `block_tokens`. It is evicted whole if nothing would be left, if it cannot be cut, or if other
+/// entries serve what would be left. A victim whose blocks are all held by longer entries frees nothing:
+/// the nearest of these is taken in its place. Leased entries are no victims.
+///
+/// What a use does: an exact or shorter match makes its entry the most recent of its tier, and so every
+/// entry on its path whose key the reuse covers. A longer match leaves the recency of its entry alone
+/// and gives the entry a second chance: as a victim it first gives its tail down to the prefix that was
+/// used. Once it is cut to that prefix, it moves to the hot end, one time.
+///
+/// Superseding, for payloads that cannot be cut: an insert makes the earlier entries on its path, of the
+/// same or a less persistent tier, the next victims of their tier, unless other entries continue them.
+/// Of these entries the one goes first whose removal leaves the smallest gap.
+///
+/// Sessions: when a session stores a key, the entry that it stored last becomes the next victim of its
+/// tier if neither key continues the other, nothing continues it, and no other session stored it. If
+/// `InsertOptions::request` is given, that lookup must have been made after the entry was stored: samples
+/// of one lookup do not demote each other.
 ///
 /// Invariants: `nbytes() <= max_bytes` and `size() <= max_entries` after every call and during it,
-/// unless a limit was lowered below what is leased. Only equal tokens match, never only their hashes.
+/// except while a limit was lowered below what is leased or reserved. Only equal tokens match, never
+/// only their hashes.
 ///
-/// Thread safety: const calls together are fine; anything else needs the caller's lock. A Lease may
-/// end on any thread without it.
-/// Exceptions: strong guarantee, but for `make` and `truncate` as said there. Once a payload has been
-/// cut or dropped nothing throws.
-/// Callers' code: the listener, `make`, `pressure` and the destructors of payloads run when the cache is
-/// whole, and may call it. A payload's other functions, and what `for_each` calls, must not.
-/// Overhead: at most 300 bytes an entry and the tokens of its key that it shares with no other.
+/// Thread safety: const calls together are safe; any other call needs the caller's lock. A Lease or a
+/// Reservation may end on any thread without it. ConcurrentPromptCache has the lock inside.
+/// Exceptions: strong guarantee; what was evicted for a call that then fails stays evicted.
+/// Callers' code: the listener, `make` and the destructors of payloads run when the cache is whole, and
+/// may call it. A payload's other functions, and what `for_each` calls, must not.
+/// Overhead: at most 300 bytes for an entry, and 4.2 bytes for each token of its key that it shares with
+/// no other.
 /// Source: `LRUPromptCache` of mlx-lm (pull request 1019); each function says where it differs.
-template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier>
-class LRUPromptCache {
+template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier,
+          class Policy = TieredLRU, class Mutex = detail::NoMutex>
+class BasicPromptCache {
     static_assert(SizedPayload<KV>,
                   "a payload needs nbytes: a member, or a specialisation of promptkv::kv_traits");
     static_assert(std::is_nothrow_move_constructible_v<KV>,
                   "a payload must be moved without throwing");
     static_assert(std::is_nothrow_destructible_v<KV>, "a payload's destructor must not throw");
+    static_assert(!std::is_pointer_v<Model> && !std::ranges::enable_borrowed_range<Model>,
+                  "Model must own its text: a view or a pointer would dangle");
     static_assert(std::is_nothrow_destructible_v<Model>, "a model's destructor must not throw");
-    static_assert(std::integral<Token>, "Token must be an integral type");
+    static_assert(std::integral<Token> && !std::is_same_v<std::remove_cv_t<Token>, bool> &&
+                      sizeof(Token) <= 8,
+                  "Token must be an integral type of at most 64 bits, and not bool");
     static_assert(TierEnumeration<TierEnum>,
                   "tier_traits<TierEnum>::count must say how many tiers there are");
 
-    using Core = detail::CacheCore<KV, Model, Token, TierEnum>;
-    static constexpr auto as_fetched = ClonablePayload<KV> ? Core::can_clone : Core::can_lease;
-    using ModelView = typename Core::ModelView;
+    using Record = detail::Record<KV, Model, Token, TierEnum, Policy>;
+    static_assert(VictimPolicy<Policy, Record, TierEnum>,
+                  "Policy must be a victim policy: see promptkv/victim_policy.hpp");
+    using Cache = detail::Cache<Record, Mutex>;
+    using Call = typename Cache::Call;
+    using Look = typename Cache::Look;
+    using ModelView = typename Record::ModelView;
 
 public:
-    using Options = CacheOptions;
+    using Options = CacheOptions<typename Policy::Options>;
     using Limits = CacheLimits;
     using FetchOptions = promptkv::FetchOptions;
+    using InsertOptions = promptkv::InsertOptions;
     using Inserted = promptkv::Inserted;
     using Stats = promptkv::Stats;
     using TierStats = promptkv::TierStats;
+    using Lookup = promptkv::Lookup<Token, TierEnum>;
     using Explanation = promptkv::Explanation<Token, TierEnum>;
-    using Tokens = Prompt<Token>;
+    using Removal = promptkv::Removal<KV, Model, Token, TierEnum>;
+    /// Any contiguous range of tokens, a temporary too: nothing in an answer points into it.
+    using Tokens = std::span<const Token>;
 
-    /// The answer to a fetch or a take. True where something is reused.
-    struct Fetched {
-        std::optional<KV> kv;             ///< holds exactly `reused` tokens; empty on a miss
-        std::size_t reused = 0;           ///< tokens of the prompt that `kv` holds
-        std::span<const Token> remaining; ///< the other tokens, a part of the caller's
-        Match match = Match::none;
-        TierEnum tier{}; ///< of the entry
-
-        [[nodiscard]] explicit operator bool() const noexcept { return match != Match::none; }
+    /// The answer to a fetch or a take.
+    struct Fetched : Lookup {
+        Fetched() = default;
+        explicit Fetched(const Lookup& answer) noexcept : Lookup(answer) {}
+        std::optional<KV> kv; ///< serves `reused()` tokens; empty on a miss
     };
 
-    /// A payload that is read where it lies. True where something is reused.
+    /// A payload that is read where it lies.
     ///
-    /// While it lives its entry is no victim (but of a limit lowered below what is leased). If the
-    /// entry is erased, replaced or absorbed meanwhile, the payload lives until the lease ends, and its
-    /// bytes stay in `nbytes()`. A lease may outlive the cache, and end on any thread.
-    class Lease {
+    /// While the lease lives its entry is no victim. If the entry leaves meanwhile the payload lives
+    /// until the lease ends, and its bytes stay in `nbytes()`. A lease is for the time of a copy: one that
+    /// is held to the end of a request keeps the room that the request's own insert needs. It may outlive
+    /// the cache, and end on any thread. Move-only.
+    class Lease : public Lookup {
     public:
-        std::size_t reused = 0;           ///< tokens of the prompt that `kv()` may be used for
-        std::span<const Token> remaining; ///< the other tokens, a part of the caller's
-        Match match = Match::none;
-        TierEnum tier{}; ///< of the entry
-
         Lease() = default;
-        Lease(Lease&& other) noexcept { swap(other); }
-        Lease& operator=(Lease&& other) noexcept {
-            Lease(std::move(other)).swap(*this);
-            return *this;
-        }
-        ~Lease() {
-            if (stored_ != nullptr)
-                stored_->end_lease(*account_);
-        }
 
-        /// The payload, which may hold more than `reused` tokens. Requires: *this is true.
-        [[nodiscard]] const KV& kv() const noexcept {
-            PROMPTKV_ASSERT(stored_ != nullptr);
-            return *stored_->kv;
+        /// True while it holds a payload: something is reused, and the lease was not ended or moved from.
+        [[nodiscard]] explicit operator bool() const noexcept {
+            return static_cast<bool>(payload_);
         }
-        [[nodiscard]] explicit operator bool() const noexcept { return stored_ != nullptr; }
+        /// The payload, which may hold more than `reused()` tokens. Requires: *this is true.
+        [[nodiscard]] const KV& kv() const noexcept {
+            PROMPTKV_ASSERT(payload_);
+            return payload_.get()->kv;
+        }
+        /// Ends the lease before its destructor does.
+        void end() noexcept { payload_.end(); }
 
     private:
-        friend LRUPromptCache;
-        void swap(Lease& other) noexcept {
-            std::swap(reused, other.reused);
-            std::swap(remaining, other.remaining);
-            std::swap(match, other.match);
-            std::swap(tier, other.tier);
-            std::swap(stored_, other.stored_);
-            std::swap(account_, other.account_);
+        friend BasicPromptCache;
+        Lease(Lookup answer, detail::PayloadLease<KV> payload) noexcept
+            : Lookup(answer), payload_(std::move(payload)) {}
+        detail::PayloadLease<KV> payload_;
+    };
+
+    /// Room for a payload that is not made yet, as an asynchronous copy needs. True where room is held.
+    ///
+    /// The key is not visible before `commit`. Anything may happen in between: an erase or a clear that
+    /// covers the key voids the reservation; it keeps its room until it is dropped. It may be dropped on any thread and may outlive the cache;
+    /// `commit` is a call on the cache, and follows its thread rules. Move-only.
+    class Reservation {
+    public:
+        Reservation() = default;
+
+        [[nodiscard]] explicit operator bool() const noexcept { return reserved_.claim != nullptr; }
+        /// `stored` or `replaced` where room is held; else why there is none.
+        [[nodiscard]] Outcome outcome() const noexcept { return reserved_.outcome; }
+        /// For how many tokens of the key there is room, or how many are present.
+        [[nodiscard]] std::size_t tokens() const noexcept { return reserved_.tokens; }
+
+        /// What is stored of the key, up to a whole block or the whole key, as a payload that shares its
+        /// blocks. It cannot be evicted while the reservation lives. Empty: nothing is stored, or the
+        /// payload has no shared blocks.
+        /// Throws: what the clone throws.
+        [[nodiscard]] std::optional<KV> prefix() const {
+            if constexpr (SharedPrefixPayload<KV> || ClonablePayload<KV>) {
+                if (reserved_.prefix)
+                    return std::optional<KV>(detail::share(
+                        std::as_const(reserved_.prefix.get()->kv), reserved_.prefix_tokens));
+            }
+            return std::nullopt;
         }
-        typename Core::Payload* stored_ = nullptr;
-        detail::Account::Owner account_;
+
+        /// Stores the payload, as an insert does. It may hold fewer tokens than `tokens()`, and is stored
+        /// under as many then. Larger than reserved, it makes more room; smaller, it gives the rest back.
+        /// Requires: it holds no more than `tokens()` tokens.
+        /// Returns:  `cancelled` if there is no room held, if the reservation was voided, or if the cache
+        ///           is gone; `present` if the key was stored meanwhile. `kv` is moved from only where it
+        ///           is stored. The reservation is used up.
+        /// Throws:   what an insert throws; the reservation is as before.
+        Inserted commit(KV&& kv) { return commit(kv, std::nullopt); }
+
+    private:
+        friend BasicPromptCache;
+        Inserted commit(KV& kv, std::optional<Tokens> whole) {
+            Inserted inserted;
+            inserted.outcome = Outcome::cancelled;
+            if (const std::shared_ptr<Cache> cache = cache_.lock()) {
+                Call call(*cache);
+                inserted = cache->commit(reserved_, kv, tier_, options_, call, whole);
+            }
+            reserved_ = {};
+            return inserted;
+        }
+
+        std::weak_ptr<Cache> cache_;
+        typename Cache::Reserved reserved_;
+        TierEnum tier_{};
+        InsertOptions options_;
     };
 
-    /// What a fetch would reuse. True where something is.
-    struct Probe {
-        std::size_t reused = 0;
-        Match match = Match::none;
-        TierEnum tier{};
-
-        [[nodiscard]] explicit operator bool() const noexcept { return match != Match::none; }
-    };
-
-    /// An entry as `for_each` shows it. The tokens are valid during the call.
+    /// An entry as `for_each` shows it. The references are valid during the call.
     struct EntryView {
         const Model& model;
         std::span<const Token> tokens;
         TierEnum tier;
-        std::size_t nbytes;
+        std::size_t nbytes; ///< that the payload refers to
         const KV& kv;
     };
 
-    using Removal = typename Core::Removal;
+    /// An entry as `snapshot` hands it out.
+    struct SnapshotEntry {
+        Model model;
+        std::vector<Token> tokens;
+        TierEnum tier;
+        Lease lease;
+    };
 
-    LRUPromptCache() : LRUPromptCache(Options{}) {}
-    explicit LRUPromptCache(Options options) : core_(std::make_unique<Core>(options)) {}
-
-    // Movable; leases survive. What was moved from is empty: it may be asked for its size and bytes,
-    // assigned to and destroyed, nothing else.
+    BasicPromptCache() : BasicPromptCache(Options{}) {}
+    explicit BasicPromptCache(const Options& options) : cache_(std::make_shared<Cache>(options)) {
+        PROMPTKV_ASSERT(options.rules == Rules::promptkv || (std::is_same_v<Policy, TieredLRU>));
+    }
+    /// Leases and reservations survive a move. A moved-from cache is empty; only size, nbytes, assignment
+    /// and destruction are valid.
+    BasicPromptCache(BasicPromptCache&&) noexcept = default;
+    BasicPromptCache& operator=(BasicPromptCache&&) noexcept = default;
+    ~BasicPromptCache() = default;
 
     // lookup /////////////////////////////////////////////////////////////////
 
     /// Copies the longest part of an entry that `tokens` can use.
     ///
-    /// From the deepest point that matches up, each node on the path offers its own entry and the
-    /// nearest longer one; at most 16 are asked. The longest reuse wins, at equal reuse the one that
-    /// needs no cut, then the one asked first.
-    /// Requires:   options.align >= 1.
-    /// Effects:    an exact or shorter match becomes the most recently used of its tier, and so do the
-    ///             anchors that the reuse runs over (unless refresh_on_fetch is off).
-    /// Returns:    a miss where nothing, or less than min_reuse, can be reused. A part of an entry can
-    ///             be only where the payload has `clone_prefix`.
-    /// Throws:     what the copy throws; nothing has changed then.
-    /// Complexity: O(matched tokens) and the copy of what is reused. Where no key of the model shares a
-    ///             token, to count why, also a probe of each of 16 other models at most.
-    /// Differs:    the reference takes the first candidate, and misses if that one cannot be cut.
-    Fetched fetch_nearest(ModelView model, Tokens tokens,
-                          FetchOptions options = {}) requires ClonablePayload<KV> {
-        auto found = core_->choose(model, tokens, options, Core::can_clone);
-        Fetched fetched;
-        fetched.remaining = tokens;
-        if (found) {
-            fetched.kv.emplace(Core::clone(*found.handle->payload->kv, found.reused));
-            fill(fetched, found, tokens);
-            core_->refresh(found);
-        }
-        core_->count_lookup(found, tokens, options, Core::can_clone);
+    /// From the deepest node that matches up, each node on the path offers its own entry and longer ones,
+    /// of these at most 16 in all. The longest reuse wins, at equal reuse an entry that needs no cut, then
+    /// the one asked first.
+    /// Returns:    a miss where nothing, or less than min_reuse, can be reused. A part of an entry is used
+    ///             only where the payload has `clone_prefix`.
+    /// Throws:     what the copy throws. The lookup is counted and its entry refreshed all the same.
+    /// Complexity: O(matched tokens), and the copy.
+    /// Differs:    the reference takes the first candidate, and misses if that one cannot be cut; its
+    ///             lookups do not refresh.
+    Fetched fetch_nearest(ModelView model, Tokens tokens, FetchOptions options = {})
+        requires ClonablePayload<KV>
+    {
+        const Lease lease = begin_lease(model, tokens, options, detail::can_clone<KV>);
+        Fetched fetched(lease);
+        if (lease)
+            fetched.kv.emplace(detail::clone(lease.kv(), lease.reused()));
         return fetched;
     }
 
-    /// The same without a copy: any payload that can be reused in part will do.
+    /// The lookup of fetch_nearest without a copy: works for any payload that serves a prefix.
     /// Complexity: O(matched tokens). No allocation.
     [[nodiscard]] Lease lease_nearest(ModelView model, Tokens tokens, FetchOptions options = {}) {
-        return begin_lease(model, tokens, options, Core::can_lease);
+        return begin_lease(model, tokens, options, detail::can_lease<KV>);
     }
 
     /// Moves the payload out, cut to what is reused, and removes the entry. Exact and shorter matches
-    /// only, never leased ones: a longer match would rob another conversation. A part of an entry can
-    /// be taken only where the payload has `truncate`.
-    /// Throws: what `truncate` throws; the entry is lost then.
+    /// only, never leased ones: a longer match would rob another conversation. A part of an entry is taken
+    /// only where the payload has `truncate`.
     Fetched take_nearest(ModelView model, Tokens tokens, FetchOptions options = {}) {
-        auto found = core_->choose(model, tokens, options, Core::can_take);
-        Fetched fetched;
-        fetched.remaining = tokens;
-        core_->count_lookup(found, tokens, options, Core::can_take);
-        if (found) {
-            fill(fetched, found, tokens);
-            core_->take(found, fetched.kv);
-        }
+        Call call(*cache_);
+        const auto choice = cache_->choose(model, tokens, options, detail::can_take<KV>);
+        const std::uint64_t number = cache_->count(choice, tokens);
+        Fetched fetched(Lookup(choice, number));
+        if (choice.record != nullptr)
+            cache_->take(choice, fetched.kv, call);
         return fetched;
     }
 
-    /// What a fetch would reuse (a lease, where the payload cannot be copied). Changes nothing.
+    /// What a fetch would reuse (a lease, where the payload cannot be copied). Changes and counts nothing:
+    /// a scheduler may probe as often as it likes.
     /// Complexity: O(matched tokens). No allocation.
-    [[nodiscard]] Probe probe(ModelView model, Tokens tokens, FetchOptions options = {}) const {
-        const auto found = core_->choose(model, tokens, options, as_fetched);
-        return found ? Probe{found.reused, found.match, core_->tier(found.handle)} : Probe{};
+    [[nodiscard]] Lookup probe(ModelView model, Tokens tokens, FetchOptions options = {}) const {
+        const Look look(*cache_);
+        return Lookup(cache_->choose(model, tokens, options, detail::can_fetch<KV>), 0);
     }
 
-    /// Says why a fetch of the prompt would miss, or what it would hit (a lease, where the payload
-    /// cannot be copied). For a person who asks: it changes and counts nothing, but allocates.
-    /// `MissReason::other_model` is looked for among 16 other models at most; do not show it to a
-    /// tenant who must not learn of others.
-    /// Complexity: O(matched tokens, and the length of the nearest key).
+    /// Does what a lease of these tokens does to recency, for an engine whose slot still holds the
+    /// sequence. Counts nothing.
+    Lookup touch(ModelView model, Tokens tokens) {
+        Call call(*cache_);
+        const auto choice =
+            cache_->choose(model, tokens, {.min_remaining = 0}, detail::can_lease<KV>);
+        if (choice.record != nullptr)
+            cache_->refresh(choice, tokens);
+        return Lookup(choice, 0);
+    }
+
+    /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes
+    /// and counts nothing, but allocates. It alone looks into other models, 1,024 at most: do not show
+    /// `MissReason::other_model` to a tenant who must not learn of others.
     [[nodiscard]] Explanation explain(ModelView model, Tokens tokens,
                                       FetchOptions options = {}) const {
-        return core_->explain(model, tokens, options, as_fetched);
+        const Look look(*cache_);
+        return cache_->explain(model, tokens, options);
     }
 
     // insertion //////////////////////////////////////////////////////////////
 
     /// Stores `kv`, the state of exactly these tokens. Decided in this order:
     ///
-    /// | outcome     | when                                                      | effect                   |
-    /// |-------------|-----------------------------------------------------------|--------------------------|
-    /// | `too_large` | it is larger than the whole budget                        | none                     |
-    /// | `anchored`  | a longer entry serves this key and can be cut down to it  | the key is an anchor     |
-    /// | `no_room`   | with what is leased it exceeds a limit                    | none                     |
-    /// | `replaced`  | the key has an entry                                      | its payload goes         |
-    /// | `stored`    | else                                                      |                          |
+    /// | outcome     | when                                                                        |
+    /// |-------------|-----------------------------------------------------------------------------|
+    /// | `present`   | a longer entry of the same or a more persistent tier serves the key; that entry is treated as if a lookup had used it |
+    /// | `too_large` | it is larger than the whole budget and cannot be cut                        |
+    /// | `no_room`   | together with what is leased or reserved it exceeds a limit                 |
+    /// | `declined`  | the policy keeps nothing of it                                              |
+    /// | `replaced`  | the key has an entry                                                        |
+    /// | `stored`    | else                                                                        |
     ///
-    /// Entries on strict prefixes that `kv` serves are absorbed: their payloads go; one of a more
-    /// persistent tier stays as an anchor, or untouched where `kv` cannot be cut. The tier of a key
-    /// never falls. Then others are cut or evicted until there is room, before `kv` is counted.
+    /// A payload that is larger than the budget, or than what leases leave, but can be cut, is stored under
+    /// the longest prefix that fits, a multiple of its `block_tokens`; if it is larger than the budget, the
+    /// prefix takes at most `max_partial` times the budget. `Inserted::tokens` says how far.
+    ///
+    /// Before anything is decided `kv` takes over the blocks of the stored entry that shares most tokens.
+    /// Entries on strict prefixes that the new entry serves are absorbed unless their tier is more
+    /// persistent. Then others are evicted until there is room, before `kv` is counted. The tier of a key
+    /// never falls.
     /// Requires:   where the payload knows its length, it is tokens.size().
     /// Effects:    `kv` is moved from only where it is stored or replaced.
-    /// Throws:     what an allocation throws, or the copy of the model; nothing has changed then.
-    /// Complexity: O(tokens), O(tiers) an eviction besides the cut itself, and the leased entries that
-    ///             are older than the victim.
-    /// Differs:    the reference empties itself for what is too large, lets the tier fall, may evict
-    ///             what it has just stored, and deletes a system entry that a longer one contains.
-    Inserted insert(ModelView model, Tokens tokens, KV&& kv, TierEnum tier) {
-        return core_->insert(model, tokens, std::move(kv), tier);
+    /// Throws:     what an allocation throws, or the copy of the model.
+    /// Complexity: O(tokens + blocks), and the evictions.
+    /// Differs:    the reference empties itself for what is too large, lets the tier fall, may evict what
+    ///             it has just stored, and deletes a system entry that a longer one contains.
+    Inserted insert(ModelView model, Tokens tokens, KV&& kv, TierEnum tier,
+                    InsertOptions options = {}) {
+        Call call(*cache_);
+        return cache_->insert(model, tokens, kv, tier, options, call);
     }
 
-    /// The same, with the payload made by `make()`, and only once it is decided that it will be kept
-    /// and there is room: for state that must first be copied from a device. What was evicted has
-    /// been destroyed by then; what it replaces goes only when it is there, so that a `make` that throws
-    /// costs nothing of it: both are held for that time. Since `kv` cannot be asked yet, an entry on a
-    /// strict prefix that can be cut itself is taken for one that it will serve, where room is wanting.
-    /// Requires: `nbytes` is what the payload will hold.
-    /// Throws:   what `make` throws; the evictions stand then.
+    /// Reserves room, calls `make()`, and commits: for state that must first be copied from a device.
+    /// `make` returns the payload, or a std::optional of it (empty: `cancelled`). What was evicted is
+    /// destroyed before `make` runs.
+    /// Requires: `nbytes` is what the payload will refer to; an estimate is allowed.
+    /// Throws:   what `make` throws.
     template <class Make>
-    requires std::convertible_to<std::invoke_result_t<Make&>, KV> Inserted
-    insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make&& make) {
-        std::optional<KV> kv;
-        const auto fill = [&] { kv.emplace(make()); };
-        return core_->insert(model, tokens, nbytes, tier, fill, kv);
+        requires std::convertible_to<std::invoke_result_t<Make&>, std::optional<KV>>
+    Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make&& make,
+                    InsertOptions options = {}) {
+        Reservation room = reserve(model, tokens, nbytes, tier, options);
+        Inserted inserted;
+        inserted.outcome = room.outcome();
+        inserted.tokens = room.tokens();
+        if (room) {
+            const std::size_t evicted = room.reserved_.evicted;
+            const std::size_t cut = room.reserved_.cut;
+            std::optional<KV> kv(make());
+            if (!kv)
+                inserted = cancel();
+            else // if there is room for a part, what was made is cut
+                inserted = room.commit(*kv, tokens);
+            inserted.evicted += evicted;
+            inserted.cut += cut;
+        }
+        return inserted;
     }
 
-    /// Makes an anchor of a prefix that an entry serves and can be cut down to; where the key has an
-    /// entry of its own, raises its tier. It becomes the most recently used of its tier.
-    /// Returns: whether an entry serves the key; without one, or without keep_anchors, nothing changes.
+    /// Holds room for a payload of these tokens that will refer to `nbytes` bytes, an estimate. The room is
+    /// `nbytes` minus the bytes of the blocks in `prefix()`. `present` also where the key has an entry, the state of exactly
+    /// these tokens; its tier is raised if need be. Else it decides as an insert does.
+    /// Throws: what an allocation or the copy of the model throws, or the clone of what is stored.
+    [[nodiscard]] Reservation reserve(ModelView model, Tokens tokens, std::size_t nbytes,
+                                      TierEnum tier, InsertOptions options = {}) {
+        Reservation room;
+        Call call(*cache_);
+        room.reserved_ = cache_->reserve(model, tokens, nbytes, tier, options, call);
+        room.cache_ = cache_;
+        room.tier_ = tier;
+        room.options_ = options;
+        return room;
+    }
+
+    /// Makes an entry of a prefix that another entry serves, by `clone_prefix`: free for shared blocks, a
+    /// copy otherwise. Where the key has an entry, its tier is raised if need be.
+    /// Returns: whether the key is kept in this tier or a more persistent one; false where nothing serves
+    ///          it, or there is no room for the copy.
     bool mark(ModelView model, Tokens tokens, TierEnum tier) {
-        return core_->mark(model, tokens, tier);
+        Call call(*cache_);
+        return cache_->mark(model, tokens, tier, call);
     }
 
     // removal ////////////////////////////////////////////////////////////////
+    //
+    // Each voids the reservations of keys that it covers. Those that count return a number of entries.
 
-    /// Removes the entries and anchors on the strict prefixes of `tokens`; returns how many entries.
+    /// Removes the entries on the strict prefixes of `tokens`.
     std::size_t pop_prefixes(ModelView model, Tokens tokens) {
-        return core_->pop_prefixes(model, tokens);
+        Call call(*cache_);
+        return cache_->pop_prefixes(model, tokens, call);
+    }
+    /// Removes the entry at `tokens`; returns whether there was one. A longer entry may still serve
+    /// these tokens; `erase_below` prevents that.
+    bool erase(ModelView model, Tokens tokens) {
+        Call call(*cache_);
+        return cache_->erase(model, tokens, call);
+    }
+    /// Removes the entry at `tokens` and all that continue it, whoever stored them.
+    std::size_t erase_below(ModelView model, Tokens tokens) {
+        Call call(*cache_);
+        return cache_->erase_below(model, tokens, call);
+    }
+    /// Removes the entries that this session alone stored. Complexity: O(entries of the model).
+    std::size_t erase_session(ModelView model, std::uint64_t session) {
+        Call call(*cache_);
+        return cache_->erase_session(model, session, call);
+    }
+    /// Removes all entries of a model.
+    std::size_t erase_model(ModelView model) {
+        Call call(*cache_);
+        return cache_->erase_model(model, call);
+    }
+    /// Removes everything.
+    std::size_t clear() noexcept {
+        Call call(*cache_);
+        return cache_->clear(call);
+    }
+    /// Evicts until these limits hold, once; leased entries stay. Returns how many entries left whole.
+    std::size_t trim_to(Limits limits) noexcept {
+        Call call(*cache_);
+        return cache_->trim_to(limits, call);
+    }
+    /// Sets the limits from now on, and evicts until they hold. Leased entries stay; while they exceed
+    /// the limits, inserts are refused.
+    void set_limits(Limits limits) noexcept {
+        Call call(*cache_);
+        cache_->set_limits(limits, call);
+    }
+    [[nodiscard]] Limits limits() const noexcept {
+        const Look look(*cache_);
+        return cache_->limits();
+    }
+    /// Evicts until at least `nbytes` bytes were freed, or nothing can be; returns the bytes freed. Counts no block that
+    /// somebody outside of the cache uses, and evicts no entry for nothing. For an engine's own pool:
+    /// `while (pool.free() < need && cache.evict(need - pool.free()))`.
+    std::size_t evict(std::size_t nbytes) noexcept {
+        std::size_t freed = 0;
+        for (bool goes_on = true; goes_on && freed < nbytes;) {
+            Call call(*cache_);
+            const auto evicted = cache_->evict(nbytes - freed, call);
+            goes_on = evicted.entries + evicted.cuts > 0;
+            freed += evicted.bytes;
+        }
+        return freed;
+    }
+    /// How many bytes `evict` could free. Complexity: O(all blocks). Throws: what an allocation throws.
+    [[nodiscard]] std::size_t evictable_nbytes() const {
+        const Look look(*cache_);
+        return cache_->evictable_nbytes();
     }
 
-    /// Removes the entry or the anchor at `tokens`; returns whether there was an entry.
-    bool erase(ModelView model, Tokens tokens) { return core_->erase(model, tokens); }
-
-    /// Removes all that a model has; returns how many entries.
-    std::size_t erase_model(ModelView model) { return core_->erase_model(model); }
-
-    /// Removes everything; returns how many entries.
-    std::size_t clear() noexcept { return core_->clear(); }
-
-    /// Evicts until these limits hold, once; what is leased stays. Returns how many entries went.
-    std::size_t trim_to(Limits limits) noexcept { return core_->trim_to(limits); }
-
-    /// Sets the limits from now on, and evicts until they hold. Where what is leased exceeds them, its
-    /// entries go too, and its bytes as the leases end; until then inserts are refused.
-    void set_limits(Limits limits) noexcept { core_->set_limits(limits); }
-    [[nodiscard]] Limits limits() const noexcept { return core_->limits(); }
-
-    /// Evicts, a cut of an eighth or an entry at a time, while `pressure()` is true: for memory that the
-    /// cache cannot see. What goes is destroyed before the next question. Ends where nothing may go.
-    /// Returns: how many entries went whole.
-    /// Throws:  what `pressure` throws; what went is gone then.
-    template <class Pressure>
-    requires std::predicate<Pressure&> std::size_t evict_while(Pressure&& pressure) {
-        return core_->evict_while(pressure);
-    }
-
-    /// Sets what is called with each `Removal&`; a null pointer, or an empty function, for none. It runs
-    /// when the cache is whole again, before the payload is destroyed, and may call the cache (what that
-    /// removes is delivered by the outermost call), but not destroy, move or re-register on it. It must
-    /// not throw: that ends the program. What is left when the cache is destroyed or assigned to is not
-    /// reported: `clear()` before, if that matters.
-    template <class Listener = std::nullptr_t>
-    void on_removal(Listener listener) {
-        core_->on_removal(Core::make_listener(std::move(listener)));
+    /// Sets the function that is called with each `Removal&`; empty: none. It runs when the cache is whole
+    /// again, before the payload is destroyed, one key in memory at a time. It may call the cache, and what
+    /// it evicts or erases is destroyed before such a call returns; it must not destroy or move the cache.
+    /// Keys that left and are not reported yet still count in `matched()`.
+    /// It must not throw: that ends the program. What is left when the cache is destroyed is not reported:
+    /// `clear()` before, if that matters.
+    void set_removal_listener(std::function<void(Removal&)> listener) {
+        cache_->set_listener(
+            listener ? std::make_shared<const std::function<void(Removal&)>>(std::move(listener))
+                     : nullptr);
     }
 
     // observers //////////////////////////////////////////////////////////////
 
-    /// Entries; anchors do not count.
-    [[nodiscard]] std::size_t size() const noexcept { return core_ ? core_->size() : 0; }
+    /// Entries.
+    [[nodiscard]] std::size_t size() const noexcept {
+        return observe([](const Cache& cache) { return cache.size(); });
+    }
     [[nodiscard]] bool empty() const noexcept { return size() == 0; }
-    /// Bytes of all payloads, those included that left and are still leased.
-    [[nodiscard]] std::size_t nbytes() const noexcept { return core_ ? core_->nbytes() : 0; }
-    /// Bytes of a model's entries.
-    [[nodiscard]] std::size_t nbytes(ModelView model) const { return core_->nbytes(model); }
-    /// Bytes of what finds the payloads: tries, queues and the records of the entries.
-    [[nodiscard]] std::size_t index_nbytes() const noexcept { return core_->index_nbytes(); }
-    [[nodiscard]] Stats stats() const noexcept { return core_->stats(); }
-    [[nodiscard]] TierStats stats(TierEnum tier) const noexcept { return core_->stats(tier); }
+    /// Bytes of all payloads that are stored or leased, each shared block once, and of reservations.
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        return observe([](const Cache& cache) { return cache.nbytes(); });
+    }
+    /// Bytes that a model's entries refer to; a block that several share counts for each.
+    [[nodiscard]] std::size_t nbytes(ModelView model) const {
+        const Look look(*cache_);
+        return cache_->nbytes(model);
+    }
+    /// Bytes of what finds the payloads: tries, records, queues.
+    [[nodiscard]] std::size_t index_nbytes() const noexcept {
+        return observe([](const Cache& cache) { return cache.index_nbytes(); });
+    }
+    [[nodiscard]] Stats stats() const noexcept {
+        const Look look(*cache_);
+        return cache_->stats();
+    }
+    [[nodiscard]] TierStats stats(TierEnum tier) const noexcept {
+        const Look look(*cache_);
+        return cache_->stats(tier);
+    }
 
-    /// Calls `f(const EntryView&)` for every entry, in no particular order. `f` must not change the cache.
+    /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
+    /// hottest: storing the payloads elsewhere in this order restores the order of eviction (where payloads
+    /// cannot be cut: as side requests, which supersede nothing). `f` must not call the cache.
+    /// Throws: what an allocation throws.
     template <class F>
     void for_each(F f) const {
-        core_->for_each([&](const Model& model, std::span<const Token> tokens, TierEnum tier,
-                            std::size_t bytes, const KV& kv) {
-            const EntryView entry{model, tokens, tier, bytes, kv};
+        const Look look(*cache_);
+        cache_->for_each([&](const Record& record) {
+            const std::vector<Token> tokens = record.node->key();
+            const EntryView entry{record.home->model, tokens, record.tier, record.payload->nbytes,
+                                  record.kv()};
             f(entry);
         });
     }
 
+    /// All entries with leases, in the order of `for_each`. Nothing is counted or refreshed. The cache's
+    /// lock is held for a copy of pointers, then for one key at a time; entries that leave meanwhile are
+    /// left out. While the leases live nothing can be evicted.
+    [[nodiscard]] std::vector<SnapshotEntry> snapshot() {
+        std::vector<detail::PayloadLease<KV>> leases;
+        leases.reserve(size());
+        {
+            Call call(*cache_);
+            cache_->for_each([&](Record& record) { leases.push_back(cache_->lease(record)); });
+        }
+        std::vector<SnapshotEntry> entries;
+        entries.reserve(leases.size());
+        for (detail::PayloadLease<KV>& lease : leases) {
+            const Look look(*cache_);
+            if (const auto* record = static_cast<const Record*>(lease.get()->record)) {
+                entries.push_back(SnapshotEntry{record->home->model, record->node->key(),
+                                                record->tier, Lease(Lookup(), std::move(lease))});
+            }
+        }
+        return entries;
+    }
+
     /// Compares everything that is counted or remembered with what is there, for tests. O(all tokens).
-    [[nodiscard]] bool check_invariants() const { return core_->check_invariants(); }
+    [[nodiscard]] bool check_invariants() const {
+        const Look look(*cache_);
+        return cache_->check_invariants();
+    }
 
 private:
-    template <class, class, class, class>
-    friend class ConcurrentPromptCache;
-
     [[nodiscard]] Lease begin_lease(ModelView model, Tokens tokens, FetchOptions options,
-                                    typename Core::Use use) {
-        auto found = core_->choose(model, tokens, options, use);
-        Lease lease;
-        lease.remaining = tokens;
-        if (found) {
-            fill(lease, found, tokens);
-            lease.stored_ = found.handle->payload;
-            lease.account_ = core_->account().share();
-            lease.stored_->begin_lease(*lease.account_);
-            core_->refresh(found);
-        }
-        core_->count_lookup(found, tokens, options, use);
-        return lease;
+                                    detail::Eligibility can) {
+        Call call(*cache_);
+        const auto choice = cache_->choose(model, tokens, options, can);
+        const std::uint64_t number = cache_->count(choice, tokens);
+        return Lease(Lookup(choice, number), choice.record != nullptr
+                                                 ? cache_->lease(*choice.record)
+                                                 : detail::PayloadLease<KV>());
     }
 
-    template <class Answer>
-    void fill(Answer& answer, const typename Core::Found& found, Tokens tokens) const noexcept {
-        answer.reused = found.reused;
-        answer.remaining = tokens.subspan(found.reused);
-        answer.match = found.match;
-        answer.tier = core_->tier(found.handle);
+    Inserted cancel() noexcept {
+        Call call(*cache_);
+        return cache_->cancel(call);
     }
 
-    std::unique_ptr<Core> core_;
+    template <class F>
+    [[nodiscard]] std::size_t observe(F f) const noexcept {
+        if (cache_ == nullptr)
+            return 0;
+        const Look look(*cache_);
+        return f(*cache_);
+    }
+
+    std::shared_ptr<Cache> cache_;
 };
+
+/// The prompt cache whose victim is the least recently used entry of a tier.
+template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier>
+using LRUPromptCache = BasicPromptCache<KV, Model, Token, TierEnum, TieredLRU>;
 
 } // namespace promptkv::inline PROMPTKV_ABI
 

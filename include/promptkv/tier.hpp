@@ -3,11 +3,14 @@
 #ifndef PROMPTKV_TIER_HPP
 #define PROMPTKV_TIER_HPP
 
+#include <promptkv/config.hpp>
 #include <promptkv/version.hpp>
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <type_traits>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -16,7 +19,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// and of a system prompt.
 enum class Tier : std::uint8_t { assistant, user, system };
 
-/// Number of tiers of an enum. Its enumerators are 0 .. count - 1, the least persistent first.
+/// How many tiers an enum has. Its enumerators are 0 .. count - 1, the least persistent first.
 ///
 /// For an enum of your own:
 ///
@@ -36,7 +39,32 @@ struct tier_traits<Tier> {
 template <class T>
 concept TierEnumeration = std::is_enum_v<T> && requires {
     { tier_traits<T>::count } -> std::convertible_to<std::size_t>;
-} &&(tier_traits<T>::count > 0);
+} && (tier_traits<T>::count > 0);
+
+namespace detail {
+
+/// The name at an enumerator's place; "?" for a value outside the enum.
+template <class Enum, std::size_t N>
+[[nodiscard]] constexpr std::string_view
+name_of(Enum value, const std::array<std::string_view, N>& names) noexcept {
+    const auto i = static_cast<std::size_t>(value);
+    return i < N ? names[i] : "?";
+}
+
+/// The number of a tier. A value outside the enum is a broken precondition; without assertions it
+/// counts as the most persistent tier, so that no array is left.
+template <class TierEnum>
+[[nodiscard]] constexpr std::size_t tier_index(TierEnum tier) noexcept {
+    const auto i = static_cast<std::size_t>(tier);
+    PROMPTKV_ASSERT(i < tier_traits<TierEnum>::count);
+    return i < tier_traits<TierEnum>::count ? i : tier_traits<TierEnum>::count - 1;
+}
+
+} // namespace detail
+
+[[nodiscard]] constexpr std::string_view name(Tier tier) noexcept {
+    return detail::name_of(tier, std::array<std::string_view, 3>{"assistant", "user", "system"});
+}
 
 } // namespace promptkv::inline PROMPTKV_ABI
 

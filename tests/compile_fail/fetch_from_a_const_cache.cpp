@@ -14,8 +14,8 @@ struct KV {
 std::size_t reused(const promptkv::LRUPromptCache<KV>& cache,
                    const std::vector<std::int32_t>& prompt) {
 #if REJECT
-    return cache.fetch_nearest("model", prompt).reused;
+    return cache.fetch_nearest("model", prompt).reused();
 #else
-    return cache.probe("model", prompt).reused;
+    return cache.probe("model", prompt).reused();
 #endif
 }

@@ -16,8 +16,8 @@ struct KV {
 
 std::size_t reused(promptkv::LRUPromptCache<KV>& cache, const std::vector<std::int32_t>& prompt) {
 #if REJECT
-    return cache.fetch_nearest("model", prompt).reused;
+    return cache.fetch_nearest("model", prompt).reused();
 #else
-    return cache.lease_nearest("model", prompt).reused;
+    return cache.lease_nearest("model", prompt).reused();
 #endif
 }

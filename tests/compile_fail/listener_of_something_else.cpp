@@ -1,6 +1,6 @@
-// expect: a listener is called with a Removal
+// expect: no (viable|matching)|no known conversion|cannot convert|could not convert
 // SPDX-License-Identifier: MIT
-// A listener that does not take what it is told.
+// A listener that takes something else than a Removal.
 #include <promptkv/promptkv.hpp>
 
 #include <cstddef>
@@ -11,8 +11,8 @@ struct KV {
 
 void listen(promptkv::LRUPromptCache<KV>& cache) {
 #if REJECT
-    cache.on_removal([](int) {});
+    cache.set_removal_listener([](int) {});
 #else
-    cache.on_removal([](const auto& removal) { static_cast<void>(removal.bytes); });
+    cache.set_removal_listener([](const auto& removal) { static_cast<void>(removal.bytes); });
 #endif
 }

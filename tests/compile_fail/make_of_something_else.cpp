@@ -1,6 +1,6 @@
 // expect: no matching (member )?function
 // SPDX-License-Identifier: MIT
-// A `make` that makes no payload.
+// A `make` that returns something else than a payload.
 #include <promptkv/promptkv.hpp>
 
 #include <cstddef>

@@ -29,5 +29,5 @@ struct KV {
 
 std::size_t reused(promptkv::LRUPromptCache<KV, Name>& cache,
                    const std::vector<std::int32_t>& prompt) {
-    return cache.lease_nearest(Name{1}, prompt).reused;
+    return cache.lease_nearest(Name{1}, prompt).reused();
 }

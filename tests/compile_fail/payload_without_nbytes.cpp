@@ -1,6 +1,6 @@
 // expect: nbytes
 // SPDX-License-Identifier: MIT
-// A payload of which nothing says how many bytes it holds.
+// A payload that does not say how many bytes it holds.
 #include <promptkv/promptkv.hpp>
 
 #include <cstddef>

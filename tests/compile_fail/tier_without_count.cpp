@@ -1,6 +1,6 @@
 // expect: tier_traits|TierEnumeration
 // SPDX-License-Identifier: MIT
-// An enum of tiers of which nothing says how many there are.
+// An enum of tiers that does not say how many it has.
 #include <promptkv/promptkv.hpp>
 
 #include <cstddef>

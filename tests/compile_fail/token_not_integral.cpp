@@ -1,6 +1,6 @@
 // expect: integral
 // SPDX-License-Identifier: MIT
-// Tokens that are no integers.
+// Tokens that are not integers.
 #include <promptkv/promptkv.hpp>
 
 #include <cstddef>

@@ -4,20 +4,23 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
+#include <utility>
 #include <vector>
 
-struct TokenKV {
-    std::vector<std::int32_t> tokens;
+struct Block {
+    std::vector<float> values;
 
-    std::size_t nbytes() const noexcept { return tokens.size() * sizeof(std::int32_t); }
+    std::size_t nbytes() const noexcept { return values.size() * sizeof(float); }
 };
 
 int main() {
-    promptkv::LRUPromptCache<TokenKV> cache({.max_bytes = 1024});
+    using KV = promptkv::BlockKV<Block>;
+    promptkv::LRUPromptCache<KV> cache({.max_bytes = 1024});
     const std::vector<std::int32_t> stored{1, 2, 3};
     const std::vector<std::int32_t> prompt{1, 2, 3, 4};
-    cache.insert("model", stored, TokenKV{stored}, promptkv::Tier::assistant);
+    KV kv(64);
+    kv.append(Block{{0.1F, 0.2F, 0.3F}}, stored.size());
+    cache.insert("model", stored, std::move(kv), promptkv::Tier::assistant);
     const auto hit = cache.fetch_nearest("model", prompt);
-    return hit.reused == 3 && hit.match == promptkv::Match::shorter ? 0 : 1;
+    return hit.reused() == 3 && hit.match() == promptkv::Match::shorter ? 0 : 1;
 }

@@ -3,8 +3,6 @@
 #include "conversation.hpp"
 #include "fixture.hpp"
 
-#include "catch.hpp"
-
 #include <algorithm>
 #include <cstddef>
 

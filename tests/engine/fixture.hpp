@@ -3,6 +3,9 @@
 #ifndef PROMPTKV_TESTS_ENGINE_FIXTURE_HPP
 #define PROMPTKV_TESTS_ENGINE_FIXTURE_HPP
 
+#include "catch.hpp"
+
+#include "embed.hpp"
 #include "engine.hpp"
 #include "llama_kv.hpp"
 #include "random_model.hpp"
@@ -13,84 +16,77 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <random>
 #include <span>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
-#include <unistd.h>
-
 namespace engine_tests {
 
-/// A model of random weights in a file that lives as long as the object.
-class RandomModel {
-public:
-    template <class Shape>
-    explicit RandomModel(const Shape& shape, std::uint32_t seed = 1)
-        : path_(std::filesystem::temp_directory_path() /
-                ("promptkv_test_" + std::to_string(getpid()) + "_" + std::to_string(++count()) +
-                 ".gguf")) {
-        random_model::write(path_.string(), shape, seed);
-    }
-    RandomModel(const RandomModel&) = delete;
-    RandomModel& operator=(const RandomModel&) = delete;
-    ~RandomModel() {
-        std::error_code ignored;
-        std::filesystem::remove(path_, ignored);
-    }
+using llama_kv::AttentionKV;
+using llama_kv::RecurrentKV;
+using random_model::TemporaryModel;
 
-    [[nodiscard]] std::string path() const { return path_.string(); }
-
-private:
-    static int& count() {
-        static int value = 0;
-        return value;
-    }
-
-    std::filesystem::path path_;
-};
-
-/// A quantised Llama.
-inline const RandomModel& small_llama() {
-    static const RandomModel model(random_model::Llama{
-        .layers = 3, .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2});
-    return model;
-}
-
-inline const RandomModel& small_mamba() {
-    static const RandomModel model(random_model::Mamba{});
-    return model;
-}
-
-/// A way to run an engine: what decides how its results are rounded.
+/// A model and a way to run it: what decides how its results are rounded.
 struct Setting {
     std::string name;
     std::string model_file;
     Engine::Options options;
 };
 
-/// Every setting that the tests of full attention go through. The trained model joins where its
-/// file lies beside the project.
+inline const random_model::Shape small_llama{
+    .layers = "aaa", .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2};
+
+/// The file of a model with small layers of these kinds; see random_model::Shape.
+inline std::string small_model(const char* layers) {
+    static std::vector<std::pair<std::string, std::unique_ptr<TemporaryModel>>> models;
+    for (const auto& [made, model] : models) {
+        if (made == layers) {
+            return model->path();
+        }
+    }
+    random_model::Shape shape = small_llama;
+    shape.layers = layers;
+    models.emplace_back(layers, std::make_unique<TemporaryModel>(shape));
+    return models.back().second->path();
+}
+
+/// Every setting of models with attention alone.
 inline std::vector<Setting> attention_settings() {
-    const std::string random = small_llama().path();
+    const std::string random = small_model("aaa");
     std::vector<Setting> settings = {
         {"random q8, f16 KV", random, {.flash_attention = LLAMA_FLASH_ATTN_TYPE_DISABLED}},
-        {"random q8, flash attention", random, {.flash_attention = LLAMA_FLASH_ATTN_TYPE_ENABLED}},
-        {"random q8, q8 KV",
-         random,
-         {.kv_type = GGML_TYPE_Q8_0, .flash_attention = LLAMA_FLASH_ATTN_TYPE_ENABLED}},
+        {"random q8, flash attention", random, {}},
+        {"random q8, q8 KV", random, {.kv_type = GGML_TYPE_Q8_0}},
         {"random q8, batches of 7", random, {.batch_tokens = 7}},
+        {"sliding windows", small_model("wwwa"), {}},
     };
     const std::string stories = PROMPTKV_SHARED_DIR "/models/stories260K.gguf";
     if (std::filesystem::exists(stories)) {
         settings.push_back({"stories260K", stories, {}});
+    } else {
+        WARN("skipped the trained model: there is no " << stories);
     }
     return settings;
 }
 
-/// `count` tokens, the same for the same seed.
+/// Models with a recurrent state.
+inline std::vector<Setting> recurrent_settings() {
+    return {{"recurrent", small_model("mm"), {}}, {"hybrid", small_model("mamm"), {}}};
+}
+
+template <class KV>
+std::vector<Setting> settings_of() {
+    if constexpr (llama_kv::Sequence<KV>::has_state) {
+        return recurrent_settings();
+    } else {
+        return attention_settings();
+    }
+}
+
+/// `count` tokens, equal for equal seeds.
 inline Tokens prompt_of(std::size_t count, std::uint32_t seed) {
     std::mt19937 random(seed);
     Tokens tokens(count);
@@ -120,13 +116,11 @@ struct Answer {
     }
 };
 
-inline constexpr std::size_t answer_tokens = 12;
-
 /// Computes tokens [from, end) of the prompt in the engine's batches, and the answer.
 inline Answer finish(Engine& engine, const Tokens& prompt, std::size_t from) {
     engine.prefill(prompt, from);
     Answer answer{{engine.logits().begin(), engine.logits().end()}, {}};
-    answer.tokens = engine.generate(prompt.size(), answer_tokens);
+    answer.tokens = engine.generate(prompt.size(), 8);
     return answer;
 }
 
@@ -136,10 +130,9 @@ inline Answer answer_from_nothing(const Setting& setting, const Tokens& prompt) 
     return finish(engine, prompt, 0);
 }
 
-/// An engine with a cache of full-attention state.
+/// An engine with a cache.
+template <class KV>
 struct CachedEngine {
-    using Cache = promptkv::LRUPromptCache<llama_kv::SegmentedKV, std::string, llama_token>;
-
     struct Result {
         Answer answer;
         std::size_t reused;
@@ -147,44 +140,43 @@ struct CachedEngine {
         promptkv::Outcome outcome;
     };
 
-    CachedEngine(const Setting& setting, Cache::Options cache_options)
+    explicit CachedEngine(const Setting& setting, typename Cache<KV>::Options options = {})
         : engine(setting.model_file, setting.options),
-          port(engine.context(), 0, 1, engine.batch_tokens()), cache(cache_options) {}
+          sequence(engine.context(), 0, 1, engine.batch_tokens()), cache(options) {}
 
-    /// Answers with what the cache has, in whole batches, and keeps the whole batches of the
-    /// prompt.
-    Result answer(const Tokens& prompt, promptkv::Tier tier = promptkv::Tier::user) {
-        Result result{};
-        {
-            const std::size_t batch = engine.batch_tokens();
-            const auto lease = cache.lease_nearest(engine.model_key(), prompt,
-                                                   {.min_reuse = batch, .align = batch});
-            if (lease) {
-                port.restore(lease.kv(), lease.reused);
-            } else {
-                port.clear();
-            }
-            result.reused = lease.reused;
-            result.match = lease.match;
-        }
-        result.answer = finish(engine, prompt, result.reused);
-        result.outcome = keep(prompt, tier);
-        return result;
+    /// How many tokens of a prompt are kept: whole batches. A recurrent state at the prompt's very end
+    /// would leave no token to compute.
+    [[nodiscard]] std::size_t kept(const Tokens& prompt) const {
+        const std::size_t most = prompt.size() - (sequence.has_state ? 1 : 0);
+        return most - most % engine.batch_tokens();
     }
 
-    promptkv::Outcome keep(const Tokens& prompt, promptkv::Tier tier) {
-        const std::size_t kept = prompt.size() - prompt.size() % engine.batch_tokens();
-        const auto key = std::span<const llama_token>(prompt).first(kept);
-        return cache
-            .insert(engine.model_key(), key, port.nbytes(kept), tier,
-                    [&] { return port.save(kept); })
-            .outcome;
+    /// Answers with what the cache has, and keeps the state of the prompt.
+    Result answer(const Tokens& prompt, promptkv::Tier tier = promptkv::Tier::user) {
+        const auto found = restore(cache, engine.model_key(), prompt, sequence);
+        const auto key = std::span<const llama_token>(prompt).first(kept(prompt));
+        engine.prefill(key, found.reused());
+        const auto inserted = keep(cache, engine.model_key(), key, sequence, tier);
+        return {finish(engine, prompt, key.size()), found.reused(), found.match(),
+                inserted.outcome};
+    }
+
+    [[nodiscard]] std::size_t reusable(const Tokens& prompt) const {
+        return cache.probe(engine.model_key(), prompt).reused();
     }
 
     Engine engine;
-    llama_kv::SegmentedPort port;
-    Cache cache;
+    llama_kv::Sequence<KV> sequence;
+    Cache<KV> cache;
 };
+
+/// The bytes that the state of a prompt of `tokens` tokens takes.
+template <class KV>
+std::size_t bytes_of(const Setting& setting, std::size_t tokens) {
+    CachedEngine<KV> served(setting);
+    served.answer(prompt_of(tokens, 99));
+    return served.cache.nbytes();
+}
 
 } // namespace engine_tests
 

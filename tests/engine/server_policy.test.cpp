@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// llama-server's policy, as examples/llama_chat/server_policy.hpp tells it.
+// llama-server's policy, as examples/llama_chat/server_policy.hpp describes it.
 #include "server_policy.hpp"
 
 #include "catch.hpp"
@@ -21,7 +21,7 @@ struct Cache {
         policy.save(tokens, tokens.size(), [&] { return KV{id}; });
     }
 
-    /// The id of what is taken, 0 for nothing.
+    /// The id of the payload that is taken; 0: none.
     int take(const std::vector<int>& tokens) {
         const auto taken = policy.take(tokens);
         return taken ? taken->kv.id : 0;
@@ -46,7 +46,7 @@ TEST_CASE("llama-server's policy hands out what shares most, once") {
     CHECK(cache.take({1, 2, 5, 7}) == 0);
 }
 
-TEST_CASE("llama-server's policy spares a prompt of which less than a quarter would be kept") {
+TEST_CASE("llama-server's policy spares a prompt if less than a quarter of it would be kept") {
     Cache cache(100);
     cache.save({1, 2, 3, 4, 5, 6, 7, 8}, 1);
     CHECK(cache.take({1, 9}) == 0);

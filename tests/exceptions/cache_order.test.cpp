@@ -26,7 +26,7 @@ std::string drain(CacheOrder<std::string>& order) {
     return all;
 }
 
-TEST_CASE("CacheOrder is as before when a push finds no memory") {
+TEST_CASE("CacheOrder is as before when a push runs out of memory") {
     std::size_t failures = 0;
     for (std::size_t skip = 0;; ++skip) {
         CAPTURE(skip);
@@ -64,7 +64,7 @@ TEST_CASE("CacheOrder is as before when a push finds no memory") {
     REQUIRE(failures > 0);
 }
 
-TEST_CASE("CacheOrder touches, chills, removes and pops without memory") {
+TEST_CASE("CacheOrder touches, demotes, removes and pops without allocating") {
     CacheOrder<int> order;
     const auto a = order.push(1, Tier::user);
     const auto b = order.push(2, Tier::user);
@@ -74,7 +74,7 @@ TEST_CASE("CacheOrder touches, chills, removes and pops without memory") {
     {
         FailingNew failing(0, true);
         order.touch(a);
-        order.chill(c);
+        order.demote(c);
         order.remove(b);
         popped = order.pop() == 3;
         struck = failing.stop();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Lets the allocations of an operation, or what else can fail in it, fail one after the other, and
+// Lets the allocations of an operation, or its other calls that can fail, fail one after the other, and
 // looks at what is left.
 #ifndef PROMPTKV_TESTS_FAIL_EACH_ALLOCATION_HPP
 #define PROMPTKV_TESTS_FAIL_EACH_ALLOCATION_HPP
@@ -8,15 +8,28 @@
 #include "counting_new.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <string>
 
 namespace promptkv_test {
 
-/// What is demanded of an operation that goes on although an allocation has failed.
-enum class Makeshift {
-    none, ///< the same result as with memory
-    other ///< a sound result, which may be another one
+/// The state that an operation must leave when it throws.
+enum class Thrown : std::uint8_t {
+    undone,  ///< as before the operation
+    counted, ///< as before; or as after success, if a lookup had chosen and its copy failed
+    sound    ///< the invariants hold; the operation itself checks the rest
+};
+
+/// The state that an operation must leave when something failed and it does not throw.
+enum class Survived : std::uint8_t {
+    same, ///< as without failures
+    other ///< the invariants hold; the result may be another one
+};
+
+struct Demand {
+    Thrown thrown = Thrown::undone;
+    Survived survived = Survived::same;
 };
 
 /// Allocations that fail.
@@ -25,34 +38,39 @@ struct FailingAllocations : FailingNew {
     using Thrown = std::bad_alloc;
 };
 
-/// Runs `act` on what `setup` returns once for each of its allocations (or what else `Failing` lets
-/// fail, by throwing a Thrown), letting that one fail, and once more for each, letting all later ones
-/// fail too.
+/// A subject that is made by `make()`, filled by `fill(subject)`, described by `state(subject)` and used
+/// up by `drain(subject)`, which tells in what order.
+template <class Make, class Fill, class State, class Drain>
+struct Fixture {
+    Make make;
+    Fill fill;
+    State state;
+    Drain drain;
+};
+
+template <class Make, class Fill, class State, class Drain>
+Fixture(Make, Fill, State, Drain) -> Fixture<Make, Fill, State, Drain>;
+
+/// Runs `act` once for each of its allocations (or other calls that `Failing` lets fail by throwing
+/// Failing::Thrown), letting that one fail, and once more for each, letting all later ones fail too.
 ///
-/// Whenever it throws, the subject must be as before; whenever it does not, as without failures
-/// (but for a Makeshift::other). `state` describes a subject, `drain` uses it up and tells in what
-/// order. The subject must hold its invariants, and no memory may be lost.
-/// Returns: the number of runs in which one failed.
-template <class Failing = FailingAllocations, class Setup, class Act, class State, class Drain>
-std::size_t fail_each_allocation(Setup setup, Act act, State state, Drain drain,
-                                 Makeshift makeshift = Makeshift::none) {
-    struct Description {
-        std::string state;
-        std::string order;
+/// The subject must be left as `demand` says and hold its invariants, and no memory may be lost.
+/// Returns: the number of runs in which a call failed.
+template <class Failing = FailingAllocations, class Fixed, class Act>
+std::size_t fail_each_allocation(const Fixed& fixture, Act act, Demand demand = {}) {
+    const auto describe = [&fixture](auto& subject) {
+        const std::string state = fixture.state(subject);
+        return state + " | " + fixture.drain(subject);
     };
-    const auto describe = [&](auto& subject) {
-        const std::string described = state(subject);
-        return Description{described, drain(subject)};
+    const auto description_after = [&](bool acted) {
+        auto subject = fixture.make();
+        fixture.fill(subject);
+        if (acted)
+            act(subject);
+        return describe(subject);
     };
-    const Description before = [&] {
-        auto subject = setup();
-        return describe(subject);
-    }();
-    const Description expected = [&] {
-        auto subject = setup();
-        act(subject);
-        return describe(subject);
-    }();
+    const std::string before = description_after(false);
+    const std::string success = description_after(true);
 
     std::size_t failures = 0;
     for (const bool lasting : {false, true}) {
@@ -64,7 +82,8 @@ std::size_t fail_each_allocation(Setup setup, Act act, State state, Drain drain,
             std::string found;
             const std::size_t blocks = live_blocks;
             {
-                auto subject = setup();
+                auto subject = fixture.make();
+                fixture.fill(subject);
                 {
                     Failing failing(skip, lasting);
                     try {
@@ -75,23 +94,23 @@ std::size_t fail_each_allocation(Setup setup, Act act, State state, Drain drain,
                     struck = failing.stop();
                 }
                 sound = subject.check_invariants();
-                const Description after = describe(subject);
-                const Description& wanted = threw ? before : expected;
-                right = after.state == wanted.state && after.order == wanted.order;
-                right = right || (struck && !threw && makeshift == Makeshift::other);
+                found = describe(subject);
                 sound = sound && subject.check_invariants();
-                if (!right) {
-                    found = after.state + " | " + after.order + "\nwanted: " + wanted.state +
-                            " | " + wanted.order;
-                }
+                if (threw)
+                    right = demand.thrown == Thrown::sound || found == before ||
+                            (demand.thrown == Thrown::counted && found == success);
+                else
+                    right = found == success || (struck && demand.survived == Survived::other);
+                if (right)
+                    std::string().swap(found); // blocks are compared below
             }
-            const bool kept = right && live_blocks != blocks;
+            const bool lost = right && live_blocks != blocks;
             INFO("failure " << skip << (lasting ? " and all after it" : "")
                             << (threw ? ", thrown" : ", not thrown"));
-            INFO("found:  " << found);
+            INFO("found:  " << found << "\nwanted: " << (threw ? before : success));
             CHECK(sound);
             CHECK(right);
-            CHECK_FALSE(kept);
+            CHECK_FALSE(lost);
             if (!struck) {
                 CHECK_FALSE(threw);
                 break;

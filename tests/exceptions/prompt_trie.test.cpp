@@ -25,12 +25,9 @@ std::string value_of(std::string_view key) {
     return "the value that stands at the key " + std::string(key);
 }
 
-Trie trie_of(std::initializer_list<std::string_view> keys) {
-    Trie trie;
-    for (const std::string_view key : keys) {
+void fill(Trie& trie, std::initializer_list<std::string_view> keys) {
+    for (const std::string_view key : keys)
         trie.insert_or_assign(key, value_of(key));
-    }
-    return trie;
 }
 
 /// The key in a value of value_of.
@@ -63,37 +60,40 @@ std::string state_of(const Trie& trie) {
     return std::to_string(trie.node_count()) + " nodes: " + answers_of(trie);
 }
 
-std::string nothing(const Trie&) {
-    return {};
+/// Lets each allocation of `act` fail on a trie of `keys`.
+template <class Act, class State>
+std::size_t fail_each(std::initializer_list<std::string_view> keys, Act act, State state) {
+    return fail_each_allocation(Fixture{[] { return Trie(); },
+                                        [keys](Trie& trie) { fill(trie, keys); }, state,
+                                        [](const Trie&) { return std::string(); }},
+                                act);
 }
 
-TEST_CASE("PromptTrie is as before when an insert finds no memory") {
-    const auto setup = [] { return trie_of({"abca", "abcb", "b"}); };
+TEST_CASE("PromptTrie is as before when an insert runs out of memory") {
     const std::string_view key =
         GENERATE(as<std::string_view>(), "", "a", "abc", "abb", "abcab", "c", "bb", "b", "abca");
     CAPTURE(key);
     const auto insert = [key](Trie& trie) { trie.insert_or_assign(key, value_of("new")); };
-    REQUIRE(fail_each_allocation(setup, insert, state_of, nothing) > 0);
+    REQUIRE(fail_each({"abca", "abcb", "b"}, insert, state_of) > 0);
 }
 
-TEST_CASE("PromptTrie is as before when the first insert finds no memory") {
-    const auto setup = [] { return Trie(); };
+TEST_CASE("PromptTrie is as before when the first insert runs out of memory") {
     const auto insert = [](Trie& trie) {
         trie.insert_or_assign(std::string_view("abc"), value_of("abc"));
     };
-    REQUIRE(fail_each_allocation(setup, insert, state_of, nothing) > 0);
+    REQUIRE(fail_each({}, insert, answers_of) > 0);
 }
 
-TEST_CASE("PromptTrie needs no memory to erase") {
-    const auto setup = [] { return trie_of({"", "a", "abc", "abca", "abcb", "b"}); };
+TEST_CASE("PromptTrie erases whatever memory there is") {
     const std::string_view key = GENERATE(as<std::string_view>(), "", "a", "abc", "abca", "b");
     CAPTURE(key);
     const auto erase = [key](Trie& trie) { trie.erase(trie.find(key)); };
-    // A merge of edges may be made up later: the nodes are not compared.
-    fail_each_allocation(setup, erase, answers_of, nothing);
+    // Edges may be joined later: the nodes are not compared.
+    fail_each({"", "a", "abc", "abca", "abcb", "b"}, erase, answers_of);
 
-    SECTION("and a merge that found none is made up later") {
-        Trie trie = trie_of({"abca", "abcb", "b"});
+    SECTION("and joins edges later, if memory ran out") {
+        Trie trie;
+        fill(trie, {"abca", "abcb", "b"});
         {
             FailingNew failing(0, true);
             trie.erase(trie.find(std::string_view("abcb")));
@@ -107,25 +107,13 @@ TEST_CASE("PromptTrie needs no memory to erase") {
     }
 }
 
-TEST_CASE("PromptTrie is as before when pop_prefixes or key finds no memory") {
-    const auto setup = [] { return trie_of({"", "a", "ab", "abc", "abca"}); };
-    SECTION("pop_prefixes") {
-        const auto pop = [](Trie& trie) { (void)trie.pop_prefixes(std::string_view("abca")); };
-        REQUIRE(fail_each_allocation(setup, pop, answers_of, nothing) > 0);
-    }
-    SECTION("key") {
-        const auto key = [](Trie& trie) { (void)trie.key(trie.find(std::string_view("abca"))); };
-        REQUIRE(fail_each_allocation(setup, key, state_of, nothing) > 0);
-    }
-    SECTION("clear, hide and show need none") {
-        const auto hide = [](Trie& trie) {
-            trie.hide(trie.find(std::string_view("ab")));
-            trie.show(trie.find(std::string_view("ab")));
-        };
-        REQUIRE(fail_each_allocation(setup, hide, state_of, nothing) == 0);
-        const auto clear = [](Trie& trie) { trie.clear(); };
-        REQUIRE(fail_each_allocation(setup, clear, state_of, nothing) == 0);
-    }
+TEST_CASE("PromptTrie is as before when pop_prefixes or key runs out of memory") {
+    const auto pop = [](Trie& trie) { (void)trie.pop_prefixes(std::string_view("abca")); };
+    REQUIRE(fail_each({"", "a", "ab", "abc", "abca"}, pop, answers_of) > 0);
+    const auto key = [](Trie& trie) { (void)trie.key(trie.find(std::string_view("abca"))); };
+    REQUIRE(fail_each({"", "a", "ab", "abc", "abca"}, key, state_of) > 0);
+    const auto clear = [](Trie& trie) { trie.clear(); };
+    REQUIRE(fail_each({"", "a", "ab", "abc", "abca"}, clear, state_of) == 0);
 }
 
 } // namespace

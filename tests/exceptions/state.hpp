@@ -1,53 +1,52 @@
 // SPDX-License-Identifier: MIT
-// A cache as one line: what it holds and what it has counted, to compare before and after.
+// A cache as one line: what it holds, what it answers and what it has counted.
 #ifndef PROMPTKV_TESTS_EXCEPTIONS_STATE_HPP
 #define PROMPTKV_TESTS_EXCEPTIONS_STATE_HPP
 
-#include "letters.hpp"
+#include "fire_payloads.hpp"
 
-#include <cstddef>
-#include <cstdint>
+#include <promptkv/cache_types.hpp>
+#include <promptkv/stats.hpp>
+#include <promptkv/tier.hpp>
+
 #include <initializer_list>
 #include <string>
+#include <string_view>
 
 namespace promptkv_test {
+
+/// The counters of a cache but for `peak_nbytes`, which a call that fails later may have raised.
+template <class Cache>
+std::string counters_of(const Cache& cache) {
+    std::string line;
+    const auto add = [&line](std::string_view name, auto value) {
+        if (name != "peak_nbytes" && value != 0)
+            line.append(" ").append(name).append(" ").append(std::to_string(value));
+    };
+    for_each_counter(cache.stats(), add);
+    for (const promptkv::Tier tier :
+         {promptkv::Tier::assistant, promptkv::Tier::user, promptkv::Tier::system}) {
+        line.append(" / ").append(name(tier));
+        for_each_counter(cache.stats(tier), add);
+    }
+    return line;
+}
 
 /// Everything that can be asked of a cache without changing it; `models` are all that it may know.
 template <class Cache, class Model>
 std::string state_of(const Cache& cache, std::initializer_list<const Model*> models) {
-    using promptkv::Tier;
-    std::string state = contents(cache);
-    const auto add = [&state](const char* what, std::uint64_t n) {
-        state += std::string(" ") + what + std::to_string(n);
-    };
-    add("size", cache.size());
-    add("nbytes", cache.nbytes());
+    std::string line = contents(cache) + " size " + std::to_string(cache.size()) + " nbytes " +
+                       std::to_string(cache.nbytes());
     for (const Model* model : models) {
-        add("model", cache.nbytes(*model));
+        line += " / model " + std::to_string(cache.nbytes(*model));
+        for (const char* prompt : {"abcd", "abcdefghijkl", "abcxyzw", "mnopqr", "mnz", "stuvwx"}) {
+            const auto probe = cache.probe(*model, key(prompt), {.min_remaining = 0});
+            line += " " + std::to_string(probe.reused()) + "." + std::to_string(probe.matched());
+            line.append(name(probe.match())).append(name(probe.miss()));
+        }
     }
-    for (const Tier tier : {Tier::assistant, Tier::user, Tier::system}) {
-        add("entries", cache.stats(tier).entries);
-        add("anchors", cache.stats(tier).anchors);
-        add("nbytes", cache.stats(tier).nbytes);
-    }
-    const auto stats = cache.stats();
-    add("lookups", stats.lookups);
-    add("inserted", stats.inserted);
-    add("replaced", stats.replaced);
-    add("anchored", stats.anchored);
-    add("absorbed", stats.absorbed);
-    add("evicted", stats.evicted);
-    add("cut", stats.cut);
-    add("superseded", stats.superseded);
-    add("too_large", stats.too_large);
-    add("no_room", stats.no_room);
-    add("bytes_evicted", stats.bytes_evicted);
-    add("tokens_reused", stats.tokens_reused);
-    add("leased", stats.bytes_leased);
-    add("peak", stats.peak_nbytes);
-    add("max_bytes", cache.limits().max_bytes);
-    add("max_entries", cache.limits().max_entries);
-    return state;
+    return line + counters_of(cache) + " limits " + std::to_string(cache.limits().max_bytes) +
+           " " + std::to_string(cache.limits().max_entries);
 }
 
 } // namespace promptkv_test

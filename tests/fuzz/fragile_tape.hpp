@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// FragileTape: a payload of which everything throws that may, and that tells of its end.
+// FragileTape: a payload whose clones may throw, and that reports its destruction.
 #ifndef PROMPTKV_TESTS_FUZZ_FRAGILE_TAPE_HPP
 #define PROMPTKV_TESTS_FUZZ_FRAGILE_TAPE_HPP
 
@@ -11,12 +11,12 @@
 
 namespace promptkv_test {
 
-/// Like Tape, but move-only, and it allocates to be cut; where that fails it is as before.
+/// Like Tape, but move-only.
 class FragileTape {
 public:
     static constexpr unsigned offered = can_reuse | can_clone | can_truncate;
 
-    /// Called where one is destroyed that holds something.
+    /// Called when a tape that holds something is destroyed.
     static inline std::function<void()> on_end;
 
     explicit FragileTape(Recording recording) noexcept : recording_(std::move(recording)) {}
@@ -32,6 +32,7 @@ public:
     [[nodiscard]] const Recording& recording() const noexcept { return recording_; }
     [[nodiscard]] std::size_t nbytes() const noexcept { return recording_.nbytes(); }
     [[nodiscard]] std::size_t length() const noexcept { return recording_.tokens.size(); }
+    [[nodiscard]] std::size_t block_tokens() const noexcept { return recording_.shape.block; }
     [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept {
         return recording_.reusable_prefix(n);
     }
@@ -42,11 +43,7 @@ public:
         return copy;
     }
 
-    void truncate(std::size_t n) {
-        Recording shorter = recording_;
-        shorter.truncate(n);
-        recording_ = std::move(shorter);
-    }
+    void truncate(std::size_t n) noexcept { recording_.truncate(n); }
 
 private:
     Recording recording_;

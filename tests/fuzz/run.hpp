@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 // What the fuzzer and the replay of its corpus do with some bytes: a run of operations on a cache.
 //
-//     byte 0   payload type; from 222 to 251 it is of a ConcurrentPromptCache
-//     byte 1   profile, and whether the model follows
-//     then RunMaker's
+//     byte 0   the kind of payload, and the kind of cache
+//     byte 1   the profile of the keys, and whether the model follows
+//     then those of RunMaker
 #ifndef PROMPTKV_TESTS_FUZZ_RUN_HPP
 #define PROMPTKV_TESTS_FUZZ_RUN_HPP
 
 #include "cache_operations.hpp"
 #include "cache_runs.hpp"
 #include "fragile_tape.hpp"
+#include "naive_payload.hpp"
 #include "payloads.hpp"
 
 #include <promptkv/concurrent_prompt_cache.hpp>
@@ -55,33 +56,41 @@ private:
     std::span<const std::uint8_t> bytes_;
 };
 
-/// Does what the bytes say. Returns the story of what went wrong; "" where nothing did.
-inline std::string failure_of_bytes(std::span<const std::uint8_t> bytes) {
-    constexpr std::array profiles = {short_keys, grown_keys, many_anchors, many_children};
-    Bytes source(bytes);
-    const std::size_t first = source.below(256);
-    const bool concurrent = first >= 222 && first < 252; // what older files leave free
-    const std::size_t type = first % 6;
+/// Runs what the rest of the bytes says. Returns the story of what went wrong; "" where nothing did.
+template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
+std::string failure_with(Bytes source) {
+    constexpr std::array profiles = {short_keys, grown_keys, one_path, many_children};
     const std::size_t profile = source.below(2 * profiles.size());
     const bool modelled = profile < profiles.size();
-    const Run run = RunMaker(source, profiles[profile % profiles.size()], modelled).make();
-    if (concurrent) {
-        return type == 4 ? failure_of<WholeTape, ConcurrentPromptCache<WholeTape>>(run)
-                         : failure_of<FragileTape, ConcurrentPromptCache<FragileTape>>(run);
-    }
-    switch (type) {
+    const Run run =
+        RunMaker(source, profiles[profile % profiles.size()], abilities_of<KV>(), modelled).make();
+    return failure_of<KV, Cache>(run);
+}
+
+/// Does what the bytes say. Returns the story of what went wrong; "" where nothing did.
+inline std::string failure_of_bytes(std::span<const std::uint8_t> bytes) {
+    Bytes source(bytes);
+    switch (source.below(10)) {
     case 0:
-        return failure_of<Tape>(run);
+        return failure_with<Tape>(source);
     case 1:
-        return failure_of<ClonedTape>(run);
+        return failure_with<ClonedTape>(source);
     case 2:
-        return failure_of<CopiedTape>(run);
+        return failure_with<CopiedTape>(source);
     case 3:
-        return failure_of<MoveOnlyTape>(run);
+        return failure_with<MoveOnlyTape>(source);
     case 4:
-        return failure_of<WholeTape>(run);
+        return failure_with<WholeTape>(source);
+    case 5:
+        return failure_with<FragileTape>(source);
+    case 6:
+        return failure_with<BlockTape>(source);
+    case 7:
+        return failure_with<HybridTape>(source);
+    case 8:
+        return failure_with<FragileTape, ConcurrentPromptCache<FragileTape>>(source);
     default:
-        return failure_of<FragileTape>(run);
+        return failure_with<BlockTape, ConcurrentPromptCache<BlockTape>>(source);
     }
 }
 

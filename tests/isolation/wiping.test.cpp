@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-// Payload memory that is cleared by the payload's destructor and `truncate`, or by a listener: nothing
-// of it is left when a payload has left the cache, whichever way. (examples/wiping.cpp shows the first.)
+// Payload memory that is cleared by the payload's destructor and `truncate`, by a block's destructor, or
+// by a listener: nothing of it is left when a payload has left the cache. (examples/wiping.cpp shows the
+// first.)
 
 #include <promptkv/promptkv.hpp>
 
 #include "../model/random.hpp"
 #include "catch.hpp"
-#include "letters.hpp"
+#include "fire_payloads.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -14,7 +15,7 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
-#include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -26,54 +27,15 @@ using promptkv::Outcome;
 using promptkv::RemovalReason;
 using promptkv::Tier;
 
-using Key = std::span<const std::int32_t>;
-
-/// Memory that outlives the payloads in it: a cell a token, which is 0 where nothing was written.
-struct Arena {
-    std::vector<char> cells = std::vector<char>(10'000);
-
-    [[nodiscard]] std::size_t written() const {
-        return cells.size() - static_cast<std::size_t>(std::ranges::count(cells, char{0}));
-    }
-};
-
-/// Writes a cell for each token of a key, and clears it when the token goes.
-class Wiped {
-public:
-    Wiped(Arena& arena, std::size_t n_tokens) : arena_(&arena) {
-        while (cells_.size() < n_tokens) {
-            char& cell = *std::ranges::find(arena.cells, char{0});
-            cell = 'x';
-            cells_.push_back(&cell);
-        }
-    }
-    Wiped(Wiped&& other) noexcept : arena_(other.arena_), cells_(std::exchange(other.cells_, {})) {}
-    Wiped& operator=(Wiped&&) = delete;
-    ~Wiped() { truncate(0); }
-
-    [[nodiscard]] std::size_t nbytes() const noexcept { return cells_.size(); }
-    [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
-    [[nodiscard]] Wiped clone_prefix(std::size_t n) const { return {*arena_, n}; }
-    void truncate(std::size_t n) noexcept {
-        for (; cells_.size() > n; cells_.pop_back()) {
-            *cells_.back() = 0;
-        }
-    }
-
-private:
-    Arena* arena_;
-    std::vector<char*> cells_;
-};
-
 TEST_CASE("A payload that clears itself leaves nothing behind, whichever way it leaves") {
+    using Cache = LRUPromptCache<Wiped>;
     Arena arena;
-    std::optional<LRUPromptCache<Wiped>> cache(
-        std::in_place, promptkv::CacheOptions{.max_bytes = 20, .cut_granularity = 1});
-    const auto insert = [&](Key key, Tier tier) {
-        return cache->insert("m", key, Wiped(arena, key.size()), tier).outcome;
+    std::optional<Cache> cache(std::in_place, Cache::Options{.max_bytes = 20, .max_partial = 0});
+    const auto insert = [&](const Tokens& tokens, Tier tier) {
+        return cache->insert("m", tokens, Wiped(arena, tokens.size()), tier).outcome;
     };
-    insert("abcd"_key, Tier::user);
-    insert("xyz"_key, Tier::user);
+    insert(key("abcd"), Tier::user);
+    insert(key("xyz"), Tier::user);
     REQUIRE(arena.written() == 7);
 
     SECTION("evicted") {
@@ -83,42 +45,56 @@ TEST_CASE("A payload that clears itself leaves nothing behind, whichever way it 
         cache->trim_to({.max_bytes = 5});
         CHECK(cache->stats().cut == 1);
     }
-    SECTION("cut down to an anchor") {
-        cache->mark("m", "ab"_key, Tier::system);
-        cache->trim_to({.max_bytes = 5});
-        CHECK(cache->nbytes("m") == 5);
+    SECTION("evicted by bytes") {
+        CHECK(cache->evict(6) >= 6);
     }
     SECTION("absorbed") {
-        CHECK(insert("abcdefgh"_key, Tier::user) == Outcome::stored);
+        CHECK(insert(key("abcdefgh"), Tier::user) == Outcome::stored);
     }
     SECTION("replaced") {
-        CHECK(insert("abcd"_key, Tier::user) == Outcome::replaced);
+        CHECK(insert(key("abcd"), Tier::user) == Outcome::replaced);
     }
     SECTION("erased") {
-        CHECK(cache->erase("m", "abcd"_key));
+        CHECK(cache->erase("m", key("abcd")));
+    }
+    SECTION("erased below") {
+        CHECK(cache->erase_below("m", key("ab")) == 1);
     }
     SECTION("popped") {
-        CHECK(cache->pop_prefixes("m", "abcdefgh"_key) == 1);
+        CHECK(cache->pop_prefixes("m", key("abcdefgh")) == 1);
     }
     SECTION("with its model") {
         CHECK(cache->erase_model("m") == 2);
+    }
+    SECTION("with its session") {
+        cache->insert("m", key("st"), Wiped(arena, 2), Tier::user, {.session = 4});
+        CHECK(cache->erase_session("m", 4) == 1);
     }
     SECTION("cleared") {
         CHECK(cache->clear() == 2);
     }
     SECTION("taken, and dropped by the caller") {
-        CHECK(cache->take_nearest("m", "abcde"_key).reused == 4);
+        CHECK(cache->take_nearest("m", key("abcde")).reused() == 4);
     }
     SECTION("copied, and dropped by the caller") {
-        const auto hit = cache->fetch_nearest("m", "abcx"_key);
+        const auto hit = cache->fetch_nearest("m", key("abcx"));
         CHECK(arena.written() == 7 + 3);
     }
     SECTION("refused") {
-        CHECK(insert("abc"_key, Tier::user) == Outcome::anchored);
-        CHECK(insert("abcdefghijklmnopqrstuvwxyz"_key, Tier::user) == Outcome::too_large);
+        CHECK(insert(key("abc"), Tier::user) == Outcome::present);
+        CHECK(insert(key("abcdefghijklmnopqrstuvwxyz"), Tier::user) == Outcome::too_large);
+    }
+    SECTION("committed") {
+        auto room = cache->reserve("m", key("uvw"), 3, Tier::user);
+        CHECK(room.commit(Wiped(arena, 3)).outcome == Outcome::stored);
+    }
+    SECTION("cancelled") {
+        auto room = cache->reserve("m", key("uvw"), 3, Tier::user);
+        cache->clear();
+        CHECK(room.commit(Wiped(arena, 3)).outcome == Outcome::cancelled);
     }
     SECTION("never made whole") {
-        CHECK_THROWS_AS(cache->insert("m", "uvw"_key, 3, Tier::user,
+        CHECK_THROWS_AS(cache->insert("m", key("uvw"), 3, Tier::user,
                                       [&]() -> Wiped {
                                           const Wiped begun(arena, 2);
                                           throw std::runtime_error("the device is gone");
@@ -126,12 +102,13 @@ TEST_CASE("A payload that clears itself leaves nothing behind, whichever way it 
                         std::runtime_error);
     }
     SECTION("after its last reader") {
-        auto lease = std::make_optional(cache->lease_nearest("m", "abcde"_key));
-        cache->erase("m", "abcd"_key);
+        auto lease = std::make_optional(cache->lease_nearest("m", key("abcde")));
+        cache->erase("m", key("abcd"));
         CHECK(arena.written() == 7);
+        CHECK(cache->nbytes() == 7);
     }
     SECTION("after its last reader, who outlives the cache") {
-        auto lease = std::make_optional(cache->lease_nearest("m", "abcde"_key));
+        auto lease = std::make_optional(cache->lease_nearest("m", key("abcde")));
         cache.reset();
         CHECK(arena.written() == 4);
     }
@@ -140,81 +117,140 @@ TEST_CASE("A payload that clears itself leaves nothing behind, whichever way it 
     CHECK(arena.written() == 0);
 }
 
-TEST_CASE("A payload that clears itself leaves nothing behind after any calls") {
-    for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+template <class KV>
+KV written(Arena& arena, std::size_t n) {
+    if constexpr (std::is_same_v<KV, Wiped>)
+        return Wiped(arena, n);
+    else
+        return wiped_pages(arena, n);
+}
+
+TEMPLATE_TEST_CASE("What clears itself takes exactly the bytes that the cache counts", "",
+                   (std::pair<LRUPromptCache<Wiped>, Wiped>),
+                   (std::pair<LRUPromptCache<WipedPages>, WipedPages>)) {
+    using Cache = typename TestType::first_type;
+    using KV = typename TestType::second_type;
+    for (std::uint64_t seed = 1; seed <= 40; ++seed) {
         CAPTURE(seed);
         Random random(seed);
         Arena arena;
-        LRUPromptCache<Wiped> cache({.max_bytes = 60, .cut_granularity = 1 + seed % 3});
-        std::vector<LRUPromptCache<Wiped>::Lease> leases;
+        std::vector<typename Cache::Reservation> rooms;
+        std::vector<typename Cache::Lease> leases;
+        std::optional<Cache> cache(std::in_place, typename Cache::Options{.max_bytes = 60});
         for (int i = 0; i < 200; ++i) {
-            Tokens key(random.below(12));
-            std::ranges::generate(key, [&] { return static_cast<std::int32_t>(random.below(2)); });
+            Tokens tokens(random.below(14));
+            std::ranges::generate(tokens,
+                                  [&] { return static_cast<std::int32_t>(random.below(2)); });
             const Tier tier = random.pick({Tier::assistant, Tier::user, Tier::system});
-            switch (random.below(8)) {
+            switch (random.below(14)) {
             case 0:
-                leases.push_back(cache.lease_nearest("m", key));
+                leases.push_back(cache->lease_nearest("m", tokens));
                 break;
             case 1:
                 leases.clear();
                 break;
             case 2:
-                (void)cache.take_nearest("m", key);
+                static_cast<void>(cache->take_nearest("m", tokens));
                 break;
             case 3:
-                cache.mark("m", key, tier);
+                cache->mark("m", tokens, tier);
                 break;
             case 4:
-                cache.erase("m", key);
+                cache->erase("m", tokens);
+                break;
+            case 5:
+                rooms.push_back(cache->reserve("m", tokens, tokens.size(), tier));
+                break;
+            case 6:
+                rooms.clear();
+                break;
+            case 7:
+                if (auto room = cache->reserve("m", tokens, tokens.size(), tier)) {
+                    if constexpr (std::is_same_v<KV, WipedPages>) {
+                        KV kv = room.prefix().value_or(KV(4));
+                        room.commit(wiped_pages(arena, room.tokens(), std::move(kv)));
+                    } else {
+                        room.commit(written<KV>(arena, room.tokens()));
+                    }
+                }
+                break;
+            case 8:
+                cache->evict(random.below(10));
                 break;
             default:
-                cache.insert("m", key, Wiped(arena, key.size()), tier);
+                cache->insert("m", tokens, written<KV>(arena, tokens.size()), tier);
             }
-            if (arena.written() != cache.nbytes()) {
-                FAIL("after call " << i << ": " << arena.written() << " of " << cache.nbytes());
-            }
+            const std::size_t reserved = cache->stats().bytes_reserved;
+            if (arena.written() + reserved != cache->nbytes())
+                FAIL("after call " << i << ": " << arena.written() << " + " << reserved << " of "
+                                   << cache->nbytes());
+            if (cache->nbytes() > 60)
+                FAIL("the budget is exceeded after call " << i);
         }
-        leases.clear();
-        cache.clear();
-        REQUIRE(arena.written() == 0);
+        if (seed % 2 == 0) {
+            cache.reset(); // leases and reservations outlive it
+            leases.clear();
+            rooms.clear();
+        } else {
+            leases.clear();
+            rooms.clear();
+            cache->clear();
+            CHECK(cache->nbytes() == 0);
+        }
+        CHECK(arena.written() == 0);
     }
 }
 
-/// Points to its cells and does not clear them.
-struct Handle {
-    std::span<char> cells;
+TEST_CASE("A block is cleared with the last of those that share it") {
+    using Cache = LRUPromptCache<WipedPages>;
+    Arena arena;
+    Cache cache;
+    const Tokens prompt = key("abcdefgh");
+    const Tokens longer = key("abcdefghijkl");
+    cache.insert("m", prompt, wiped_pages(arena, 8), Tier::system);
+    {
+        auto room = cache.reserve("m", longer, 12, Tier::user);
+        room.commit(wiped_pages(arena, 12, *room.prefix()));
+    }
+    CHECK(arena.written() == 12);
+    cache.erase("m", prompt);
+    CHECK(arena.written() == 12);
+    auto copy = cache.fetch_nearest("m", key("abcdefz")); // two blocks, shared
+    CHECK(arena.written() == 12);
+    cache.erase("m", longer);
+    CHECK(cache.nbytes() == 0);
+    CHECK(arena.written() == 8); // the caller's
+    copy.kv.reset();
+    CHECK(arena.written() == 0);
+}
 
-    [[nodiscard]] std::size_t nbytes() const noexcept { return cells.size(); }
-};
-
-TEST_CASE("A listener can clear each payload that leaves but those that are leased or taken") {
+TEST_CASE("A listener can clear each payload that leaves, unless it is leased or taken") {
     Arena arena;
     std::size_t next = 0;
     LRUPromptCache<Handle> cache({.max_bytes = 20, .max_entries = 4});
     std::vector<RemovalReason> reasons;
-    cache.on_removal([&reasons](const auto& removal) {
+    cache.set_removal_listener([&reasons](const auto& removal) {
         reasons.push_back(removal.reason);
-        if (removal.payload != nullptr) {
+        if (removal.payload != nullptr)
             std::ranges::fill(removal.payload->cells, char{0});
-        }
     });
-    const auto insert = [&](Key key) {
-        const std::span<char> cells = std::span(arena.cells).subspan(next, key.size());
-        next += key.size();
+    const auto insert = [&](const Tokens& tokens) {
+        const std::span<char> cells = std::span(arena.cells).subspan(next, tokens.size());
+        next += tokens.size();
         std::ranges::fill(cells, 'x');
-        return cache.insert("m", key, Handle{cells}, Tier::user).outcome;
+        return cache.insert("m", tokens, Handle{cells}, Tier::user).outcome;
     };
-    insert("abcd"_key);
-    insert("xyz"_key);
+    insert(key("abcd"));
+    insert(key("xyz"));
 
     SECTION("evicted") {
         CHECK(cache.trim_to({.max_entries = 1}) == 1);
     }
     SECTION("replaced") {
-        CHECK(insert("abcd"_key) == Outcome::replaced);
+        CHECK(insert(key("abcd")) == Outcome::replaced);
     }
     SECTION("erased") {
-        CHECK(cache.erase("m", "abcd"_key));
+        CHECK(cache.erase("m", key("abcd")));
     }
     SECTION("cleared") {
         CHECK(cache.clear() == 2);
@@ -222,15 +258,15 @@ TEST_CASE("A listener can clear each payload that leaves but those that are leas
     CHECK_FALSE(reasons.empty());
     CHECK(arena.written() == cache.nbytes());
 
-    // The caller has what is taken, and a reader what is leased: it is theirs to clear.
-    insert("uvw"_key);
-    cache.take_nearest("m", "uvw"_key, {.min_remaining = 0});
+    // The caller has what was taken, and a reader what is leased: they clear it.
+    insert(key("uvw"));
+    static_cast<void>(cache.take_nearest("m", key("uvw"), {.min_remaining = 0}));
     CHECK(reasons.back() == RemovalReason::taken);
     CHECK(arena.written() == cache.nbytes() + 3);
-    insert("rst"_key);
+    insert(key("rst"));
     {
-        const auto lease = cache.lease_nearest("m", "rst"_key, {.min_remaining = 0});
-        cache.erase("m", "rst"_key);
+        const auto lease = cache.lease_nearest("m", key("rst"), {.min_remaining = 0});
+        cache.erase("m", key("rst"));
         CHECK(lease.kv().cells[0] == 'x');
     }
     CHECK(arena.written() == cache.nbytes() + 3 + 3);

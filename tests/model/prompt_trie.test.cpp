@@ -24,7 +24,6 @@ using Trie = promptkv::PromptTrie<int>;
 
 struct Value {
     int value;
-    bool hidden;
     Trie::Handle handle;
 };
 
@@ -64,7 +63,7 @@ public:
         const auto found = model_.find(key);
         REQUIRE(added == (found == model_.end()));
         if (found == model_.end()) {
-            model_.emplace(key, Value{value, false, handle});
+            model_.emplace(key, Value{value, handle});
         } else {
             REQUIRE(handle == found->second.handle);
             found->second.value = value;
@@ -76,14 +75,6 @@ public:
         if (found != model_.end()) {
             trie_.erase(found->second.handle);
             model_.erase(found);
-        }
-    }
-
-    void hide_or_show(const Tokens& key, bool hide) {
-        const auto found = model_.find(key);
-        if (found != model_.end()) {
-            found->second.hidden = hide;
-            hide ? trie_.hide(found->second.handle) : trie_.show(found->second.handle);
         }
     }
 
@@ -132,7 +123,7 @@ public:
         std::size_t nearest = 0;
         bool any = false;
         for (const auto& [key, value] : model_) {
-            if (!value.hidden && key.size() > shared && common(key, tokens) == shared) {
+            if (key.size() > shared && common(key, tokens) == shared) {
                 nearest = any ? std::min(nearest, key.size()) : key.size();
                 any = true;
             }
@@ -150,7 +141,6 @@ public:
             const Tokens key = trie_.key(result.longer);
             REQUIRE(key.size() == nearest);
             REQUIRE(common(key, tokens) == shared);
-            REQUIRE_FALSE(model_.at(key).hidden);
         }
     }
 
@@ -158,7 +148,11 @@ public:
         REQUIRE(trie_.check_invariants());
         REQUIRE(trie_.size() == model_.size());
         REQUIRE(trie_.empty() == model_.empty());
-        REQUIRE(trie_.node_count() == nodes_needed(model_));
+        if (model_.empty()) { // there may be no root
+            REQUIRE(trie_.node_count() <= 1);
+        } else {
+            REQUIRE(trie_.node_count() == nodes_needed(model_));
+        }
         bool all = true;
         for (const auto& [key, value] : model_) {
             all = all && *value.handle == value.value && trie_.find(key) == value.handle &&
@@ -179,7 +173,7 @@ private:
 } // namespace
 
 TEST_CASE("PromptTrie answers as a sorted map does") {
-    const std::size_t wanted = operations_wanted() / 5;
+    const std::size_t wanted = operations_wanted() * 5;
     constexpr std::size_t operations_a_run = 300;
     std::size_t operations = 0;
     std::uint64_t seed = first_seed();
@@ -199,24 +193,17 @@ TEST_CASE("PromptTrie answers as a sorted map does") {
                 key.push_back(static_cast<std::int32_t>(random.below(alphabet)) - 1);
             }
             keys.push_back(key);
-            switch (random.below(16)) {
+            switch (random.below(13)) {
             case 0:
                 pair.pop_prefixes(key);
                 break;
             case 1:
             case 2:
-                pair.hide_or_show(key, true);
-                break;
             case 3:
-                pair.hide_or_show(key, false);
-                break;
             case 4:
-            case 5:
-            case 6:
-            case 7:
                 pair.erase(keys[random.below(keys.size())]);
                 break;
-            case 8:
+            case 5:
                 if (random.one_in(20)) {
                     pair.clear();
                 }

@@ -3,30 +3,20 @@
 #include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/promptkv.hpp>
 
+#include "unit_payloads.hpp"
+
 #include <cstddef>
-#include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <string>
-#include <vector>
+#include <utility>
 
 namespace {
 
+using namespace promptkv_test;
 using promptkv::Match;
 using promptkv::Outcome;
 using promptkv::Tier;
-using Tokens = std::vector<std::int32_t>;
-
-struct TokenKV {
-    Tokens tokens;
-
-    std::size_t nbytes() const noexcept { return tokens.size(); }
-    std::size_t length() const noexcept { return tokens.size(); }
-    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
-    TokenKV clone_prefix(std::size_t n) const {
-        return {Tokens(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n))};
-    }
-    void truncate(std::size_t n) { tokens.resize(n); }
-};
 
 bool all_hold = true;
 
@@ -37,48 +27,54 @@ void check(bool holds, const char* what) {
     }
 }
 
-// Calls everything of an empty cache.
+/// Calls everything of an empty cache with room for 8 bytes.
 template <class Cache>
 void check_cache(Cache& cache) {
     const std::string model = "model";
-    const Tokens system{1, 2};
-    const Tokens chat{1, 2, 3, 4};
-    const Tokens prompt{1, 2, 3, 5};
-
     std::size_t n_removed = 0;
-    cache.on_removal([&n_removed](auto&) { ++n_removed; });
+    cache.set_removal_listener([&n_removed](auto&) { ++n_removed; });
 
-    check(cache.insert(model, chat, TokenKV{chat}, Tier::user).outcome == Outcome::stored,
+    check(cache.insert(model, key("abcd"), blocks("abcd"), Tier::user).outcome == Outcome::stored,
           "insert");
-    check(cache.mark(model, system, Tier::system), "mark");
-    check(cache.probe(model, prompt).reused == 3, "probe");
+    check(cache.mark(model, key("ab"), Tier::system), "mark");
+    check(cache.nbytes() == 4, "shared blocks");
+    check(cache.probe(model, key("abcx")).reused() == 3, "probe");
     {
-        const auto hit = cache.fetch_nearest(model, prompt);
-        check(hit && hit.kv->tokens == Tokens{1, 2, 3}, "the payload of fetch_nearest");
-        check(hit.match == Match::longer && hit.remaining.size() == 1, "fetch_nearest");
+        const auto hit = cache.fetch_nearest(model, key("abcx"));
+        check(hit && text_of(hit.kv) == "abc" && hit.match() == Match::longer, "fetch_nearest");
     }
     {
-        const auto lease = cache.lease_nearest(model, prompt);
-        check(lease && lease.reused == 3 && lease.kv().tokens == chat, "lease_nearest");
+        const auto lease = cache.lease_nearest(model, key("abcx"));
+        check(lease && lease.reused() == 3 && text_of(lease.kv()) == "abcd", "lease_nearest");
     }
-    const Tokens other{9, 8, 7, 6, 5, 4};
-    const auto made = [&other] { return TokenKV{other}; };
-    const auto inserted = cache.insert(model, other, other.size(), Tier::assistant, made);
-    check(inserted.outcome == Outcome::stored && inserted.cut == 1, "insert of what is made late");
-    check(n_removed == 1, "on_removal");
+    check(cache.touch(model, key("abcd")).match() == Match::exact, "touch");
+    check(to_string(cache.explain(model, key("xyz"))).substr(0, 4) == "miss", "explain");
+
+    auto room = cache.reserve(model, key("abcdef"), 6, Tier::user);
+    check(room && room.tokens() == 6 && text_of(room.prefix()) == "abcd", "reserve");
+    auto kv = room.prefix().value_or(blocks(""));
+    append_rest(kv, "abcdef");
+    check(room.commit(std::move(kv)).outcome == Outcome::stored, "commit");
+    const auto made = [] { return std::optional(blocks("pqrs")); };
+    const auto inserted = cache.insert(model, key("pqrs"), 4, Tier::assistant, made);
+    check(inserted.outcome == Outcome::stored, "insert of a payload that is made late");
+    check(n_removed > 0, "set_removal_listener");
     check(cache.nbytes() <= 8 && cache.check_invariants(), "the budget");
-    const auto taken = cache.take_nearest(model, other, {.min_remaining = 0});
-    check(taken.kv.has_value() && taken.match == Match::exact, "take_nearest");
-    check(cache.trim_to({.max_bytes = 0}) == 1 && cache.empty(), "trim_to");
+
+    const auto taken = cache.take_nearest(model, key("pqrs"), {.min_remaining = 0});
+    check(text_of(taken.kv) == "pqrs" && taken.match() == Match::exact, "take_nearest");
+    check(!cache.snapshot().empty(), "snapshot");
+    check(cache.evict(1) > 0 && cache.evictable_nbytes() > 0, "evict");
+    check(cache.erase_below(model, key("a")) > 0 && cache.empty(), "erase_below");
+    check(cache.clear() == 0 && cache.trim_to({.max_bytes = 0}) == 0, "clear");
 }
 
 } // namespace
 
 int main() {
-    const promptkv::CacheOptions options{.max_bytes = 8, .cut_granularity = 1};
-    promptkv::LRUPromptCache<TokenKV> cache(options);
+    promptkv::LRUPromptCache<Blocks> cache({.max_bytes = 8});
     check_cache(cache);
-    promptkv::ConcurrentPromptCache<TokenKV> concurrent_cache(options);
+    promptkv::ConcurrentPromptCache<Blocks> concurrent_cache({.max_bytes = 8});
     check_cache(concurrent_cache);
     return all_hold ? 0 : 1;
 }

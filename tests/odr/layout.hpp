@@ -7,24 +7,26 @@
 #include <promptkv/format.hpp>
 #include <promptkv/promptkv.hpp>
 
+#include "unit_payloads.hpp"
+
 #include <array>
 #include <cstddef>
 
-struct LayoutKV {
-    std::size_t bytes;
-
-    std::size_t nbytes() const noexcept { return bytes; }
-};
-
-using LayoutCache = promptkv::LRUPromptCache<LayoutKV>;
-using LayoutConcurrentCache = promptkv::ConcurrentPromptCache<LayoutKV>;
+using LayoutCache = promptkv::LRUPromptCache<promptkv_test::Blocks>;
+using LayoutConcurrentCache = promptkv::ConcurrentPromptCache<promptkv_test::Blocks>;
 using LayoutTrie = promptkv::PromptTrie<int>;
 using LayoutOrder = promptkv::CacheOrder<int>;
-using Layout = std::array<std::size_t, 7>;
+using Layout = std::array<std::size_t, 10>;
 
-constexpr Layout layout_here{sizeof(LayoutCache),          sizeof(LayoutCache::Lease),
-                             sizeof(LayoutCache::Fetched), sizeof(LayoutConcurrentCache),
-                             sizeof(LayoutTrie),           sizeof(LayoutTrie::Handle),
+constexpr Layout layout_here{sizeof(LayoutCache),
+                             sizeof(LayoutCache::Lease),
+                             sizeof(LayoutCache::Fetched),
+                             sizeof(LayoutCache::Reservation),
+                             sizeof(LayoutConcurrentCache),
+                             sizeof(promptkv_test::Blocks),
+                             sizeof(promptkv_test::Blocks::block_type),
+                             sizeof(LayoutTrie),
+                             sizeof(LayoutTrie::Handle),
                              sizeof(LayoutOrder)};
 
 /// Returns the sizes in a translation unit that is compiled with NDEBUG.

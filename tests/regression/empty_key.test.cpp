@@ -4,23 +4,23 @@
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
-#include "letters.hpp"
+#include "unit_payloads.hpp"
 
 using namespace promptkv_test;
+using promptkv::LRUPromptCache;
 using promptkv::Outcome;
 using promptkv::Tier;
 
 TEST_CASE("An entry of one token serves the empty key") {
     LRUPromptCache<Tape> cache;
-    const Tokens none;
 
-    SECTION("it absorbs that") {
-        cache.insert("m", none, tape(none), Tier::user);
-        CHECK(cache.insert("m", "a"_key, tape("a"_key), Tier::user).absorbed == 1);
+    SECTION("and absorbs it") {
+        store(cache, "", Tier::user);
+        CHECK(store(cache, "a", Tier::user).absorbed == 1);
     }
-    SECTION("it makes that an anchor") {
-        cache.insert("m", "a"_key, tape("a"_key), Tier::user);
-        CHECK(cache.insert("m", none, tape(none), Tier::user).outcome == Outcome::anchored);
+    SECTION("and makes it present") {
+        store(cache, "a", Tier::user);
+        CHECK(store(cache, "", Tier::user).outcome == Outcome::present);
     }
     CHECK(cache.size() == 1);
     CHECK(cache.check_invariants());

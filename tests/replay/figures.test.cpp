@@ -1,28 +1,72 @@
 // SPDX-License-Identifier: MIT
-// The recorded traces, where they lie beside the project: the reference's policy gives the figures
-// of a simulator of the reference, and the default policy is better by what is promised.
+// read_figures, and the recorded traces, where they lie beside the project: with the rules of mlx_lm
+// the replay gives the figures of the reference, and with promptkv's it reaches block LRU.
 
+#include "replay/figures.hpp"
 #include "replay/input.hpp"
 #include "replay/simulate.hpp"
 
 #include "catch.hpp"
+#include "temporary_file.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <limits>
-#include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace {
 
 using replay::Capacity;
+using replay::Figure;
+using replay::InsertWay;
 using replay::PayloadKind;
 using replay::Settings;
 using replay::Trace;
+using replay_test::TemporaryFile;
+
+constexpr Capacity blocks(std::uint64_t amount) {
+    return {amount, Capacity::Unit::blocks};
+}
+
+TEST_CASE("read_figures takes the figures of one trace") {
+    const TemporaryFile file("trace,capacity_blocks,policy,token_hit_ratio\r\n"
+                             "one,10,block_lru,0.25\r\n"
+                             "two,10,block_lru,0.5\r\n"
+                             "one,20,block_lru,1\r\n"
+                             "one,10,optimal,0.75\r\n"
+                             "one,unlimited,any,1\r\n");
+    const std::vector<Figure> figures = replay::read_figures(file.name(), "one");
+    REQUIRE(figures.size() == 4);
+    REQUIRE(capacities_of(figures) == std::vector<Capacity>{blocks(10), blocks(20), Capacity{}});
+    REQUIRE(find_figure(figures, "block_lru", blocks(10)) == 0.25);
+    REQUIRE(find_figure(figures, "optimal", blocks(10)) == 0.75);
+    REQUIRE(find_figure(figures, "optimal", Capacity{}) == 1.0);
+    REQUIRE_FALSE(find_figure(figures, "optimal", blocks(20)).has_value());
+}
+
+TEST_CASE("read_figures names a malformed line, and a trace that it does not know") {
+    const auto [line, problem] = GENERATE(table<std::string, std::string>({
+        {"one,10,lru", ":2: not 4 columns"},
+        {"one,10,lru,0.5,", ":2: not 4 columns"},
+        {"one,10,lru,0.5x", ":2: '0.5x' is no hit ratio"},
+        {"one,10,lru,1.5", ":2: '1.5' is no hit ratio"},
+        {"one,10,lru,nan", ":2: 'nan' is no hit ratio"},
+        {"one,ten,lru,0.5", ":2: 'ten' is no capacity: write blocks such as 24576, bytes such as "
+                            "8GiB, or unlimited"},
+        {"two,10,lru,0.5", ": no figure of a trace 'one'"},
+    }));
+    const TemporaryFile file("trace,capacity_blocks,policy,token_hit_ratio\n" + line + "\n");
+    try {
+        (void)replay::read_figures(file.name(), "one");
+        FAIL("a malformed line was read");
+    } catch (const std::exception& error) {
+        REQUIRE(std::string(error.what()) == file.name() + problem);
+    }
+}
+
+// the recorded traces ////////////////////////////////////////////////////////
 
 const std::filesystem::path folder = PROMPTKV_SHARED_DIR "/traces";
 
@@ -36,139 +80,96 @@ bool present() {
 }
 
 Trace load(const std::string& name) {
-    const std::string path = (folder / (name + ".ptrace.xz")).string();
-    return replay::parse_trace(replay::read_input(path), path);
+    return replay::load_trace((folder / (name + ".ptrace.xz")).string());
 }
 
-double hit_ratio(const Trace& trace, const Settings& settings, std::uint64_t blocks) {
-    return simulate(trace, settings, {blocks, Capacity::Unit::blocks}).token_hit_ratio();
+std::vector<Figure> figures_of(const std::string& name) {
+    return replay::read_figures((folder / "expected.csv").string(), name);
 }
 
-/// One line of expected.csv.
-struct Expected {
-    std::string trace;
-    std::uint64_t blocks = 0; // 0: unlimited
-    std::string policy;
-    double token_hit_ratio = 0;
-};
-
-std::vector<Expected> expected_figures(const std::string& trace) {
-    std::ifstream file(folder / "expected.csv");
-    std::vector<Expected> figures;
-    for (std::string line; std::getline(file, line);) {
-        std::istringstream cells(line);
-        Expected figure;
-        std::string capacity;
-        std::string ratio;
-        std::getline(cells, figure.trace, ',');
-        std::getline(cells, capacity, ',');
-        std::getline(cells, figure.policy, ',');
-        std::getline(cells, ratio, ',');
-        if (figure.trace == trace) {
-            figure.blocks = capacity == "unlimited" ? 0 : std::stoull(capacity);
-            figure.token_hit_ratio = std::stod(ratio);
-            figures.push_back(figure);
-        }
-    }
-    return figures;
+double hit_ratio(const Trace& trace, const Settings& settings, const Capacity& capacity) {
+    return simulate(trace, settings, capacity).token_hit_ratio();
 }
 
-/// Replays every `reference_` figure of a trace whose capacity is within the limits, and compares.
-void compare_with_reference(const std::string& name, std::uint64_t least, std::uint64_t most) {
-    const Trace trace = load(name);
-    least = std::max(least, summarize(trace).largest_prompt);
-    std::size_t compared = 0;
-    for (const Expected& expected : expected_figures(name)) {
-        const bool reference = expected.policy.starts_with("reference_");
-        if (!reference || expected.blocks < least || expected.blocks > most) {
-            continue;
-        }
-        Settings settings;
-        settings.follow_reference();
-        settings.tiers = expected.policy.ends_with("_tiers");
-        settings.payload = expected.policy.find("_not_trimmable") != std::string::npos
-                               ? PayloadKind::whole
-                               : PayloadKind::cuttable;
-        // with tiers an entry keeps the more persistent of its tiers here, the last in the reference
-        const double tolerance = settings.tiers ? 0.0005 : 0.00005;
-        CAPTURE(name, expected.blocks, expected.policy, expected.token_hit_ratio);
-        CHECK(std::abs(hit_ratio(trace, settings, expected.blocks) - expected.token_hit_ratio) <=
-              tolerance);
-        ++compared;
-    }
-    REQUIRE(compared > 0);
-}
-
-constexpr std::uint64_t any_capacity = std::numeric_limits<std::uint64_t>::max();
-
-TEST_CASE("With the reference's policy tau gives the reference's figures") {
-    if (present()) {
-        compare_with_reference("tau_airline_l16", 0, any_capacity);
-    }
-}
-
-TEST_CASE("With the reference's policy Mooncake's conversation gives the reference's figures") {
-    if (present()) {
-        compare_with_reference("mooncake_conversation", 0, any_capacity);
-    }
-}
-
-TEST_CASE("With the reference's policy Mooncake's synthetic gives the reference's figures") {
-    if (present()) {
-        compare_with_reference("mooncake_synthetic", 0, any_capacity);
-    }
-}
-
-TEST_CASE("With the reference's policy Claude Code gives the reference's figures") {
-    if (present()) {
-        compare_with_reference("cc_mix_l16_s1", 24'576, 32'768); // the others take too long
-    }
-}
-
-TEST_CASE("Without a limit all that was seen before is reused, but for partial blocks") {
-    const std::string name =
-        GENERATE("tau_airline_l16", "mooncake_conversation", "mooncake_synthetic");
-    if (!present()) {
-        return;
-    }
-    for (const Expected& expected : expected_figures(name)) {
-        if (expected.blocks == 0) {
-            CAPTURE(name);
-            const double ratio = simulate(load(name), {}, Capacity{}).token_hit_ratio();
-            REQUIRE(ratio <= expected.token_hit_ratio + 0.00005);
-            // the bound reuses the partial blocks at the ends of prompts too, which are not stored
-            REQUIRE(ratio >= expected.token_hit_ratio - 0.001);
-        }
-    }
-}
-
-TEST_CASE("The default policy reuses at least as much as promised") {
-    struct Promise {
+TEST_CASE("By the rules of mlx_lm recorded traces give the reference's figures") {
+    struct Point {
         const char* trace;
-        PayloadKind payload;
-        bool tiers;
         std::uint64_t blocks;
-        double token_hit_ratio;
     };
-    const Promise promise = GENERATE(values<Promise>({
-        {"tau_airline_l16", PayloadKind::cuttable, false, 15'000, 0.607},
-        {"tau_airline_l16", PayloadKind::cuttable, false, 30'000, 0.806},
-        {"mooncake_conversation", PayloadKind::cuttable, false, 9'139, 0.1985},
-        {"mooncake_synthetic", PayloadKind::cuttable, false, 10'981, 0.440},
-        {"cc_mix_l16_s1", PayloadKind::cuttable, false, 24'576, 0.595},
-        {"cc_mix_l16_s1", PayloadKind::cuttable, true, 24'576, 0.596},
-        {"cc_mix_l16_s1", PayloadKind::cuttable, false, 32'768, 0.785},
-        {"tau_airline_l16", PayloadKind::whole, true, 30'000, 0.785},
-        {"cc_mix_l16_s1", PayloadKind::whole, true, 32'768, 0.658},
+    const Point point = GENERATE(values<Point>({
+        {"tau_airline_l16", 15'000},
+        {"tau_airline_l16", 60'000},
+        {"mooncake_conversation", 1'827},
+        {"mooncake_conversation", 18'279},
+        {"mooncake_synthetic", 878},
+        {"mooncake_synthetic", 21'962},
     }));
     if (!present()) {
         return;
     }
-    CAPTURE(promise.trace, promise.tiers, promise.blocks);
+    const Trace trace = load(point.trace);
+    std::size_t compared = 0;
+    for (const Figure& figure : figures_of(point.trace)) {
+        if (figure.capacity != blocks(point.blocks) || !figure.policy.starts_with("reference_")) {
+            continue;
+        }
+        Settings settings;
+        settings.rules = promptkv::Rules::mlx_lm;
+        settings.insert = figure.policy.ends_with("_tiers") ? InsertWay::tiers : InsertWay::prompt;
+        settings.payload = figure.policy.starts_with("reference_not_trimmable")
+                               ? PayloadKind::whole
+                               : PayloadKind::prefix;
+        // with tiers an entry keeps the more persistent of its tiers here, the last in the reference
+        const double tolerance = settings.insert == InsertWay::tiers ? 0.0005 : 0.00005;
+        CAPTURE(point.trace, point.blocks, figure.policy, figure.token_hit_ratio);
+        CHECK(std::abs(hit_ratio(trace, settings, figure.capacity) - figure.token_hit_ratio) <=
+              tolerance);
+        ++compared;
+    }
+    REQUIRE(compared >= 2);
+}
+
+TEST_CASE("With shared blocks recorded traces reuse as much as block LRU") {
+    struct Point {
+        const char* trace;
+        InsertWay insert;
+        std::uint64_t block_tokens;
+        std::uint64_t blocks;
+        double at_least; // less than a simulation of the rules gave by 0.001
+    };
+    const Point point = GENERATE(values<Point>({
+        {"tau_airline_l16", InsertWay::prompt, 1, 15'000, 0.7514},
+        {"tau_airline_l16", InsertWay::server, 4, 30'000, 0.9009},
+        {"mooncake_conversation", InsertWay::prompt, 1, 9'139, 0.2061},
+        {"mooncake_synthetic", InsertWay::prompt, 1, 4'392, 0.2754},
+        {"mooncake_synthetic", InsertWay::prompt, 1, 10'981, 0.4647},
+    }));
+    if (!present()) {
+        return;
+    }
     Settings settings;
-    settings.payload = promise.payload;
-    settings.tiers = promise.tiers;
-    REQUIRE(hit_ratio(load(promise.trace), settings, promise.blocks) >= promise.token_hit_ratio);
+    settings.insert = point.insert;
+    settings.block_tokens = point.block_tokens;
+    CAPTURE(point.trace, static_cast<int>(point.insert), point.blocks);
+    const double ratio = hit_ratio(load(point.trace), settings, blocks(point.blocks));
+    const auto block_lru = find_figure(figures_of(point.trace), "block_lru", blocks(point.blocks));
+    REQUIRE(block_lru.has_value());
+    CHECK(ratio >= *block_lru - 0.002);
+    CHECK(ratio >= point.at_least);
+}
+
+TEST_CASE("Without a limit all that was seen before is reused, but for partial blocks") {
+    const std::string name = GENERATE("mooncake_conversation", "mooncake_synthetic");
+    if (!present()) {
+        return;
+    }
+    const auto most = find_figure(figures_of(name), "any", Capacity{});
+    REQUIRE(most.has_value());
+    CAPTURE(name);
+    const double ratio = hit_ratio(load(name), {}, Capacity{});
+    CHECK(ratio <= *most + 0.00005);
+    // the bound reuses the partial blocks at the ends of prompts too, which are not stored
+    CHECK(ratio >= *most - 0.001);
 }
 
 } // namespace

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -86,6 +87,30 @@ TEST_CASE("generate_trace shares system prompts, grows chats and edits some turn
     REQUIRE(one_offs > 300);
     REQUIRE(edited > 50);
     REQUIRE(seen.size() < trace.requests.size()); // some answers were asked for again
+}
+
+TEST_CASE("generate_trace continues a chat with the answer that it generated") {
+    const Trace trace = generate_trace(6, 500);
+    std::map<std::uint64_t, std::vector<Range>> last; // prompt and answer, by session
+    std::size_t continued = 0;
+    std::size_t one_offs = 0;
+    for (const Request& request : trace.requests) {
+        REQUIRE((request.session == 0) == (request.output_range_count == 0));
+        one_offs += request.session == 0 ? 1U : 0U;
+        if (request.session == 0) {
+            continue;
+        }
+        const std::vector<Range> parts = parts_of(trace, request);
+        std::vector<Range>& before = last[request.session];
+        continued += !before.empty() && parts.size() == before.size() + 1 &&
+                             std::equal(before.begin(), before.end(), parts.begin())
+                         ? 1U
+                         : 0U;
+        before = parts;
+        before.push_back(trace.ranges[request.first_range + request.range_count]);
+    }
+    REQUIRE(one_offs > 10);
+    REQUIRE(continued > 200);
 }
 
 TEST_CASE("generate_trace makes a few prompts much longer than most") {

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: MIT
-// read_input: xz told by its first bytes, unpacked, and refused where it is damaged.
+// LineReader: lines of plain and of packed files, in bounded memory.
 
 #include "replay/input.hpp"
 
 #include "catch.hpp"
+#include "temporary_file.hpp"
 
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace {
+
+using replay::LineReader;
+using replay_test::TemporaryFile;
+using Lines = std::vector<std::string>;
 
 /// "two words\n" as xz writes it.
 std::string packed() {
@@ -22,28 +28,51 @@ std::string packed() {
     return {bytes.begin(), bytes.end()};
 }
 
-std::string problem_of(const std::string& bytes) {
+Lines lines_of(const std::string& content) {
+    const TemporaryFile file(content);
+    LineReader reader(file.name());
+    Lines lines;
+    for (std::string line = "overwritten"; reader.next(line);) {
+        lines.push_back(line);
+    }
+    return lines;
+}
+
+/// The message of the std::runtime_error, without the name of the file.
+std::string problem_of(const std::string& content) {
+    const TemporaryFile file(content);
     try {
-        (void)replay::unpack_xz(bytes);
+        LineReader reader(file.name());
+        for (std::string line; reader.next(line);) {
+        }
     } catch (const std::runtime_error& error) {
-        return error.what();
+        const std::string message = error.what();
+        REQUIRE(message.starts_with(file.name() + ": "));
+        return message.substr(file.name().size() + 2);
     }
     return "nothing";
 }
 
-TEST_CASE("is_xz looks at the first six bytes") {
-    REQUIRE(replay::is_xz(packed()));
-    REQUIRE_FALSE(replay::is_xz(packed().substr(0, 5)));
-    REQUIRE_FALSE(replay::is_xz("#ptrace1 {}"));
-    REQUIRE_FALSE(replay::is_xz(""));
+TEST_CASE("LineReader ends lines at LF and CRLF, and the last one at the end of the file") {
+    REQUIRE(lines_of("").empty());
+    REQUIRE(lines_of("a") == Lines{"a"});
+    REQUIRE(lines_of("a\n") == Lines{"a"});
+    REQUIRE(lines_of("a\r\nb\r\n") == Lines{"a", "b"});
+    REQUIRE(lines_of("\n\r\na\rb\n\r") == Lines{"", "", "a\rb", ""});
 }
 
-TEST_CASE("unpack_xz unpacks one stream and several in a row") {
-    REQUIRE(replay::unpack_xz(packed()) == "two words\n");
-    REQUIRE(replay::unpack_xz(packed() + packed()) == "two words\ntwo words\n");
+TEST_CASE("LineReader joins lines that are longer than its buffers") {
+    const std::string longer(200'000, 'x');
+    REQUIRE(lines_of(longer + "\n" + longer + "y") == Lines{longer, longer + "y"});
 }
 
-TEST_CASE("unpack_xz refuses what is damaged") {
+TEST_CASE("LineReader unpacks one xz stream and several in a row") {
+    REQUIRE(lines_of(packed()) == Lines{"two words"});
+    REQUIRE(lines_of(packed() + packed()) == Lines{"two words", "two words"});
+    REQUIRE(lines_of(packed().substr(0, 5)) == Lines{packed().substr(0, 5)}); // no xz file
+}
+
+TEST_CASE("LineReader refuses a damaged xz file") {
     std::string flipped = packed();
     flipped[30] ^= 1;
     REQUIRE(problem_of(flipped) == "the xz file is damaged");
@@ -51,14 +80,35 @@ TEST_CASE("unpack_xz refuses what is damaged") {
     REQUIRE(problem_of(packed().substr(0, 40)) == "the xz file ends early");
 }
 
-TEST_CASE("read_input names the file that it cannot read") {
+TEST_CASE("LineReader names the file that it cannot read") {
     try {
-        (void)replay::read_input("no/such/file");
-        FAIL("a file that is not there was read");
+        LineReader reader("no/such/file");
+        FAIL("a file that is not there was opened");
     } catch (const std::runtime_error& error) {
-        REQUIRE(std::string(error.what()).starts_with("no/such/file: "));
+        REQUIRE(std::string(error.what()) == "no/such/file: No such file or directory");
     }
-    REQUIRE_THROWS_AS(replay::read_input("."), std::runtime_error);
+    REQUIRE_THROWS_AS(LineReader("."), std::runtime_error);
+}
+
+TEST_CASE("load_trace reads a file with CRLF as one with LF") {
+    const TemporaryFile file("#ptrace1 {\"name\": \"small\", \"block_size\": 1}\r\n"
+                             "0\ts\t4\t0\t1\tr\t1:4\r\n"
+                             "\r\n"
+                             "0\ts\t2\t1\t0\tr\t1:2\t7:1\r\n");
+    const replay::Trace trace = replay::load_trace(file.name());
+    REQUIRE(trace.name == "small");
+    REQUIRE(trace.requests.size() == 2);
+    REQUIRE(trace.ranges == std::vector<replay::Range>{{1, 4}, {1, 2}, {7, 1}});
+}
+
+TEST_CASE("load_trace names the line that it cannot parse") {
+    const TemporaryFile file("\n\n[]\n");
+    try {
+        (void)replay::load_trace(file.name());
+        FAIL("an array was read");
+    } catch (const replay::TraceError& error) {
+        REQUIRE(std::string(error.what()) == file.name() + ":3: not a JSON object");
+    }
 }
 
 } // namespace

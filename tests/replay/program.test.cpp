@@ -2,17 +2,18 @@
 // promptkv_replay: its options, what it writes where, and how it ends.
 
 #include "catch.hpp"
+#include "temporary_file.hpp"
 
 #include <array>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
+#include <sys/resource.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 namespace {
+
+using replay_test::TemporaryFile;
 
 const std::string small_trace = "#ptrace1 {\"name\": \"small\", \"block_size\": 1}\n"
                                 "0\ts\t4\t0\t1\tr\t1:4\n"
@@ -38,30 +39,6 @@ Run replay(const std::string& arguments) {
     return {WEXITSTATUS(status), output};
 }
 
-/// A file in the temporary directory, removed at the end.
-class TemporaryFile {
-public:
-    explicit TemporaryFile(const std::string& content = "")
-        : path_(std::filesystem::temp_directory_path() /
-                ("promptkv-replay-" + std::to_string(getpid()) + "-" + std::to_string(count_++))) {
-        std::ofstream(path_) << content;
-    }
-    ~TemporaryFile() { std::filesystem::remove(path_); }
-
-    TemporaryFile(const TemporaryFile&) = delete;
-    TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-    [[nodiscard]] std::string name() const { return path_.string(); }
-    [[nodiscard]] std::string read() const {
-        std::ifstream file(path_);
-        return {std::istreambuf_iterator<char>(file), {}};
-    }
-
-private:
-    static inline int count_ = 0;
-    std::filesystem::path path_;
-};
-
 bool contains(const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
 }
@@ -70,9 +47,9 @@ TEST_CASE("promptkv_replay explains itself") {
     const Run run = replay("--help");
     REQUIRE(run.status == 0);
     for (const char* option :
-         {"--capacity", "--payload", "--tiers", "--policy", "--granularity", "--bytes-per-token",
-          "--max-entries", "--no-anchors", "--no-supersede", "--no-refresh", "--limit",
-          "--generate", "--csv", "--json", "--quiet"}) {
+         {"--capacity", "--payload", "--block-tokens", "--insert", "--tiers", "--no-sessions",
+          "--rules", "--bytes-per-token", "--max-entries", "--limit", "--generate", "--compare",
+          "--csv", "--json", "--quiet"}) {
         CAPTURE(option);
         REQUIRE(contains(run.output, option));
     }
@@ -85,7 +62,7 @@ TEST_CASE("promptkv_replay prints a row a capacity, and no progress where nobody
     REQUIRE(run.status == 0);
     REQUIRE(run.output.starts_with("small: 2 requests, 10 tokens in blocks of 1; 6 distinct"));
     REQUIRE(contains(run.output, "\n        8    0.40000  "));
-    REQUIRE(contains(run.output, "\n     2KiB    0.00000  "));
+    REQUIRE(contains(run.output, "\n     2KiB    0.10000  ")); // half of the room holds one block
     REQUIRE(contains(run.output, "\nunlimited    0.40000  "));
     REQUIRE_FALSE(contains(run.output, "\r"));
 }
@@ -96,7 +73,7 @@ TEST_CASE("promptkv_replay chooses capacities where none are given") {
     REQUIRE(run.status == 0);
     REQUIRE(contains(run.output, ",0,0,0.000000,")); // 6 / 8, 6 / 4, 6 / 2
     REQUIRE(contains(run.output, ",1,131072,0.000000,"));
-    REQUIRE(contains(run.output, ",3,393216,0.000000,"));
+    REQUIRE(contains(run.output, ",3,393216,0.100000,"));
     REQUIRE(contains(run.output, ",,,0.400000,"));
 }
 
@@ -119,13 +96,39 @@ TEST_CASE("promptkv_replay generates a trace") {
 
 TEST_CASE("promptkv_replay passes its options on") {
     const TemporaryFile trace(small_trace);
-    const Run run = replay(trace.name() + " --quiet --csv - --capacity 8 --payload whole --tiers "
-                                          "--max-entries 9 --granularity 3 --no-anchors "
-                                          "--no-supersede --no-refresh --bytes-per-token 2");
+    const std::string common = trace.name() + " --quiet --csv - --capacity 8 ";
+    const Run run = replay(common + "--payload whole --tiers --max-entries 9 --bytes-per-token 2");
     REQUIRE(run.status == 0);
-    REQUIRE(contains(run.output, "\nsmall,whole,true,2,9,3,false,false,false,8,16,"));
-    const Run reference = replay(trace.name() + " --quiet --csv - --capacity 8 --policy reference");
-    REQUIRE(contains(reference.output, "\nsmall,cuttable,false,131072,,0,false,false,false,8,"));
+    REQUIRE(contains(run.output, "\nsmall,whole,1,tiers,false,promptkv,2,9,8,16,"));
+    const Run reference = replay(common + "--rules mlx_lm --payload prefix");
+    REQUIRE(contains(reference.output, "\nsmall,prefix,1,prompt,false,mlx_lm,131072,,8,"));
+    const Run server = replay(common + "--insert server --block-tokens 3");
+    REQUIRE(contains(server.output, "\nsmall,blocks,3,server,true,promptkv,131072,,8,"));
+    const Run anonymous = replay(common + "--insert server --no-sessions");
+    REQUIRE(contains(anonymous.output, "\nsmall,blocks,1,server,false,promptkv,131072,,8,"));
+}
+
+TEST_CASE("promptkv_replay replays at the capacities of the figures to compare with") {
+    const TemporaryFile trace(small_trace);
+    const TemporaryFile figures("trace,capacity_blocks,policy,token_hit_ratio\n"
+                                "other,7,block_lru,0.1\n"
+                                "small,8,block_lru,0.2\n"
+                                "small,8,optimal,0.5\n"
+                                "small,unlimited,any,0.4\n");
+    const Run run = replay(trace.name() + " --compare " + figures.name());
+    REQUIRE(run.status == 0);
+    REQUIRE(contains(run.output, "\n        8    0.40000    0.20000    +0.20000  0.50000  "));
+    REQUIRE(contains(run.output, "\nunlimited    0.40000    0.40000    +0.00000  0.40000  "));
+    REQUIRE_FALSE(contains(run.output, "\n        7"));
+
+    const TemporaryFile broken("headings\nsmall,8\n");
+    const Run refused = replay(trace.name() + " --compare " + broken.name());
+    REQUIRE(refused.status == 2);
+    REQUIRE(refused.output == broken.name() + ":1: not 4 columns\n");
+    const TemporaryFile empty("trace,capacity_blocks,policy,token_hit_ratio\n");
+    const Run missing = replay(trace.name() + " --compare " + empty.name());
+    REQUIRE(missing.status == 1);
+    REQUIRE(contains(missing.output, ": no figure of a trace 'small'"));
 }
 
 TEST_CASE("promptkv_replay writes CSV and JSON files, and nothing else when quiet") {
@@ -136,7 +139,7 @@ TEST_CASE("promptkv_replay writes CSV and JSON files, and nothing else when quie
         replay(trace.name() + " --quiet --csv " + csv.name() + " --json " + json.name());
     REQUIRE(run.status == 0);
     REQUIRE(run.output.empty());
-    REQUIRE(csv.read().starts_with("trace,payload,"));
+    REQUIRE(csv.read().starts_with("trace,payload,block_tokens,"));
     REQUIRE(json.read().starts_with("{\n  \"trace\""));
 }
 
@@ -154,8 +157,10 @@ TEST_CASE("promptkv_replay ends with 1 at any other failure") {
     const TemporaryFile trace(small_trace);
     const std::string arguments =
         GENERATE("", "no-such-file", "--no-such-option", "TRACE --capacity 8gib",
-                 "TRACE --payload soft", "TRACE --limit 0", "TRACE --generate", "--generate=x",
-                 "TRACE --bytes-per-token 0", "TRACE --quiet --csv no-such-folder/file");
+                 "TRACE --payload soft", "TRACE --insert none", "TRACE --insert server --tiers",
+                 "TRACE --rules none", "TRACE --block-tokens 0", "TRACE --limit 0",
+                 "TRACE --generate", "--generate=x", "TRACE --bytes-per-token 0",
+                 "TRACE --compare no-such-file", "TRACE --quiet --csv no-such-folder/file");
     CAPTURE(arguments);
     std::string completed = arguments;
     if (completed.starts_with("TRACE")) {
@@ -164,6 +169,98 @@ TEST_CASE("promptkv_replay ends with 1 at any other failure") {
     const Run run = replay(completed);
     REQUIRE(run.status == 1);
     REQUIRE_FALSE(run.output.empty());
+}
+
+// input that means harm //////////////////////////////////////////////////////
+
+/// KiB of the largest process that was waited for so far.
+long largest_child_kib() {
+    struct rusage usage {};
+    REQUIRE(getrusage(RUSAGE_CHILDREN, &usage) == 0);
+    return usage.ru_maxrss; // in KiB on Linux
+}
+
+TEST_CASE("promptkv_replay refuses a file without line breaks, however long, in bounded memory") {
+    if (!std::filesystem::exists("/dev/zero")) {
+        WARN("skipped: there is no /dev/zero");
+        return;
+    }
+    const Run run = replay("/dev/zero");
+    REQUIRE(run.status == 2);
+    REQUIRE(run.output == "/dev/zero:1: a line of more than 67108864 bytes\n");
+    REQUIRE(largest_child_kib() < 1024 * 1024);
+}
+
+TEST_CASE("promptkv_replay refuses numbers that are beyond reason, in bounded memory") {
+    const auto [text, problem] = GENERATE(table<std::string, std::string>({
+        {"#ptrace1 {\"block_size\": 9223372036854775808}\n0\ts\t1\t0\t0\tr\t1:1\n",
+         ":1: \"block_size\" is larger than 1048576\n"},
+        {"#ptrace1 {\"block_size\": 1}\n0\ts\t6000000000\t0\t0\tr\t1:6000000000\n",
+         ":2: more than 4194304 block ids in a prompt\n"},
+        {"{\"input_length\": 9223372036854775808, \"hash_ids\": [1]}\n",
+         ":1: 1 block ids for 9223372036854775808 tokens in blocks of 512: 18014398509481984 are "
+         "due\n"},
+    }));
+    const TemporaryFile trace(text);
+    const Run run = replay(trace.name());
+    REQUIRE(run.status == 2);
+    REQUIRE(run.output == trace.name() + problem);
+    REQUIRE(largest_child_kib() < 1024 * 1024);
+}
+
+TEST_CASE("promptkv_replay refuses bytes that cannot be counted") {
+    std::string text = "#ptrace1 {\"name\": \"large\", \"block_size\": 1048576}\n";
+    for (int i = 0; i < 2048; ++i) {
+        text += "0\ts\t1048576\t0\t0\tr\t1:1\n";
+    }
+    const TemporaryFile trace(text);
+    const Run run = replay(trace.name() + " --bytes-per-token 1073741824");
+    REQUIRE(run.status == 1);
+    REQUIRE(run.output == "promptkv_replay: large: 4096 blocks of 1125899906842624 bytes are too "
+                          "many bytes to count; take fewer bytes a token\n");
+}
+
+TEST_CASE("promptkv_replay refuses JSON that is nested 120,000 deep") {
+    const std::string deep = std::string(120'000, '[') + std::string(120'000, ']');
+    const TemporaryFile trace("{\"input_length\": 3, \"hash_ids\": " + deep + "}\n");
+    const Run run = replay(trace.name());
+    REQUIRE(run.status == 2);
+    REQUIRE(run.output == trace.name() + ":1: JSON of more than 16 levels\n");
+}
+
+TEST_CASE("promptkv_replay reads lines that end with CRLF") {
+    std::string text = small_trace;
+    for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 2) {
+        text.insert(at, 1, '\r');
+    }
+    const TemporaryFile trace(text);
+    const Run run = replay(trace.name() + " --capacity 8");
+    REQUIRE(run.status == 0);
+    REQUIRE(contains(run.output, "\n       8    0.40000  "));
+}
+
+TEST_CASE("promptkv_replay shows names without the control characters in them") {
+    const std::string unnamed = "#ptrace1 {\"block_size\": 1}\n0\ts\t1\t0\t0\tr\t1:1\n";
+    const TemporaryFile good(unnamed, "\x1b[31m\xff");
+    const Run run = replay("'" + good.name() + "' --capacity 8 --csv - --json -");
+    REQUIRE(run.status == 0);
+    REQUIRE(contains(run.output, "\\x1b[31m\\xff: 1 requests, "));
+    REQUIRE(contains(run.output, "\\x1b[31m\\xff,blocks,"));
+    REQUIRE_FALSE(contains(run.output, "\x1b"));
+    REQUIRE_FALSE(contains(run.output, "\xff"));
+
+    const TemporaryFile bad(unnamed + "\x1b[31m\n", "\x1b[31m\xff");
+    const Run refused = replay("'" + bad.name() + "'");
+    REQUIRE(refused.status == 2);
+    REQUIRE(contains(refused.output, "\\x1b[31m\\xff:3: 1 columns"));
+    REQUIRE_FALSE(contains(refused.output, "\x1b"));
+
+    const Run absent = replay("'no\x1b[31m\xff'");
+    REQUIRE(absent.status == 1);
+    REQUIRE(absent.output == "promptkv_replay: no\\x1b[31m\\xff: No such file or directory\n");
+    const Run option = replay("'--no\x1b[31m'");
+    REQUIRE(option.status == 1);
+    REQUIRE_FALSE(contains(option.output, "\x1b"));
 }
 
 } // namespace

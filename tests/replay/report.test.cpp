@@ -40,8 +40,9 @@ std::vector<Result> two_results() {
     first.evicted = {7, 6, 5};
     first.cut = {4, 3, 2};
     first.entries = 1'234;
-    first.anchors = 9;
+    first.refused = 9;
     first.bytes = 77;
+    first.bytes_referenced = 99;
     first.index_bytes = 88;
     first.operations = 2;
     first.time = 1ms;
@@ -70,7 +71,7 @@ TEST_CASE("The table describes the trace and the settings and aligns its columns
     REQUIRE(lines.size() == 7);
     REQUIRE(lines[0] == "small, \"quoted\": 1 requests, 1,600,000 tokens in blocks of 16; 100,000 "
                         "distinct blocks, 100,000 in the largest prompt");
-    REQUIRE(lines[1] == "cuttable payload, one tier, 131,072 bytes a token, cuts in steps of 1");
+    REQUIRE(lines[1] == "blocks payload, insert prompt, rules of promptkv, 131,072 bytes a token");
     REQUIRE(lines[2].empty());
     REQUIRE(lines[3] == " capacity  hit ratio  requests hit  tokens saved  evicted  cut  entries  "
                         "ops/s  fetch p50     p99  insert p50        p99");
@@ -85,7 +86,7 @@ TEST_CASE("The table shows evictions and cuts by tier where there are tiers") {
     const Trace trace = small_trace();
     const std::vector<Result> results = two_results();
     Settings settings;
-    settings.tiers = true;
+    settings.insert = replay::InsertWay::tiers;
     const std::vector<std::string> lines =
         lines_of(replay::format_table({trace, settings, results}));
     REQUIRE(lines[3].find("evicted a/u/s  cut a/u/s") != std::string::npos);
@@ -95,14 +96,46 @@ TEST_CASE("The table shows evictions and cuts by tier where there are tiers") {
 TEST_CASE("The table says which options are not the default") {
     const Trace trace = small_trace();
     Settings settings;
-    settings.follow_reference();
-    settings.payload = replay::PayloadKind::whole;
-    settings.tiers = true;
+    settings.block_tokens = 64;
+    settings.insert = replay::InsertWay::server;
+    settings.sessions = false;
+    settings.rules = promptkv::Rules::mlx_lm;
     settings.bytes_per_token = 2;
     settings.max_entries = 1000;
-    const std::vector<std::string> lines = lines_of(replay::format_table({trace, settings, {}}));
-    REQUIRE(lines[1] == "whole payload, system and user tiers, 2 bytes a token, no cuts, no "
-                        "anchors, no superseding, no refresh, at most 1,000 entries");
+    REQUIRE(
+        lines_of(replay::format_table({trace, settings, {}}))[1] ==
+        "blocks payload of 64 ids, insert server, rules of mlx_lm, 2 bytes a token, no sessions, "
+        "at most 1,000 entries");
+    settings.payload = replay::PayloadKind::whole;
+    settings.insert = replay::InsertWay::tiers;
+    REQUIRE(lines_of(replay::format_table({trace, settings, {}}))[1] ==
+            "whole payload, insert tiers, rules of mlx_lm, 2 bytes a token, at most 1,000 entries");
+}
+
+/// Figures at the first capacity of `two_results`, and of all policies without a limit.
+std::vector<replay::Figure> two_figures() {
+    return {{"block_lru", {24'576, Capacity::Unit::blocks}, 0.7},
+            {"optimal", {24'576, Capacity::Unit::blocks}, 0.9},
+            {"any", Capacity{}, 0.95}};
+}
+
+TEST_CASE("The table shows the figures of other policies beside") {
+    const Trace trace = small_trace();
+    std::vector<Result> results = two_results();
+    results.push_back(results[0]);
+    results.back().capacity = {7, Capacity::Unit::blocks};
+    const Settings settings;
+    const std::vector<replay::Figure> figures = two_figures();
+    const std::vector<std::string> lines =
+        lines_of(replay::format_table({trace, settings, results, figures}));
+    REQUIRE(
+        lines[3].starts_with(" capacity  hit ratio  block LRU  difference  optimum  requests hit"));
+    REQUIRE(
+        lines[5].starts_with("   24,576    0.75000    0.70000    +0.05000  0.90000             1"));
+    REQUIRE(
+        lines[6].starts_with("unlimited    0.00000    0.95000    -0.95000  0.95000             0"));
+    REQUIRE(
+        lines[7].starts_with("        7    0.75000          -           -        -             1"));
 }
 
 TEST_CASE("CSV has a line of names, a line a capacity, and quotes where it has to") {
@@ -112,17 +145,29 @@ TEST_CASE("CSV has a line of names, a line a capacity, and quotes where it has t
     const std::vector<std::string> lines = lines_of(replay::format_csv({trace, settings, results}));
     REQUIRE(lines.size() == 3);
     REQUIRE(lines[0] ==
-            "trace,payload,tiers,bytes_per_token,max_entries,cut_granularity,keep_anchors,"
-            "supersede,refresh_on_fetch,capacity_blocks,capacity_bytes,token_hit_ratio,requests,"
-            "requests_hit,tokens,tokens_saved,evicted_assistant,evicted_user,evicted_system,"
-            "cut_assistant,cut_user,cut_system,entries,anchors,nbytes,index_nbytes,"
+            "trace,payload,block_tokens,insert,sessions,rules,bytes_per_token,max_entries,"
+            "capacity_blocks,capacity_bytes,token_hit_ratio,requests,requests_hit,tokens,"
+            "tokens_saved,evicted_assistant,evicted_user,evicted_system,cut_assistant,cut_user,"
+            "cut_system,refused,entries,nbytes,bytes_referenced,index_nbytes,"
             "operations_per_second,fetch_p50_ns,fetch_p99_ns,insert_p50_ns,insert_p99_ns");
     REQUIRE(lines[1] ==
-            "\"small, \"\"quoted\"\"\",cuttable,false,131072,,1,true,true,true,24576,51539607552,"
-            "0.750000,1,1,1600000,1200000,7,6,5,4,3,2,1234,9,77,88,2000,850,2340,12300000,"
+            "\"small, \"\"quoted\"\"\",blocks,1,prompt,false,promptkv,131072,,24576,51539607552,"
+            "0.750000,1,1,1600000,1200000,7,6,5,4,3,2,9,1234,77,99,88,2000,850,2340,12300000,"
             "1000000000");
-    REQUIRE(lines[2] == "\"small, \"\"quoted\"\"\",cuttable,false,131072,,1,true,true,true,,,"
-                        "0.000000,0,0,1600000,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0");
+    REQUIRE(lines[2] == "\"small, \"\"quoted\"\"\",blocks,1,prompt,false,promptkv,131072,,,,"
+                        "0.000000,0,0,1600000,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0");
+}
+
+TEST_CASE("CSV ends with the figures of other policies where it is compared") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = two_results();
+    const Settings settings;
+    const std::vector<replay::Figure> figures = two_figures();
+    const std::vector<std::string> lines =
+        lines_of(replay::format_csv({trace, settings, results, figures}));
+    REQUIRE(lines[0].ends_with(",insert_p99_ns,block_lru,optimal"));
+    REQUIRE(lines[1].ends_with(",1000000000,0.700000,0.900000"));
+    REQUIRE(lines[2].ends_with(",0,0.950000,0.950000"));
 }
 
 TEST_CASE("JSON holds the trace, the settings and a result a capacity") {
@@ -135,7 +180,7 @@ TEST_CASE("JSON holds the trace, the settings and a result a capacity") {
                              "    \"block_size\": 16,\n    \"requests\": 1,\n"
                              "    \"input_tokens\": 1600000,\n    \"distinct_blocks\": 100000,\n"
                              "    \"largest_prompt_blocks\": 100000\n  },\n  \"settings\": {\n"));
-    REQUIRE(text.find("\"max_entries\": 5,") != std::string::npos);
+    REQUIRE(text.find("\"max_entries\": 5\n") != std::string::npos);
     REQUIRE(text.find("\"capacity_blocks\": 24576,") != std::string::npos);
     REQUIRE(text.find("\"capacity_bytes\": null,") != std::string::npos);
     REQUIRE(text.find("\"token_hit_ratio\": 0.75,") != std::string::npos);

@@ -39,17 +39,45 @@ std::string problem_of(const std::string& text) {
 
 TEST_CASE("parse_trace reads the compact format") {
     const Trace trace = parse_trace(header + "0\ts1\t14\t3\t8\tr\t5:2,1:1\n"
-                                             "10\ts2\t4\t3\t0\tr\t5:1\t90:3\n",
+                                             "10\ts2\t4\t3\t0\tr\t5:1\t90:1\n"
+                                             "20\t\t4\t3\t0\tr\t5:1\n"
+                                             "30\ts1\t4\t3\t0\tr\t5:1\n",
                                     "file");
     REQUIRE(trace.name == "small");
     REQUIRE(trace.block_size == 4);
-    REQUIRE(trace.requests.size() == 2);
+    REQUIRE(trace.requests.size() == 4);
     REQUIRE(trace.requests[0].input_tokens == 14);
     REQUIRE(trace.requests[0].system_tokens == 8);
     REQUIRE(ids_of(trace, 0) == std::vector<std::int32_t>{5, 6, 1});
     REQUIRE(trace.requests[1].input_tokens == 4);
     REQUIRE(trace.requests[1].system_tokens == 0);
     REQUIRE(ids_of(trace, 1) == std::vector<std::int32_t>{5});
+    REQUIRE(trace.requests[0].session == 1);
+    REQUIRE(trace.requests[1].session == 2);
+    REQUIRE(trace.requests[2].session == 0);
+    REQUIRE(trace.requests[3].session == 1);
+}
+
+TEST_CASE("parse_trace keeps the output beside the prompt") {
+    const Trace trace = parse_trace(header + "0\ts\t8\t4\t0\tr\t5:2\t90:1,7:1\n"
+                                             "0\ts\t8\t4\t0\tr\t1:2\n",
+                                    "file");
+    std::vector<std::int32_t> ids = ids_of(trace, 0);
+    REQUIRE(ids == std::vector<std::int32_t>{5, 6});
+    append_output(trace, trace.requests[0], ids);
+    REQUIRE(ids == std::vector<std::int32_t>{5, 6, 90, 7});
+    ids = ids_of(trace, 1);
+    append_output(trace, trace.requests[1], ids);
+    REQUIRE(ids == std::vector<std::int32_t>{1, 2});
+}
+
+TEST_CASE("parse_trace makes the name of the trace printable") {
+    REQUIRE(parse_trace("#ptrace1 {\"block_size\": 4, \"name\": \"a\\u001b[31m\"}\n"
+                        "0\ts\t4\t0\t0\tr\t1:1\n",
+                        "file")
+                .name == "a\\x1b[31m");
+    REQUIRE(parse_trace(R"({"input_length": 3, "hash_ids": [1]})", "some/\xff\x1b").name ==
+            "\\xff\\x1b");
 }
 
 TEST_CASE("parse_trace takes an id for the partial block at the end, or none") {
@@ -107,7 +135,12 @@ TEST_CASE("parse_trace names the place and the fault of a malformed compact line
         {"0\ts\t4\t0\t0\tr\t9223372036854775806:2",
          "ranges: ids from 9223372036854775806 on are too large"},
         {"0\ts\t4\t0\t0\tr\t1:1\t?:1", "output_ranges is not a whole number of 0 or more: '?'"},
-        {"0\ts\t4\t0\t0\tr\t1:2", "more than 1 block ids for 4 tokens in blocks of 4"},
+        {"0\ts\t4\t0\t0\tr\t1:2", "2 block ids for 4 tokens in blocks of 4: 1 at most"},
+        {"0\ts\t24000000000\t0\t0\tr\t1:6000000000", "more than 4194304 block ids in a prompt"},
+        {"0\ts\t4\t0\t0\tr\t1:1\t2:6000000000", "more than 4194304 block ids in a prompt"},
+        {"0\ts\t4\t0\t0\tr\t1:1\t2:4194304",
+         "more than 4194304 block ids in a prompt and its output"},
+        {"0\ts\t5\t0\t0\tr\t1:1\t2:1", "an output after an input that ends within a block"},
         {"0\ts\t5\t0\t0\tr\t1:1,2:18446744073709551615", "ranges: ids from 2 on are too large"},
         {"0\ts\t12\t0\t0\tr\t1:2", "2 block ids for 12 tokens in blocks of 4: 3 are due"},
         {"garbage", "1 columns where 7 or 8 are due"},
@@ -122,6 +155,8 @@ TEST_CASE("parse_trace names the fault of a malformed header") {
         {"#ptrace1 []", "file:1: not a JSON object"},
         {"#ptrace1 {}", "file:1: \"block_size\" is missing"},
         {"#ptrace1 {\"block_size\": 0}", "file:1: \"block_size\" is 0"},
+        {"#ptrace1 {\"block_size\": 9223372036854775808}",
+         "file:1: \"block_size\" is larger than 1048576"},
         {"#ptrace1 {\"block_size\": -1}",
          "file:1: \"block_size\" is not a whole number of 0 or more"},
         {"#ptrace2 {\"block_size\": 1}", "file:1: not valid JSON, at byte 1"},
@@ -144,13 +179,29 @@ TEST_CASE("parse_trace names the fault of a malformed JSON line") {
         {R"({"input_length": 3, "hash_ids": ["a"]})",
          "\"hash_ids\" holds \"a\", which is no block id"},
         {R"({"input_length": 3, "hash_ids": [1, 2]})",
-         "more than 1 block ids for 3 tokens in blocks of 512"},
+         "2 block ids for 3 tokens in blocks of 512: 1 at most"},
         {R"({"input_length": 1024, "hash_ids": [1]})",
          "1 block ids for 1024 tokens in blocks of 512: 2 are due"},
     }));
     CAPTURE(line);
     REQUIRE(problem_of("{\"input_length\": 3, \"hash_ids\": [1]}\n" + line + "\n") ==
             "file:2: " + problem);
+}
+
+TEST_CASE("parse_trace refuses JSON that is nested 120,000 deep") {
+    const std::string open(120'000, '[');
+    const std::string close(120'000, ']');
+    const std::vector<std::string> lines{
+        open,
+        open + close,
+        R"({"input_length": 3, "hash_ids": )" + open + close + "}",
+        R"({"input_length": 3, "hash_ids": [1], "more": )" + open + close + "}",
+        "#ptrace1 {\"block_size\": 1, \"more\": " + open + close + "}",
+    };
+    for (const std::string& line : lines) {
+        CAPTURE(line.substr(0, 60));
+        CHECK(problem_of(line) == "file:1: JSON of more than 16 levels");
+    }
 }
 
 TEST_CASE("parse_trace refuses a trace without requests") {
@@ -165,6 +216,8 @@ TEST_CASE("A refused request leaves the trace as it was") {
     trace.append(1, 0, one);
     REQUIRE_THROWS_AS(trace.append(2, 0, one), std::invalid_argument);
     REQUIRE_THROWS_AS(trace.append(1, 2, one), std::invalid_argument);
+    REQUIRE_THROWS_AS(trace.append(1, 0, one, 1, std::vector<Range>{{0, 1U << 22U}}),
+                      std::invalid_argument);
     REQUIRE(trace.requests.size() == 1);
     REQUIRE(trace.ranges == one);
 }
@@ -173,12 +226,13 @@ TEST_CASE("summarize counts each block id once, however the ranges overlap") {
     Trace trace;
     trace.append(6, 0, std::vector<Range>{{10, 5}, {0, 1}});
     trace.append(4, 0, std::vector<Range>{{12, 2}, {3, 2}});
-    trace.append(8, 0, std::vector<Range>{{14, 3}, {0, 5}});
+    trace.append(8, 0, std::vector<Range>{{14, 3}, {0, 5}}, 1, std::vector<Range>{{90, 2}});
     const replay::TraceSummary summary = summarize(trace);
     REQUIRE(summary.input_tokens == 18);
     REQUIRE(summary.distinct_blocks == 12); // 0-4, 10-16
     REQUIRE(summary.largest_prompt == 8);
-    REQUIRE(summary.largest_id == 16);
+    REQUIRE(summary.total_blocks == 20);
+    REQUIRE(summary.largest_id == 91);
 }
 
 } // namespace

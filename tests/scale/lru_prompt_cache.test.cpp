@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT
-// LRUPromptCache at its largest: entries, depth of a conversation, length of a prompt.
+// The caches at their largest: entries, depth of a conversation, length of a prompt.
 
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
+#include "fire_payloads.hpp"
 #include "small_stack.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,112 +25,87 @@ using promptkv::Match;
 using promptkv::Outcome;
 using promptkv::Tier;
 
-/// Counts its tokens and serves its whole key alone.
-struct Whole {
-    std::size_t n = 0;
-
-    std::size_t nbytes() const noexcept { return n; }
-    std::size_t length() const noexcept { return n; }
-};
-
-/// Counts its tokens and can be cut anywhere.
-struct Cuttable {
-    std::size_t n = 0;
-
-    std::size_t nbytes() const noexcept { return n; }
-    std::size_t reusable_prefix(std::size_t wanted) const noexcept { return wanted; }
-    Cuttable clone_prefix(std::size_t wanted) const noexcept { return {wanted}; }
-    void truncate(std::size_t wanted) noexcept { n = wanted; }
-    std::size_t length() const noexcept { return n; }
-};
-
-template <class KV, class Token>
-using Cache = LRUPromptCache<KV, std::string, Token>;
-
-TEST_CASE("A conversation of 100,000 one-token turns is borne by a stack of 256 KiB") {
+TEST_CASE("A conversation of 200,000 one-token turns fits a stack of 256 KiB") {
+    using TestType = LRUPromptCache<Whole, std::string, std::int8_t>;
     REQUIRE(on_small_stack([] {
-        constexpr std::size_t turns = deep / 2;
+        constexpr std::size_t turns = deep;
         const std::vector<std::int8_t> key(turns, 7);
         const std::span<const std::int8_t> tokens = key;
-        std::optional<Cache<Whole, std::int8_t>> cache(std::in_place);
+        auto cache = std::make_unique<TestType>();
         // The longest first: each insert then finds its place on one edge.
-        for (std::size_t n = turns; n > 0; --n) {
+        for (std::size_t n = turns; n > 0; --n)
             cache->insert("m", tokens.first(n), Whole{n}, Tier::user);
-        }
         REQUIRE(cache->size() == turns);
 
-        REQUIRE(cache->probe("m", tokens, {.min_remaining = 0}).reused == turns);
-        REQUIRE(cache->fetch_nearest("m", tokens).reused == turns - 1);
+        REQUIRE(cache->probe("m", tokens, {.min_remaining = 0}).reused() == turns);
+        REQUIRE(cache->fetch_nearest("m", tokens).reused() == turns - 1);
+        REQUIRE(cache->explain("m", tokens).reused == turns - 1);
         {
             const auto lease = cache->lease_nearest("m", tokens);
-            REQUIRE(lease.reused == turns - 1);
+            REQUIRE(lease.reused() == turns - 1);
             REQUIRE(cache->trim_to({.max_entries = turns - 100}) == 100);
             REQUIRE(cache->size() == turns - 100);
         }
         std::size_t visited = 0;
-        cache->on_removal([&visited](const auto&) { ++visited; });
-        REQUIRE(cache->trim_to({.max_entries = turns - 1'000}) == 900);
-        REQUIRE(visited == 900);
-        cache->on_removal(nullptr);
+        cache->set_removal_listener([&visited](const auto&) { ++visited; });
+        REQUIRE(cache->trim_to({.max_entries = turns - 200}) == 100);
+        REQUIRE(visited == 100);
+        cache->set_removal_listener(nullptr);
         REQUIRE(cache->check_invariants());
-        REQUIRE(cache->pop_prefixes("m", tokens.first(1'000)) == 999);
+        const std::size_t before = cache->size();
+        const std::size_t popped = cache->pop_prefixes("m", tokens.first(1'000));
+        REQUIRE(popped <= 999);
+        REQUIRE(cache->erase_below("m", tokens.first(turns / 2)) > turns / 2 - 300);
         const std::size_t left = cache->size();
+        REQUIRE(left < before);
         REQUIRE(cache->clear() == left);
         REQUIRE(cache->empty());
-        for (std::size_t n = turns / 2; n > 0; --n) {
+        for (std::size_t n = turns / 4; n > 0; --n)
             cache->insert("m", tokens.first(n), Whole{n}, Tier::user);
-        }
         cache.reset(); // the destructor does not recurse either
     }));
 }
 
-TEST_CASE("Turns that pile up are superseded and leave in order, however many") {
+TEST_CASE("Turns that pile up are thinned evenly, and the latest one stays") {
     REQUIRE(on_small_stack([] {
         constexpr std::size_t depth = 3'000;
         const std::vector<std::int8_t> key(depth, 7);
         const std::span<const std::int8_t> tokens = key;
-        Cache<Whole, std::int8_t> cache({.max_entries = 500});
-        for (std::size_t n = 1; n <= depth; ++n) {
+        LRUPromptCache<Whole, std::string, std::int8_t> cache({.max_entries = 500});
+        for (std::size_t n = 1; n <= depth; ++n)
             cache.insert("m", tokens.first(n), Whole{n}, Tier::user);
-        }
         REQUIRE(cache.size() == 500);
         REQUIRE(cache.check_invariants());
-        // The shortest went: what is left are the latest turns.
-        REQUIRE(cache.probe("m", tokens, {.min_remaining = 0}).reused == depth);
-        REQUIRE(cache.probe("m", tokens.first(depth - 500)).match == Match::none);
-        REQUIRE(cache.probe("m", tokens.first(depth - 499), {.min_remaining = 0}).match ==
-                Match::exact);
+        REQUIRE(cache.probe("m", tokens, {.min_remaining = 0}).reused() == depth);
+        // A prompt that ends anywhere finds a state that is not far above.
+        for (std::size_t n = 100; n <= depth; n += 100)
+            REQUIRE(cache.probe("m", tokens.first(n)).reused() > n / 2);
     }));
 }
 
-TEST_CASE("An entry with an anchor at each of its tokens is cut from one to the next") {
-    REQUIRE(on_small_stack([] {
-        constexpr std::size_t length = 2'000;
-        const std::vector<std::int8_t> key(length, 7);
-        const std::span<const std::int8_t> tokens = key;
-        Cache<Cuttable, std::int8_t> cache({.cut_granularity = 1});
-        cache.insert("m", tokens, Cuttable{length}, Tier::assistant);
-        const std::vector<std::int8_t> other(200, 9);
-        cache.insert("m", other, Cuttable{other.size()}, Tier::user);
-        for (std::size_t n = 1; n < length; n += 20) {
-            REQUIRE(cache.mark("m", tokens.first(n), Tier::user));
-        }
-        for (std::size_t bytes = cache.nbytes(); bytes > 0; bytes = bytes * 9 / 10) {
-            cache.trim_to({.max_bytes = bytes});
-            REQUIRE(cache.nbytes() <= bytes);
-        }
-        REQUIRE(cache.check_invariants());
-    }));
+TEST_CASE("One client takes one entry a tier of a path, however many prefixes it stores") {
+    constexpr std::size_t length = 20'000;
+    const std::vector<std::int8_t> key(length, 7);
+    const std::span<const std::int8_t> tokens = key;
+    LRUPromptCache<Cuttable, std::string, std::int8_t> cache;
+    for (std::size_t n = 1; n < 1'000; ++n)
+        cache.insert("m", tokens.first(n * 20), Cuttable{n * 20},
+                     static_cast<Tier>(n % 3));
+    for (std::size_t n = 1; n < 1'000; n += 7)
+        cache.mark("m", tokens.first(n * 20), Tier::user);
+    REQUIRE(cache.size() <= 3);
+    REQUIRE(cache.check_invariants());
 }
 
-TEST_CASE("A million entries come, are found and go") {
+TEST_CASE("A million entries come, are found and leave") {
+    using TestType = LRUPromptCache<Cuttable>;
     // Fewer where a sanitizer makes each of them cost ten times as much.
     constexpr std::int32_t million = PROMPTKV_TEST_SANITIZED ? 100'000 : 1'000'000;
     constexpr std::int32_t few = million / 10 * 3;
     const auto key_of = [](std::int32_t i) {
         return std::vector<std::int32_t>{i % 1'000, i / 1'000, i, 5};
     };
-    Cache<Cuttable, std::int32_t> cache;
+    TestType cache;
     for (std::int32_t i = 0; i < million; ++i) {
         const auto key = key_of(i);
         cache.insert("m", key, Cuttable{key.size()}, static_cast<Tier>(i % 3));
@@ -138,27 +116,29 @@ TEST_CASE("A million entries come, are found and go") {
     for (std::int32_t i = 0; i < million; i += 7) {
         const auto key = key_of(i);
         const auto probe = cache.probe("m", key, {.min_remaining = 0});
-        wrong += probe.reused == key.size() && probe.match == Match::exact ? 0 : 1;
+        wrong += probe.reused() == key.size() && probe.match() == Match::exact ? 0 : 1;
     }
     REQUIRE(wrong == 0);
     REQUIRE(cache.check_invariants());
 
-    // Each that comes now makes one go.
+    // From here on each that comes makes another one leave.
     cache.set_limits({.max_entries = few});
     REQUIRE(cache.size() == few);
-    for (std::int32_t i = million; i < million + few; ++i) {
+    for (std::int32_t i = million; i < million + few / 10; ++i) {
         const auto key = key_of(i);
-        wrong += cache.insert("m", key, Cuttable{key.size()}, Tier::user).evicted == 1 ? 0 : 1;
+        const auto inserted = cache.insert("m", key, Cuttable{key.size()}, Tier::user);
+        wrong += inserted.evicted == 1 || inserted.outcome == Outcome::declined ? 0 : 1;
     }
     REQUIRE(wrong == 0);
     REQUIRE(cache.size() == few);
     REQUIRE(cache.trim_to({.max_bytes = 1'000}) > few - 1'000);
+    REQUIRE(cache.nbytes() <= 1'000);
     REQUIRE(cache.check_invariants());
 }
 
-TEST_CASE("An entry with 100,000 neighbours is found, and the nearest of them") {
+TEST_CASE("An entry with 100,000 neighbours is found, and one of the nearest serves") {
     constexpr std::int32_t neighbours = 100'000;
-    Cache<Cuttable, std::int32_t> cache;
+    LRUPromptCache<Cuttable, std::string, std::int32_t> cache;
     std::vector<std::int32_t> key;
     for (std::int32_t i = 0; i < neighbours; ++i) {
         key.assign(static_cast<std::size_t>(3 + i % 10), i);
@@ -169,35 +149,48 @@ TEST_CASE("An entry with 100,000 neighbours is found, and the nearest of them") 
     for (int i = 0; i < 1'000; ++i) {
         cache.trim_to({.max_entries = cache.size() - 50});
         const auto hit = cache.fetch_nearest("m", prompt);
-        if (hit.reused != 1 || hit.match != Match::longer) {
+        if (hit.reused() != 1 || hit.match() != Match::longer)
             FAIL("the neighbours that are left serve the token that they share");
-        }
     }
     REQUIRE(cache.size() == 50'000);
     REQUIRE(cache.check_invariants());
 }
 
 TEST_CASE("A prompt of a million tokens is stored, served, cut and dropped") {
+    using TestType = LRUPromptCache<Pages>;
     constexpr std::size_t million = 1'000'000;
-    std::vector<std::int32_t> key(million);
-    for (std::size_t i = 0; i < million; ++i) {
-        key[i] = static_cast<std::int32_t>(i * 2'654'435'761U % 150'000);
-    }
-    const std::span<const std::int32_t> tokens = key;
-    Cache<Cuttable, std::int32_t> cache;
-    REQUIRE(cache.insert("m", tokens, Cuttable{million}, Tier::user).outcome == Outcome::stored);
-    REQUIRE(cache.mark("m", tokens.first(million / 4), Tier::system));
-    REQUIRE(cache.fetch_nearest("m", tokens).reused == million - 1);
-    std::vector<std::int32_t> branch = key;
+    const std::size_t block = 1'024;
+    Tokens tokens(million);
+    for (std::size_t i = 0; i < million; ++i)
+        tokens[i] = static_cast<std::int32_t>(i * 2'654'435'761U % 150'000);
+    // The blocks know nothing, so that they are made in no time.
+    const auto state_of = [&block](std::size_t n, Pages kv) {
+        while (kv.length() < n) {
+            const std::size_t more = std::min(block, n - kv.length());
+            kv.append(Page{0, Tokens(more)}, more);
+        }
+        return kv;
+    };
+    TestType cache;
+    REQUIRE(cache.insert("m", tokens, state_of(million, Pages(block)), Tier::user).outcome ==
+            Outcome::stored);
+    REQUIRE(cache.mark("m", Key(tokens).first(million / 4), Tier::system));
+    REQUIRE(cache.size() == 2);
+    REQUIRE(cache.nbytes() == million);
+    REQUIRE(cache.fetch_nearest("m", tokens).reused() == million - 1);
+    Tokens branch = tokens;
     branch[million / 2] = -1;
-    REQUIRE(cache.fetch_nearest("m", branch).reused == million / 2);
-    REQUIRE(cache.insert("m", branch, Cuttable{million}, Tier::user).outcome == Outcome::stored);
-    cache.trim_to({.max_bytes = million * 3 / 2});
-    REQUIRE(cache.nbytes() <= million * 3 / 2);
-    REQUIRE(cache.fetch_nearest("m", branch).reused >= million / 4);
+    auto room = cache.reserve("m", branch, million, Tier::user);
+    REQUIRE(room.tokens() == million);
+    REQUIRE(room.prefix()->length() == million / 2 / block * block);
+    REQUIRE(room.commit(state_of(million, *room.prefix())).outcome == Outcome::stored);
+    REQUIRE(cache.nbytes() < million * 3 / 2 + 2 * block);
+    cache.trim_to({.max_bytes = million});
+    REQUIRE(cache.nbytes() <= million);
+    REQUIRE(cache.fetch_nearest("m", branch).reused() >= million / 4);
     REQUIRE(cache.check_invariants());
-    cache.trim_to({.max_bytes = million / 4});
-    REQUIRE(cache.nbytes() <= million / 4);
+    cache.trim_to({.max_bytes = million / 8});
+    REQUIRE(cache.nbytes() <= million / 8);
     cache.clear();
     REQUIRE(cache.nbytes() == 0);
     REQUIRE(cache.check_invariants());

@@ -24,7 +24,7 @@ namespace promptkv_test {
 inline constexpr std::size_t deep = PROMPTKV_TEST_SANITIZED ? 50'000 : 200'000;
 
 /// Runs `work` on a thread with 256 KiB of stack; what it throws is thrown here.
-/// Returns: whether the thread could be had.
+/// Returns: whether the thread was made.
 template <class Work>
 [[nodiscard]] bool on_small_stack(Work work) {
     struct Run {

@@ -78,27 +78,20 @@ struct Drifting {
     }
 };
 
-/// State of full attention whose copies and cuts fail when told to.
+/// State of full attention whose copies fail when told to.
 struct Brittle {
     std::string model;
     Tokens tokens;
 
     static inline bool fails = false;
-    static void may_fail() {
-        if (fails) {
-            throw std::runtime_error("no memory on the device");
-        }
-    }
 
     std::size_t nbytes() const noexcept { return tokens.size(); }
     std::size_t reusable_prefix(std::size_t n) const noexcept { return std::min(n, tokens.size()); }
     Brittle clone_prefix(std::size_t n) const {
-        may_fail();
+        if (fails) {
+            throw std::runtime_error("no memory on the device");
+        }
         return Brittle{model, first_of(tokens, n)};
-    }
-    void truncate(std::size_t n) {
-        may_fail();
-        tokens.resize(n);
     }
     std::size_t length() const noexcept { return tokens.size(); }
 };
@@ -129,15 +122,15 @@ void sweep(const std::vector<KV>& stored, bool can_be_cut) {
                     const auto hit = cache.fetch_nearest(
                         "m", prompt, {.min_remaining = min_remaining, .align = align});
                     require_split(hit, prompt);
-                    REQUIRE(hit.kv.has_value() == (hit.reused > 0));
+                    REQUIRE(hit.kv.has_value() == (hit.reused() > 0));
                     if (hit.kv.has_value()) {
-                        REQUIRE(hit.remaining.size() >= min_remaining);
-                        REQUIRE(hit.kv->tokens == first_of(prompt, hit.reused));
+                        REQUIRE(hit.remaining(prompt).size() >= min_remaining);
+                        REQUIRE(hit.kv->tokens == first_of(prompt, hit.reused()));
                     }
                     if (can_be_cut) {
                         const auto most = std::min(
                             shared, prompt.size() - std::min(prompt.size(), min_remaining));
-                        REQUIRE(hit.reused == most / align * align);
+                        REQUIRE(hit.reused() == most / align * align);
                     }
                 }
             }
@@ -147,7 +140,7 @@ void sweep(const std::vector<KV>& stored, bool can_be_cut) {
 
 } // namespace
 
-TEST_CASE("S15: a payload of many layers goes back to where all of its layers can", "[scenario]") {
+TEST_CASE("15. a payload of many layers goes back to where all of its layers can", "[scenario]") {
     promptkv::LRUPromptCache<Hybrid> cache;
     store(cache, Hybrid{"m", run(1, 20)}, Tier::assistant);
 
@@ -168,7 +161,7 @@ TEST_CASE("S15: a payload of many layers goes back to where all of its layers ca
     require_served(cache.fetch_nearest("m", late), "m", late, 16, Match::longer);
 }
 
-TEST_CASE("S16: a window that has slid past the target is refused", "[scenario]") {
+TEST_CASE("16. a window that has slid past the target is refused", "[scenario]") {
     promptkv::LRUPromptCache<Window> cache;
     const Tokens key = run(1, 40); // holds tokens 24 to 40, so positions from 32 on are of use
     store(cache, Window{"m", key}, Tier::assistant);
@@ -183,7 +176,7 @@ TEST_CASE("S16: a window that has slid past the target is refused", "[scenario]"
             require_served(hit, "m", prompt, shared, Match::longer);
         } else {
             require_miss(hit, prompt);
-            CHECK(cache.probe("m", prompt).reused == 0);
+            CHECK(cache.probe("m", prompt).reused() == 0);
             CHECK_FALSE(static_cast<bool>(cache.lease_nearest("m", prompt)));
         }
     }
@@ -194,7 +187,7 @@ TEST_CASE("S16: a window that has slid past the target is refused", "[scenario]"
     require_served(cache.fetch_nearest("m", prompt), "m", prompt, 2, Match::longer);
 }
 
-TEST_CASE("S17: what is handed back and what remains make up the prompt, to the token",
+TEST_CASE("17. what is handed back and what remains make up the prompt, to the token",
           "[scenario]") {
     const Tokens key = run(1, 13);
     sweep<State>({State{"m", first_of(key, 5)}, State{"m", key}}, true);
@@ -205,8 +198,7 @@ TEST_CASE("S17: what is handed back and what remains make up the prompt, to the 
         false);
 }
 
-TEST_CASE("S18: cuts count from the start of the key, whatever the payload believes",
-          "[scenario]") {
+TEST_CASE("18. cuts count from the start of the key, whatever the payload believes", "[scenario]") {
     promptkv::LRUPromptCache<Drifting> cache;
     Drifting::asked.clear();
     const Tokens key = run(1, 10);
@@ -218,11 +210,11 @@ TEST_CASE("S18: cuts count from the start of the key, whatever the payload belie
     const Tokens beyond = join(key, run(900, 20));
     require_served(cache.fetch_nearest("m", beyond), "m", beyond, 10, Match::shorter);
     CHECK(Drifting::asked == std::set<std::size_t>{6, 9, 10});
-    CHECK(cache.lease_nearest("m", branch).reused == 6);
-    CHECK(cache.probe("m", branch).reused == 6);
+    CHECK(cache.lease_nearest("m", branch).reused() == 6);
+    CHECK(cache.probe("m", branch).reused() == 6);
 }
 
-TEST_CASE("S19: of several checkpoints the nearest before the divergence is used, and old ones go",
+TEST_CASE("19. of several checkpoints the nearest before the divergence is used, and old ones go",
           "[scenario]") {
     const Tokens conversation = run(1, 40);
     const auto diverging_at = [&](std::size_t shared) {
@@ -251,7 +243,7 @@ TEST_CASE("S19: of several checkpoints the nearest before the divergence is used
         store(cache, Recurrent{"m", first_of(conversation, 30)}, Tier::assistant);
         store(cache, Recurrent{"m", conversation}, Tier::assistant);
 
-        // The oldest superseded one made room; the anchor of the conversation stayed.
+        // A superseded one made room, and the system prompt stayed.
         CHECK(cache.stats().superseded >= 2);
         CHECK_FALSE(holds(cache, "m", first_of(conversation, 20)));
         for (const std::size_t shared : {10U, 15U, 29U}) {
@@ -264,14 +256,15 @@ TEST_CASE("S19: of several checkpoints the nearest before the divergence is used
     }
 }
 
-TEST_CASE("S20: a copy or a cut that throws costs nothing but itself", "[scenario]") {
-    promptkv::LRUPromptCache<Brittle> cache({.max_bytes = 40, .cut_granularity = 1});
+TEST_CASE("20. a copy that throws costs nothing but itself, and a victim without a cut goes alone",
+          "[scenario]") {
+    promptkv::LRUPromptCache<Brittle> cache({.max_bytes = 40});
     const Tokens older = run(1, 20);
     const Tokens newer = run(101, 20);
     store(cache, Brittle{"m", older}, Tier::assistant);
     store(cache, Brittle{"m", newer}, Tier::assistant);
 
-    SECTION("a fetch that cannot copy leaves entries, bytes and recency alone") {
+    SECTION("a fetch that cannot copy leaves entries and bytes alone, and counts as a use") {
         {
             const Failing failing;
             CHECK_THROWS_AS(cache.fetch_nearest("m", older), std::runtime_error);
@@ -280,27 +273,29 @@ TEST_CASE("S20: a copy or a cut that throws costs nothing but itself", "[scenari
         }
         CHECK(cache.size() == 2);
         CHECK(cache.nbytes() == 40);
+        CHECK(cache.stats().hits_exact == 2);
+        CHECK(cache.stats().tokens_reused == 39);
         CHECK(cache.check_invariants());
         CHECK(holds(cache, "m", older));
         CHECK(holds(cache, "m", newer));
 
         store(cache, Brittle{"m", run(201, 20)}, Tier::assistant);
-        CHECK_FALSE(holds(cache, "m", older)); // still the least recent
-        CHECK(holds(cache, "m", newer));
+        CHECK(holds(cache, "m", older)); // as after a fetch that succeeds
+        CHECK_FALSE(holds(cache, "m", newer));
     }
 
-    SECTION("a take that cannot cut harms no other entry") {
+    SECTION("a mark that cannot copy marks nothing") {
+        cache.set_limits({});
         {
             const Failing failing;
-            CHECK_THROWS_AS(cache.take_nearest("m", older), std::runtime_error);
+            CHECK_THROWS_AS(cache.mark("m", first_of(older, 10), Tier::system), std::runtime_error);
         }
+        CHECK(cache.stats(Tier::system).entries == 0);
+        CHECK(cache.nbytes() == 40);
         require_balanced(cache, std::vector<std::string>{"m"});
-        CHECK(holds(cache, "m", newer));
-        CHECK(cache.nbytes() >= 20);
     }
 
     SECTION("a victim that cannot be cut is lost alone") {
-        const Failing failing;
         const auto inserted = store(cache, Brittle{"m", run(201, 5)}, Tier::assistant);
         CHECK(inserted.outcome == Outcome::stored);
         CHECK_FALSE(holds(cache, "m", first_of(older, 1)));

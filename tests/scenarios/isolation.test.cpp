@@ -40,7 +40,7 @@ using IdentityCache = promptkv::LRUPromptCache<State, Identity>;
 
 } // namespace
 
-TEST_CASE("S59: the same tokens under another model, adapter, salt or template never match",
+TEST_CASE("59. the same tokens under another model, adapter, salt or template never match",
           "[scenario]") {
     const Tokens key = run(1, 20);
     const Tokens prompt = run(1, 21);
@@ -53,7 +53,7 @@ TEST_CASE("S59: the same tokens under another model, adapter, salt or template n
             require_miss(cache.fetch_nearest(name, prompt), prompt);
             require_miss(cache.take_nearest(name, prompt), prompt);
             CHECK_FALSE(static_cast<bool>(cache.lease_nearest(name, prompt)));
-            CHECK(cache.probe(name, prompt).match == Match::none);
+            CHECK(cache.probe(name, prompt).match() == Match::none);
             CHECK_FALSE(cache.mark(name, key, Tier::system));
             CHECK_FALSE(cache.erase(name, key));
             CHECK(cache.pop_prefixes(name, prompt) == 0);
@@ -85,7 +85,7 @@ TEST_CASE("S59: the same tokens under another model, adapter, salt or template n
     }
 }
 
-TEST_CASE("S60: an adapter loaded again under its old name starts from nothing", "[scenario]") {
+TEST_CASE("60. an adapter loaded again under its old name starts from nothing", "[scenario]") {
     IdentityCache cache;
     const Tokens key = run(1, 20);
     const Tokens prompt = run(1, 21);
@@ -111,13 +111,13 @@ TEST_CASE("S60: an adapter loaded again under its old name starts from nothing",
         CHECK(lease.kv().model == "old weights");
         CHECK(cache.insert(adapter, key, State{"new weights", key}, Tier::user).outcome ==
               Outcome::stored);
-        CHECK(cache.fetch_nearest(adapter, prompt).tier == Tier::user);
+        CHECK(cache.fetch_nearest(adapter, prompt).tier() == Tier::user);
         require_served(cache.fetch_nearest(adapter, prompt), "new weights", prompt, 20,
                        Match::shorter);
     }
 }
 
-TEST_CASE("S61: prompts with equal image placeholders and unequal images do not match",
+TEST_CASE("61. prompts with equal image placeholders and unequal images do not match",
           "[scenario]") {
     constexpr std::int32_t placeholder = 151'655;
     IdentityCache cache;
@@ -133,26 +133,30 @@ TEST_CASE("S61: prompts with equal image placeholders and unequal images do not 
     require_served(cache.fetch_nearest(dog, prompt), "dog", prompt, key.size(), Match::shorter);
 }
 
-TEST_CASE("S62: clear forgets entries, anchors and tiers, and nothing comes back later",
+TEST_CASE("62. clear forgets entries, tiers and remembered keys, and nothing comes back later",
           "[scenario]") {
-    Cache cache;
+    Cache cache({.remembered_tokens = 1'000});
     const Tokens system = run(1, 20);
     const Tokens conversation = run(1, 40);
     const Tokens prompt = run(1, 41);
+    store(cache, State{"m", run(500, 30)}, Tier::assistant);
+    CHECK(cache.trim_to({.max_entries = 0}) == 1); // a remembered key
     store(cache, State{"m", system}, Tier::system);
     store(cache, State{"m", conversation}, Tier::user);
     store(cache, State{"other", system}, Tier::assistant);
-    REQUIRE(cache.stats(Tier::system).anchors == 1);
     auto lease = std::make_optional(cache.lease_nearest("m", prompt));
+    auto room = cache.reserve("m", run(700, 10), 10, Tier::user);
+    REQUIRE(static_cast<bool>(room));
 
-    CHECK(cache.clear() == 2);
+    CHECK(cache.clear() == 3);
     for (const auto tier : {Tier::assistant, Tier::user, Tier::system}) {
         CHECK(cache.stats(tier).entries == 0);
-        CHECK(cache.stats(tier).anchors == 0);
         CHECK(cache.stats(tier).nbytes == 0);
     }
     require_miss(cache.fetch_nearest("m", prompt), prompt);
     require_miss(cache.fetch_nearest("other", prompt), prompt);
+    CHECK(cache.explain("m", run(500, 31)).nearest_tokens == 0);
+    CHECK(room.commit(State{"m", run(700, 10)}).outcome == Outcome::cancelled);
     CHECK(lease->kv().tokens == conversation);
     lease.reset();
     require_miss(cache.fetch_nearest("m", prompt), prompt);
@@ -165,7 +169,7 @@ TEST_CASE("S62: clear forgets entries, anchors and tiers, and nothing comes back
     require_balanced(cache, std::vector<std::string>{"m", "other"});
 }
 
-TEST_CASE("S63: only equal tokens match, whatever their hashes or sums", "[scenario]") {
+TEST_CASE("63. only equal tokens match, whatever their hashes or sums", "[scenario]") {
     SECTION("one bit of one token") {
         Cache cache;
         const Tokens key = run(1, 64);
@@ -175,7 +179,7 @@ TEST_CASE("S63: only equal tokens match, whatever their hashes or sums", "[scena
                 CAPTURE(place, bit);
                 Tokens prompt = join(key, Tokens{900});
                 prompt[place] ^= std::int32_t{1} << bit;
-                REQUIRE(cache.probe("m", prompt).reused == place);
+                REQUIRE(cache.probe("m", prompt).reused() == place);
             }
         }
     }

@@ -63,7 +63,7 @@ std::size_t common_prefix(const Tokens& a, const Tokens& b) {
 
 } // namespace
 
-TEST_CASE("S01: a stored prefix of one token serves a longer prompt", "[scenario]") {
+TEST_CASE("1. a stored prefix of one token serves a longer prompt", "[scenario]") {
     RecurrentCache cache;
     const Tokens prompt{7, 8, 9};
     REQUIRE(store(cache, Recurrent{"m", {7}}, Tier::assistant).outcome == Outcome::stored);
@@ -74,7 +74,7 @@ TEST_CASE("S01: a stored prefix of one token serves a longer prompt", "[scenario
     require_miss(cache.fetch_nearest("m", other), other);
 }
 
-TEST_CASE("S02: empty keys, empty tries and a root without its value are ordinary", "[scenario]") {
+TEST_CASE("2. empty keys, empty tries and a root without its value are ordinary", "[scenario]") {
     const Tokens nothing;
     const Tokens something{1, 2};
 
@@ -114,7 +114,7 @@ TEST_CASE("S02: empty keys, empty tries and a root without its value are ordinar
             CHECK(cache.erase("m", nothing));
         }
         SECTION("evicted") {
-            CHECK(cache.evict_while([] { return true; }) == 1);
+            CHECK(evict_all(cache) == 1);
         }
         require_miss(cache.fetch_nearest("m", something), something);
         require_balanced(cache, std::vector<std::string>{"m"});
@@ -122,7 +122,7 @@ TEST_CASE("S02: empty keys, empty tries and a root without its value are ordinar
     }
 }
 
-TEST_CASE("S03: an exact hit leaves one token to compute unless the whole is asked for",
+TEST_CASE("3. an exact hit leaves one token to compute unless the whole is asked for",
           "[scenario]") {
     const Tokens prompt = run(1, 8);
 
@@ -132,9 +132,9 @@ TEST_CASE("S03: an exact hit leaves one token to compute unless the whole is ask
         require_served(cache.fetch_nearest("m", prompt), "m", prompt, 7, Match::exact);
         require_served(cache.fetch_nearest("m", prompt, {.min_remaining = 0}), "m", prompt, 8,
                        Match::exact);
-        CHECK(cache.probe("m", prompt).reused == 7);
-        CHECK(cache.lease_nearest("m", prompt).reused == 7);
-        CHECK(cache.lease_nearest("m", prompt, {.min_remaining = 0}).reused == 8);
+        CHECK(cache.probe("m", prompt).reused() == 7);
+        CHECK(cache.lease_nearest("m", prompt).reused() == 7);
+        CHECK(cache.lease_nearest("m", prompt, {.min_remaining = 0}).reused() == 8);
         require_miss(cache.fetch_nearest("m", prompt, {.min_remaining = 8}), prompt);
         require_miss(cache.fetch_nearest("m", prompt, {.min_remaining = 9}), prompt);
         require_served(cache.take_nearest("m", prompt), "m", prompt, 7, Match::exact);
@@ -155,7 +155,7 @@ TEST_CASE("S03: an exact hit leaves one token to compute unless the whole is ask
     }
 }
 
-TEST_CASE("S04: a prompt that is a strict prefix of a stored key", "[scenario]") {
+TEST_CASE("4. a prompt that is a strict prefix of a stored key", "[scenario]") {
     const Tokens key = run(1, 9);
     const Tokens prompt = first_of(key, 5);
 
@@ -176,12 +176,12 @@ TEST_CASE("S04: a prompt that is a strict prefix of a stored key", "[scenario]")
         store(cache, Recurrent{"m", key}, Tier::assistant);
         require_miss(cache.fetch_nearest("m", prompt), prompt);
         require_miss(cache.fetch_nearest("m", prompt, {.min_remaining = 0}), prompt);
-        CHECK(cache.probe("m", prompt).match == Match::none);
+        CHECK(cache.probe("m", prompt).match() == Match::none);
         CHECK(cache.size() == 1);
     }
 }
 
-TEST_CASE("S05: a divergence inside an edge shares what comes before it, not more", "[scenario]") {
+TEST_CASE("5. a divergence inside an edge shares what comes before it, not more", "[scenario]") {
     const Tokens three{1, 2, 3};
     const Tokens four{1, 2, 3, 4};
     const Tokens prompt{1, 2, 4};
@@ -206,7 +206,7 @@ TEST_CASE("S05: a divergence inside an edge shares what comes before it, not mor
     }
 }
 
-TEST_CASE("S06: storing a key takes away every prefix of it, one token shorter or the root",
+TEST_CASE("6. storing a key takes away every prefix of it, one token shorter or the root",
           "[scenario]") {
     const Tokens key = run(1, 6);
     const Tokens sibling{1, 2, 9};
@@ -247,25 +247,27 @@ TEST_CASE("S06: storing a key takes away every prefix of it, one token shorter o
         CHECK(holds(cache, "m", sibling));
     }
 
-    SECTION("by an insert") {
-        Cache cache({.keep_anchors = false});
-        store(cache, State{"m", first_of(key, 5)}, Tier::user);
-        store(cache, State{"m", first_of(key, 4)}, Tier::user);
+    SECTION("by an insert, as far as it is persistent enough") {
+        Cache cache;
         store(cache, State{"m", first_of(key, 1)}, Tier::system);
+        store(cache, State{"m", first_of(key, 4)}, Tier::user);
+        store(cache, State{"m", first_of(key, 5)}, Tier::assistant);
         REQUIRE(cache.size() == 3);
-        CHECK(store(cache, State{"m", key}, Tier::assistant).absorbed == 3);
+        CHECK(store(cache, State{"m", key}, Tier::assistant).absorbed == 1);
+        CHECK(cache.size() == 3);
+        CHECK(store(cache, State{"m", join(key, Tokens{7})}, Tier::system).absorbed == 3);
         CHECK(cache.size() == 1);
-        CHECK(cache.nbytes() == 6);
+        CHECK(cache.nbytes() == 7);
         CHECK(holds(cache, "m", key));
     }
 }
 
-TEST_CASE("S07: the entry that gives most is chosen, not the one found first", "[scenario]") {
+TEST_CASE("7. the entry that gives most is chosen, not the one found first", "[scenario]") {
     const Tokens shared = run(1, 4);
     const Tokens branch = join(shared, Tokens{90, 91});
 
     SECTION("the longer entry reaches further") {
-        CheckpointedCache cache({.keep_anchors = false});
+        CheckpointedCache cache;
         store(cache, Checkpointed{"m", branch, {3, 4}}, Tier::assistant);
         store(cache, Checkpointed{"m", first_of(shared, 3), {}}, Tier::system);
         const Tokens prompt = join(shared, Tokens{5, 6});
@@ -278,12 +280,12 @@ TEST_CASE("S07: the entry that gives most is chosen, not the one found first", "
         const Tokens prompt = join(shared, Tokens{5, 6});
         require_served(cache.fetch_nearest("m", prompt), "m", prompt, 3, Match::shorter);
     }
-    SECTION("at equal reuse the one that needs no cut, whatever the tiers and ages") {
-        const auto tier = GENERATE(Tier::assistant, Tier::system);
-        Cache cache({.keep_anchors = false});
-        store(cache, State{"m", branch}, Tier::user);
-        store(cache, State{"m", shared}, tier);
-        if (tier == Tier::assistant) {
+    SECTION("at equal reuse the one that needs no cut, whatever the tier and the ages") {
+        const auto tier = GENERATE(Tier::user, Tier::system);
+        Cache cache;
+        store(cache, State{"m", branch}, Tier::assistant);
+        REQUIRE(store(cache, State{"m", shared}, tier).outcome == Outcome::stored);
+        if (tier == Tier::user) {
             (void)cache.fetch_nearest("m", branch); // the branch is the more recent one
         }
         const Tokens prompt = join(shared, Tokens{50});
@@ -291,7 +293,7 @@ TEST_CASE("S07: the entry that gives most is chosen, not the one found first", "
     }
 }
 
-TEST_CASE("S08: a candidate that cannot be cut gives way to the next best", "[scenario]") {
+TEST_CASE("8. a candidate that cannot be cut gives way to the next best", "[scenario]") {
     const Tokens shared = run(1, 8);
     const Tokens prompt = join(shared, Tokens{70, 71});
     const Tokens farther = join(shared, Tokens{90});
@@ -322,7 +324,7 @@ TEST_CASE("S08: a candidate that cannot be cut gives way to the next best", "[sc
     }
 }
 
-TEST_CASE("S09: the longest reuse wins however little of its entry is kept", "[scenario]") {
+TEST_CASE("9. the longest reuse wins however little of its entry is kept", "[scenario]") {
     Cache cache;
     const Tokens shared = run(1, 10);
     const Tokens vast = join(shared, run(1000, 2000));
@@ -338,7 +340,7 @@ TEST_CASE("S09: the longest reuse wins however little of its entry is kept", "[s
     CHECK(holds(cache, "m", vast));
 }
 
-TEST_CASE("S10: the work for a long prompt beside many branches follows what is reused",
+TEST_CASE("10. the work for a long prompt beside many branches follows what is reused",
           "[scenario]") {
     const std::size_t branches = GENERATE(std::size_t{4}, std::size_t{64});
     CAPTURE(branches);
@@ -348,8 +350,8 @@ TEST_CASE("S10: the work for a long prompt beside many branches follows what is 
         const Tokens prompt = fill_with_branches(cache, 32'768, branches);
         Metered::reset();
         const auto hit = cache.fetch_nearest("m", prompt);
-        CHECK(hit.reused == prompt.size() * branches / (branches + 1));
-        CHECK(Metered::tokens_cloned == hit.reused);
+        CHECK(hit.reused() == prompt.size() * branches / (branches + 1));
+        CHECK(Metered::tokens_cloned == hit.reused());
         CHECK(Metered::questions <= 2 * 16);
 
         Metered::reset();
@@ -365,7 +367,7 @@ TEST_CASE("S10: the work for a long prompt beside many branches follows what is 
             auto fastest = std::chrono::steady_clock::duration::max();
             for (int repetition = 0; repetition < 9; ++repetition) {
                 const auto start = std::chrono::steady_clock::now();
-                const auto reused = cache.probe("m", prompt).reused;
+                const auto reused = cache.probe("m", prompt).reused();
                 fastest = std::min(fastest, std::chrono::steady_clock::now() - start);
                 REQUIRE(reused == length * branches / (branches + 1));
             }
@@ -375,26 +377,33 @@ TEST_CASE("S10: the work for a long prompt beside many branches follows what is 
     }
 }
 
-TEST_CASE("S11: a prompt that shares the first token alone steals no entry", "[scenario]") {
+TEST_CASE("11. a prompt that shares the first token alone steals no entry", "[scenario]") {
     const Tokens stored = join(Tokens{1}, run(10, 10));
     const Tokens prompt = join(Tokens{1}, run(30, 10));
-    Cache cache({.max_entries = 2, .cut_granularity = 0});
+    Cache cache({.max_entries = 2});
     store(cache, State{"m", stored}, Tier::assistant);
     store(cache, State{"m", run(500, 11)}, Tier::assistant);
 
     require_miss(cache.fetch_nearest("m", prompt, {.min_reuse = 2}), prompt);
+    CHECK(cache.probe("m", prompt, {.min_reuse = 2}).miss() ==
+          promptkv::MissReason::below_min_reuse);
     CHECK_FALSE(static_cast<bool>(cache.lease_nearest("m", prompt, {.min_reuse = 2})));
     require_miss(cache.take_nearest("m", prompt), prompt);
-    require_served(cache.fetch_nearest("m", prompt), "m", prompt, 1, Match::longer);
     CHECK(holds(cache, "m", stored));
 
-    // None of it made the entry look recently used.
-    store(cache, State{"m", run(700, 11)}, Tier::assistant);
-    CHECK_FALSE(holds(cache, "m", stored));
-    CHECK(holds(cache, "m", run(500, 11)));
+    SECTION("nor does any of it make the entry look recently used") {
+        store(cache, State{"m", run(700, 11)}, Tier::assistant);
+        CHECK_FALSE(holds(cache, "m", stored));
+        CHECK(holds(cache, "m", run(500, 11)));
+    }
+    SECTION("without a threshold the token is handed back, and the entry stays whole") {
+        require_served(cache.fetch_nearest("m", prompt), "m", prompt, 1, Match::longer);
+        CHECK(holds(cache, "m", stored));
+        CHECK(cache.stats().hits_tiny == 1);
+    }
 }
 
-TEST_CASE("S12: nothing divides by the length of an empty prompt or the size of an empty payload",
+TEST_CASE("12. nothing divides by the length of an empty prompt or the size of an empty payload",
           "[scenario]") {
     SECTION("an empty prompt against a full cache") {
         Cache cache;
@@ -408,7 +417,7 @@ TEST_CASE("S12: nothing divides by the length of an empty prompt or the size of 
         CHECK(cache.stats().tokens_reused == 0);
     }
     SECTION("victims that hold no bytes") {
-        Cache cache({.max_bytes = 100, .cut_granularity = 1});
+        Cache cache({.max_bytes = 100});
         store(cache, State{"m", run(1, 40), 0}, Tier::assistant);
         store(cache, State{"m", run(101, 40), 0}, Tier::assistant);
         store(cache, State{"m", run(201, 100)}, Tier::assistant);
@@ -426,6 +435,12 @@ class BruteForce {
 public:
     explicit BruteForce(bool can_be_cut) : can_be_cut_(can_be_cut) {}
 
+    /// Whether a longer key serves `key`, which then needs no entry.
+    bool present(const Tokens& key) const {
+        return can_be_cut_ && std::any_of(entries_.begin(), entries_.end(), [&](const auto& entry) {
+                   return entry.first.size() > key.size() && is_prefix(key, entry.first);
+               });
+    }
     void insert(const Tokens& key, const std::string& version) {
         if (can_be_cut_) {
             pop_prefixes(key);
@@ -475,7 +490,7 @@ private:
 template <class KV>
 void fuzz_against_brute_force(unsigned seed, bool can_be_cut) {
     CAPTURE(seed, can_be_cut);
-    promptkv::LRUPromptCache<KV> cache({.keep_anchors = false});
+    promptkv::LRUPromptCache<KV> cache;
     BruteForce model(can_be_cut);
     std::mt19937 random(seed);
     const auto below = [&](unsigned bound) { return random() % bound; };
@@ -495,8 +510,11 @@ void fuzz_against_brute_force(unsigned seed, bool can_be_cut) {
             // The model's name doubles as a version: a stale payload would give itself away.
             const auto version = std::to_string(step);
             const bool known = model.entries().contains(key);
-            const auto tier = static_cast<Tier>(below(3));
-            const auto inserted = cache.insert("m", key, KV{version, key}, tier);
+            const auto inserted = cache.insert("m", key, KV{version, key}, Tier::user);
+            if (model.present(key)) {
+                REQUIRE(inserted.outcome == Outcome::present);
+                break;
+            }
             REQUIRE(inserted.outcome == (known ? Outcome::replaced : Outcome::stored));
             const auto before = model.entries().size() + (known ? 0U : 1U);
             model.insert(key, version);
@@ -513,8 +531,8 @@ void fuzz_against_brute_force(unsigned seed, bool can_be_cut) {
             break;
         case 5:
             if (below(4) == 0) {
-                auto left = below(3);
-                cache.evict_while([&] { return left-- > 0; });
+                cache.trim_to(
+                    {.max_entries = cache.size() - std::min<std::size_t>(cache.size(), below(3))});
                 std::map<Tokens, std::string> survivors;
                 cache.for_each([&](const auto& entry) {
                     survivors.emplace(Tokens(entry.tokens.begin(), entry.tokens.end()),
@@ -545,7 +563,7 @@ void fuzz_against_brute_force(unsigned seed, bool can_be_cut) {
         const auto expected = model.best_reuse(prompt, min_remaining);
         const auto hit = cache.fetch_nearest("m", prompt, {.min_remaining = min_remaining});
         require_split(hit, prompt);
-        REQUIRE(hit.reused == expected);
+        REQUIRE(hit.reused() == expected);
         REQUIRE(hit.kv.has_value() == (expected > 0));
         if (hit.kv.has_value()) {
             REQUIRE(hit.kv->tokens == first_of(prompt, expected));
@@ -562,15 +580,15 @@ void fuzz_against_brute_force(unsigned seed, bool can_be_cut) {
 
 } // namespace
 
-TEST_CASE("S13: random operations on two symbols agree with brute force, contents included",
+TEST_CASE("13. random operations on two symbols agree with brute force, contents included",
           "[scenario]") {
-    for (unsigned seed = 1; seed <= 12; ++seed) {
+    for (unsigned seed = 1; seed <= 6; ++seed) {
         fuzz_against_brute_force<State>(seed, true);
         fuzz_against_brute_force<Recurrent>(seed, false);
     }
 }
 
-TEST_CASE("S14: tokens of any value are told apart", "[scenario]") {
+TEST_CASE("14. tokens of any value are told apart", "[scenario]") {
     SECTION("negative and extreme 32-bit tokens") {
         Cache cache;
         constexpr auto lowest = std::numeric_limits<std::int32_t>::min();

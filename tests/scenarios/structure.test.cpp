@@ -52,15 +52,6 @@ void call_on_a_small_stack(F f) {
 #endif
 }
 
-/// A payload of no weight, cut anywhere, so that deep chains of entries cost nothing but nodes.
-struct Feather {
-    std::size_t n_tokens = 0;
-
-    std::size_t nbytes() const noexcept { return 1; }
-    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
-    Feather clone_prefix(std::size_t n) const { return Feather{n}; }
-};
-
 /// All that can be asked of a cache, to compare before and after.
 template <class Cache>
 auto snapshot(const Cache& cache) {
@@ -69,18 +60,15 @@ auto snapshot(const Cache& cache) {
         entries.emplace(entry.model, Tokens(entry.tokens.begin(), entry.tokens.end()), entry.tier,
                         entry.nbytes, entry.kv.tokens);
     });
-    std::array<std::size_t, 3> anchors{};
-    for (std::size_t tier = 0; tier < 3; ++tier) {
-        anchors[tier] = cache.stats(static_cast<Tier>(tier)).anchors;
-    }
-    return std::make_tuple(entries, anchors, cache.size(), cache.nbytes(),
-                           cache.stats().bytes_leased);
+    const auto stats = cache.stats();
+    return std::make_tuple(entries, cache.size(), cache.nbytes(), stats.bytes_leased,
+                           stats.bytes_reserved);
 }
 
 /// Builds a cache anew and lets the k-th allocation of `operation` fail, for k = 0, 1, 2 and so
-/// on until it succeeds. Each time the cache must be left as it was.
-template <class Build, class Operation>
-void require_strong_guarantee(Build build, Operation operation) {
+/// on until it succeeds. `check(before, cache)` is called after each failure.
+template <class Build, class Operation, class Check>
+void fail_each_allocation(Build build, Operation operation, Check check) {
     for (const bool lasting : {false, true}) {
         bool struck = true;
         for (std::size_t k = 0; struck; ++k) {
@@ -100,20 +88,32 @@ void require_strong_guarantee(Build build, Operation operation) {
             }
             REQUIRE(cache.check_invariants());
             if (thrown) {
-                REQUIRE(snapshot(cache) == before);
+                check(before, cache);
             }
         }
     }
 }
 
-/// A small cache in use: anchors, branches, three tiers, hardly any room left.
-Cache used_cache() {
-    Cache cache({.max_bytes = 150, .cut_granularity = 4});
+/// After each failure the cache must be as it was.
+template <class Build, class Operation>
+void require_strong_guarantee(Build build, Operation operation) {
+    fail_each_allocation(build, operation, [](const auto& before, const auto& cache) {
+        REQUIRE(snapshot(cache) == before);
+    });
+}
+
+/// A small cache in use: branches, three tiers; with the default, no byte is free.
+Cache used_cache(std::size_t max_bytes = 150) {
+    Cache cache({.max_bytes = max_bytes});
     store(cache, State{"m", run(1, 20)}, Tier::system);
     store(cache, State{"m", join(run(1, 20), run(100, 20))}, Tier::user);
     store(cache, State{"m", join(run(1, 20), run(200, 30))}, Tier::assistant);
     store(cache, State{"other", run(1, 40)}, Tier::assistant);
     return cache;
+}
+
+Cache roomy_cache() {
+    return used_cache(1'000);
 }
 
 struct alignas(128) Aligned {
@@ -148,9 +148,9 @@ struct Weightless {};
 
 } // namespace
 
-TEST_CASE("S64: chains of nodes, 200,000 deep, need no deep stack", "[scenario]") {
-    constexpr std::size_t deepest = 200'000;
-    constexpr std::size_t deep = 20'000; // where each step that recursed would be fatal too
+TEST_CASE("64. chains of nodes, 100,000 deep, need no deep stack", "[scenario]") {
+    constexpr std::size_t deepest = 100'000;
+    constexpr std::size_t deep_enough = 20'000; // where each step that recursed would be fatal too
     const Tokens key = run(0, deepest);
 
     SECTION("in the trie") {
@@ -160,7 +160,7 @@ TEST_CASE("S64: chains of nodes, 200,000 deep, need no deep stack", "[scenario]"
                 trie.insert_or_assign(whole.first(length), static_cast<int>(length));
             }
         };
-        const auto whole = std::span<const std::int32_t>(key).first(deep);
+        const auto whole = std::span<const std::int32_t>(key).first(deep_enough);
         std::size_t nodes = 0;
         std::size_t found = 0;
         std::size_t popped = 0;
@@ -172,24 +172,24 @@ TEST_CASE("S64: chains of nodes, 200,000 deep, need no deep stack", "[scenario]"
             destroyed.for_each_prefix(key, [&](const auto&) { ++found; });
 
             Trie trie;
-            grow(trie, deep);
-            popped = trie.pop_prefixes(whole.first(deep / 2)).size();
-            for (std::size_t length = deep; length >= deep / 2; --length) {
+            grow(trie, deep_enough);
+            popped = trie.pop_prefixes(whole.first(deep_enough / 2)).size();
+            for (std::size_t length = deep_enough; length >= deep_enough / 2; --length) {
                 trie.erase(trie.find(whole.first(length)));
             }
             emptied = trie.empty() && trie.node_count() == 1;
-            grow(trie, deep);
+            grow(trie, deep_enough);
             trie.clear();
             emptied = emptied && trie.empty() && trie.check_invariants();
         });
         CHECK(nodes == deepest + 1);
         CHECK(found == deepest);
-        CHECK(popped == deep / 2 - 1);
+        CHECK(popped == deep_enough / 2 - 1);
         CHECK(emptied);
     }
 
     SECTION("in the cache") {
-        using FeatherCache = promptkv::LRUPromptCache<Feather>;
+        constexpr std::size_t deep = 8'000; // each of its five chains costs the square
         const auto whole = std::span<const std::int32_t>(key).first(deep);
         std::size_t stored = 0;
         std::size_t reused = 0;
@@ -197,21 +197,23 @@ TEST_CASE("S64: chains of nodes, 200,000 deep, need no deep stack", "[scenario]"
         std::size_t cleared = 0;
         bool sound = false;
         call_on_a_small_stack([&] {
-            FeatherCache cache({.keep_anchors = false});
+            promptkv::LRUPromptCache<Whole> cache;
             const auto grow = [&] {
                 for (std::size_t length = deep; length > 0; --length) {
-                    cache.insert("m", whole.first(length), Feather{length}, Tier::user);
+                    cache.insert("m", whole.first(length), Whole{length}, Tier::user);
                 }
             };
             grow();
             stored = cache.size();
-            reused = cache.fetch_nearest("m", whole).reused;
+            reused = cache.fetch_nearest("m", whole).reused();
             evicted = cache.trim_to({.max_entries = deep / 2});
             sound = cache.check_invariants();
             cleared = cache.clear();
             grow();
-            cache.insert("m", key, Feather{deepest}, Tier::user); // has them all as ancestors
+            cache.insert("m", key, Whole{deepest}, Tier::user); // has them all as ancestors
             cache.pop_prefixes("m", key);
+            grow();
+            cache.erase_below("m", whole.first(1));
             grow();
             cache.erase_model("m");
             grow(); // to be destroyed
@@ -224,7 +226,7 @@ TEST_CASE("S64: chains of nodes, 200,000 deep, need no deep stack", "[scenario]"
     }
 }
 
-TEST_CASE("S65: an allocation that fails, whichever it is, leaves the cache as it was",
+TEST_CASE("65. an allocation that fails, whichever it is, leaves the cache as it was",
           "[scenario]") {
     SECTION("storing beside, below and above what is there") {
         const Tokens key =
@@ -232,33 +234,64 @@ TEST_CASE("S65: an allocation that fails, whichever it is, leaves the cache as i
                      join(run(1, 20), run(100, 25)), run(1, 20), join(run(1, 20), run(100, 20)));
         const auto tier = GENERATE(Tier::assistant, Tier::system);
         CAPTURE(key, tier);
-        require_strong_guarantee(used_cache, [&](Cache& cache) {
+        require_strong_guarantee(roomy_cache, [&](Cache& cache) {
             store(cache, State{"m", key}, tier);
         });
     }
+    SECTION("storing where something has to be evicted: what was evicted stays so, and no more") {
+        const Tokens key = run(500, 60);
+        const auto full_cache = [] { return used_cache(); };
+        fail_each_allocation(
+            full_cache,
+            [&](Cache& cache) {
+                store(cache, State{"m", key}, Tier::user);
+            },
+            [&](const auto& before, const Cache& cache) {
+                REQUIRE(cache.probe("m", key).reused() == 0);
+                cache.for_each([&](const auto& entry) { // each is one of before, perhaps cut
+                    const Tokens tokens(entry.tokens.begin(), entry.tokens.end());
+                    const auto& entries = std::get<0>(before);
+                    REQUIRE(std::any_of(entries.begin(), entries.end(), [&](const auto& old) {
+                        const Tokens& longer = std::get<1>(old);
+                        return std::get<0>(old) == entry.model && longer.size() >= tokens.size() &&
+                               std::equal(tokens.begin(), tokens.end(), longer.begin());
+                    }));
+                });
+                REQUIRE(cache.stats().bytes_reserved == 0);
+                require_balanced(cache, std::vector<std::string>{"m", "other"});
+            });
+    }
     SECTION("storing under a model not seen before") {
         const Tokens key = run(1, 20);
-        require_strong_guarantee(used_cache, [&](Cache& cache) {
+        require_strong_guarantee(roomy_cache, [&](Cache& cache) {
             store(cache, State{"a model of a name too long for small strings", key}, Tier::user);
+        });
+    }
+    SECTION("reserving and committing") {
+        const Tokens key = run(1, 60);
+        require_strong_guarantee(roomy_cache, [&](Cache& cache) {
+            auto room = cache.reserve("m", key, key.size(), Tier::user);
+            room.commit(State{"m", key});
         });
     }
     SECTION("fetching and leasing") {
         const Tokens prompt = join(run(1, 20), run(100, 10));
-        require_strong_guarantee(used_cache,
+        const auto full_cache = [] { return used_cache(); };
+        require_strong_guarantee(full_cache,
                                  [&](Cache& cache) { (void)cache.fetch_nearest("m", prompt); });
-        require_strong_guarantee(used_cache,
+        require_strong_guarantee(full_cache,
                                  [&](Cache& cache) { (void)cache.lease_nearest("m", prompt); });
     }
     SECTION("marking") {
         const Tokens prefix = run(1, 10);
-        require_strong_guarantee(used_cache,
+        require_strong_guarantee(roomy_cache,
                                  [&](Cache& cache) { cache.mark("m", prefix, Tier::system); });
     }
     SECTION("what only removes does not fail at all") {
         const auto without_memory = [](auto operation) {
             auto cache = used_cache();
             int removals = 0;
-            cache.on_removal([&](const auto&) { ++removals; });
+            cache.set_removal_listener([&](const auto&) { ++removals; });
             {
                 promptkv_test::FailingNew failing(0, true);
                 operation(cache);
@@ -267,16 +300,18 @@ TEST_CASE("S65: an allocation that fails, whichever it is, leaves the cache as i
             CHECK(removals > 0);
         };
         const Tokens key = run(1, 40);
+        const Tokens prefix = run(1, 10);
         without_memory([](Cache& cache) { cache.trim_to({.max_bytes = 60}); });
         without_memory([](Cache& cache) { cache.set_limits({.max_entries = 1}); });
-        without_memory([](Cache& cache) { cache.evict_while([&] { return !cache.empty(); }); });
+        without_memory([](Cache& cache) { cache.evict(promptkv::unlimited); });
         without_memory([&](Cache& cache) { cache.erase("other", key); });
+        without_memory([&](Cache& cache) { cache.erase_below("m", prefix); });
         without_memory([](Cache& cache) { cache.erase_model("m"); });
         without_memory([](Cache& cache) { cache.clear(); });
     }
 }
 
-TEST_CASE("S65: a payload copy that throws leaves the cache as it was", "[scenario]") {
+TEST_CASE("65. a payload copy that throws leaves the cache as it was", "[scenario]") {
     struct Uncopied : Recurrent {
         explicit Uncopied(Recurrent state) : Recurrent(std::move(state)) {}
         Uncopied(const Uncopied& other) : Recurrent(other) {
@@ -298,7 +333,7 @@ TEST_CASE("S65: a payload copy that throws leaves the cache as it was", "[scenar
     CHECK(cache.take_nearest("m", prompt).kv->tokens == key);   // nor does taking
 }
 
-TEST_CASE("S66: payloads that only move, that are aligned, and that may not be stored",
+TEST_CASE("66. payloads that only move, that are aligned, and that may not be stored",
           "[scenario]") {
     SECTION("only moved: leased, taken and evicted, never copied") {
         promptkv::LRUPromptCache<MoveOnly> cache;
@@ -307,7 +342,7 @@ TEST_CASE("S66: payloads that only move, that are aligned, and that may not be s
         store(cache, MoveOnly{"m", key}, Tier::user);
         store(cache, MoveOnly{"m", run(101, 10)}, Tier::user);
         CHECK(*cache.lease_nearest("m", prompt).kv().buffer == 7);
-        CHECK(cache.probe("m", prompt).reused == 10);
+        CHECK(cache.probe("m", prompt).reused() == 10);
         const auto taken = cache.take_nearest("m", prompt);
         require_served(taken, "m", prompt, 10, Match::shorter);
         CHECK(*taken.kv->buffer == 7);
@@ -336,7 +371,7 @@ TEST_CASE("S66: payloads that only move, that are aligned, and that may not be s
     }
 }
 
-TEST_CASE("S67: a cache moves with its entries and its leases, and is not copied", "[scenario]") {
+TEST_CASE("67. a cache moves with its entries and its leases, and is not copied", "[scenario]") {
     STATIC_REQUIRE_FALSE(std::is_copy_constructible_v<Cache>);
     STATIC_REQUIRE_FALSE(std::is_copy_assignable_v<Cache>);
     STATIC_REQUIRE(std::is_move_constructible_v<Cache>);
@@ -356,11 +391,11 @@ TEST_CASE("S67: a cache moves with its entries and its leases, and is not copied
         CHECK(second.nbytes() == 50);
         CHECK(second.limits().max_bytes == 100);
         CHECK(&lease->kv() == address);
-        CHECK(second.evict_while([] { return true; }) == 1); // the lease still holds its own
+        CHECK(evict_all(second) == 1); // the lease still holds its own
         CHECK(second.stats().bytes_leased == 20);
         lease.reset();
         CHECK(second.stats().bytes_leased == 0);
-        CHECK(second.evict_while([] { return true; }) == 1);
+        CHECK(evict_all(second) == 1);
         CHECK(second.nbytes() == 0);
         CHECK(second.check_invariants());
     }
@@ -388,12 +423,12 @@ TEST_CASE("S67: a cache moves with its entries and its leases, and is not copied
     }
 }
 
-TEST_CASE("S68: counters only rise, and each way of leaving is told once under its own name",
+TEST_CASE("68. counters only rise, and each way of leaving is told once under its own name",
           "[scenario]") {
     SECTION("each reason") {
-        Cache cache({.max_bytes = 100, .cut_granularity = 1});
+        Cache cache({.max_bytes = 100});
         std::vector<std::pair<RemovalReason, Tokens>> log;
-        cache.on_removal([&](const auto& removal) {
+        cache.set_removal_listener([&](const auto& removal) {
             log.emplace_back(removal.reason, Tokens(removal.tokens.begin(), removal.tokens.end()));
         });
         const auto told = [&] { return std::exchange(log, {}); };
@@ -416,7 +451,7 @@ TEST_CASE("S68: counters only rise, and each way of leaving is told once under i
         CHECK(erase(cache, "m", run(301, 95)));
         CHECK(told() == Log{{RemovalReason::erased, run(301, 95)}});
         const Tokens rest = run(101, 6);
-        CHECK(cache.take_nearest("m", rest).reused == 5);
+        CHECK(cache.take_nearest("m", rest).reused() == 5);
         CHECK(told() == Log{{RemovalReason::taken, run(101, 5)}});
         store(cache, State{"m", key}, Tier::user);
         cache.clear();
@@ -433,7 +468,7 @@ TEST_CASE("S68: counters only rise, and each way of leaving is told once under i
     SECTION("superseded is not evicted") {
         RecurrentCache cache;
         int removals = 0;
-        cache.on_removal([&](const auto&) { ++removals; });
+        cache.set_removal_listener([&](const auto&) { ++removals; });
         store(cache, Recurrent{"m", run(1, 10)}, Tier::user);
         store(cache, Recurrent{"m", run(1, 20)}, Tier::user);
         CHECK(cache.stats().superseded == 1);
@@ -444,22 +479,24 @@ TEST_CASE("S68: counters only rise, and each way of leaving is told once under i
     }
 
     SECTION("the bytes told balance, whatever happens") {
-        Cache cache({.max_bytes = 150, .cut_granularity = 2});
+        Cache cache({.max_bytes = 150});
         std::size_t bytes_in = 0;
         std::size_t bytes_out = 0;
         std::size_t left = 0;
-        cache.on_removal([&](const auto& removal) {
+        cache.set_removal_listener([&](const auto& removal) {
             bytes_out += removal.bytes;
             left += removal.reason == RemovalReason::cut ? 0U : 1U;
         });
         const auto counters = [&] {
-            const auto stats = cache.stats();
-            return std::array<std::size_t, 18>{
-                stats.lookups,        stats.hits_exact,    stats.hits_shorter,  stats.hits_longer,
-                stats.inserted,       stats.tokens_reused, stats.replaced,      stats.anchored,
-                stats.absorbed,       stats.evicted,       stats.cut,           stats.superseded,
-                stats.too_large,      stats.no_room,       stats.bytes_evicted, stats.peak_nbytes,
-                stats.tokens_evicted, stats.evicted_unused};
+            std::vector<std::pair<std::string_view, std::uint64_t>> values;
+            promptkv::for_each_counter(cache.stats(), [&](std::string_view name, auto value) {
+                const bool may_fall = name == "bytes_referenced" || name == "bytes_leased" ||
+                                      name == "bytes_reserved";
+                if (!may_fall) {
+                    values.emplace_back(name, value);
+                }
+            });
+            return values;
         };
         auto before = counters();
         std::size_t came = 0;
@@ -485,56 +522,70 @@ TEST_CASE("S68: counters only rise, and each way of leaving is told once under i
             REQUIRE(came - left == cache.size());
             const auto after = counters();
             for (std::size_t i = 0; i < after.size(); ++i) {
-                CAPTURE(i);
-                REQUIRE(after[i] >= before[i]);
+                CAPTURE(after[i].first);
+                REQUIRE(after[i].second >= before[i].second);
             }
             before = after;
         }
     }
 }
 
-TEST_CASE("S69: a key inside a longer entry needs no state of its own and loses no tier",
+TEST_CASE("69. a key inside a longer entry needs no state of its own unless its tier is higher",
           "[scenario]") {
     const Tokens system = run(1, 20);
     const Tokens conversation = run(1, 60);
     const Tokens prompt = join(system, Tokens{900});
 
-    SECTION("state that can be cut: an anchor, which holds when the rest goes") {
-        Cache cache({.max_bytes = 100, .cut_granularity = 1});
-        store(cache, State{"m", conversation}, Tier::assistant);
-        State state{"m", system};
-        const auto inserted = cache.insert("m", system, std::move(state), Tier::system);
-        CHECK(inserted.outcome == Outcome::anchored);
-        CHECK(inserted.absorbed + inserted.evicted + inserted.cut == 0);
-        CHECK(state.tokens == system); // still the caller's
+    SECTION("state that can be cut: present under an entry as persistent") {
+        Cache cache;
+        store(cache, State{"m", conversation}, Tier::user);
+        for (const auto tier : {Tier::assistant, Tier::user}) {
+            State state{"m", system};
+            const auto inserted = cache.insert("m", system, std::move(state), tier);
+            CHECK(inserted.outcome == Outcome::present);
+            CHECK(inserted.tokens == 20);
+            CHECK(inserted.absorbed + inserted.evicted + inserted.cut == 0);
+            CHECK(state.tokens == system); // still the caller's
+        }
         CHECK(cache.size() == 1);
         CHECK(cache.nbytes() == 60);
-        CHECK(cache.stats(Tier::system).anchors == 1);
-
+        require_balanced(cache, models);
+    }
+    SECTION("an entry of its own where its tier is higher, which outlives the longer one") {
+        Cache cache({.max_bytes = 100});
+        store(cache, State{"m", conversation}, Tier::assistant);
+        CHECK(store(cache, State{"m", system}, Tier::system).outcome == Outcome::stored);
+        CHECK(cache.nbytes() == 80);
         store(cache, State{"m", run(101, 80)}, Tier::assistant);
+        CHECK_FALSE(holds(cache, "m", conversation));
         const auto hit = cache.fetch_nearest("m", prompt);
         require_served(hit, "m", prompt, 20, Match::shorter);
-        CHECK(hit.tier == Tier::system);
+        CHECK(hit.tier() == Tier::system);
+    }
+    SECTION("of blocks it costs what its last block takes") {
+        promptkv::LRUPromptCache<Blocks> cache;
+        cache.insert("m", conversation, blocks_of(conversation, 16), Tier::assistant);
+        cache.insert("m", system, blocks_of(system, 16), Tier::system);
+        CHECK(cache.size() == 2);
+        CHECK(cache.nbytes() == 60 + 4);
+        CHECK(cache.stats().bytes_referenced == 80);
+        CHECK(cache.check_invariants());
     }
     SECTION("made with nothing to store: marked") {
-        Cache cache({.max_bytes = 100, .cut_granularity = 1});
+        Cache cache({.max_bytes = 100});
         CHECK_FALSE(cache.mark("m", system, Tier::system));
         store(cache, State{"m", conversation}, Tier::assistant);
         CHECK(cache.mark("m", system, Tier::system));
         store(cache, State{"m", run(101, 80)}, Tier::assistant);
-        CHECK(cache.fetch_nearest("m", prompt).tier == Tier::system);
+        CHECK(cache.fetch_nearest("m", prompt).tier() == Tier::system);
         CHECK(cache.nbytes() == 100);
     }
-    SECTION("without anchors, or with state that cannot be cut: an entry of its own") {
-        Cache cache({.keep_anchors = false});
-        store(cache, State{"m", conversation}, Tier::assistant);
-        CHECK(store(cache, State{"m", system}, Tier::system).outcome == Outcome::stored);
-        CHECK(cache.nbytes() == 80);
-        CHECK(cache.fetch_nearest("m", prompt).tier == Tier::system);
-
-        RecurrentCache recurrent;
-        store(recurrent, Recurrent{"m", conversation}, Tier::assistant);
-        CHECK(store(recurrent, Recurrent{"m", system}, Tier::system).outcome == Outcome::stored);
-        CHECK(recurrent.fetch_nearest("m", prompt).tier == Tier::system);
+    SECTION("state that cannot be cut: an entry of its own") {
+        RecurrentCache cache;
+        store(cache, Recurrent{"m", conversation}, Tier::assistant);
+        CHECK(store(cache, Recurrent{"m", system}, Tier::assistant).outcome == Outcome::stored);
+        CHECK(store(cache, Recurrent{"m", system}, Tier::system).outcome == Outcome::replaced);
+        CHECK(cache.fetch_nearest("m", prompt).tier() == Tier::system);
+        CHECK(cache.size() == 2);
     }
 }

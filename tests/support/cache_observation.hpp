@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// All that can be seen of a cache, or of its model; and in which points two of them differ.
+// All that can be seen of a cache, or of its model; and the points in which two of them differ.
 #ifndef PROMPTKV_TESTS_CACHE_OBSERVATION_HPP
 #define PROMPTKV_TESTS_CACHE_OBSERVATION_HPP
 
@@ -7,80 +7,68 @@
 #include "naive_cache.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace promptkv_test {
-
-inline constexpr std::array<const char*, 38> number_names = {
-    "size",           "nbytes",           "nbytes(a)",
-    "nbytes(b)",      "max_bytes",        "max_entries",
-    "lookups",        "hits_exact",       "hits_shorter",
-    "hits_longer",    "tokens_requested", "tokens_reused",
-    "inserted",       "replaced",         "anchored",
-    "absorbed",       "evicted",          "cut",
-    "superseded",     "too_large",        "no_room",
-    "tokens_evicted", "bytes_evicted",    "evicted_unused",
-    "bytes_leased",   "peak_nbytes",      "assistants",
-    "their anchors",  "their nbytes",     "their evicted",
-    "users",          "their anchors",    "their nbytes",
-    "their evicted",  "systems",          "their anchors",
-    "their nbytes",   "their evicted"};
 
 /// Everything that can be seen of a cache after an operation.
 struct Observation {
     std::string answer;
     std::vector<NaiveCache::Removal> removals;
-    std::vector<NaiveCache::Entry> entries;
-    std::array<std::uint64_t, number_names.size()> numbers{};
-    std::array<std::uint64_t, tier_count> cuts{}; // by tier
-
-    /// The number of that name.
-    std::uint64_t& number(std::string_view name) {
-        const auto* const found = std::find(number_names.begin(), number_names.end(), name);
-        return numbers.at(static_cast<std::size_t>(found - number_names.begin()));
-    }
+    std::vector<NaiveCache::Shown> entries; // in the order of for_each
+    std::vector<std::pair<std::string, std::uint64_t>> numbers;
 
     friend bool operator==(const Observation&, const Observation&) = default;
 };
 
-/// The numbers of a cache or of its model, which spell them alike.
+/// The numbers of a cache or of its model, which have the same functions.
 template <class Cache>
 void count(const Cache& cache, Observation& seen) {
     const auto limits = cache.limits();
-    const auto all = cache.stats();
-    const auto assistant = cache.stats(Tier::assistant);
-    const auto user = cache.stats(Tier::user);
-    const auto system = cache.stats(Tier::system);
-    seen.numbers = {cache.size(),       cache.nbytes(),       cache.nbytes("a"),
-                    cache.nbytes("b"),  limits.max_bytes,     limits.max_entries,
-                    all.lookups,        all.hits_exact,       all.hits_shorter,
-                    all.hits_longer,    all.tokens_requested, all.tokens_reused,
-                    all.inserted,       all.replaced,         all.anchored,
-                    all.absorbed,       all.evicted,          all.cut,
-                    all.superseded,     all.too_large,        all.no_room,
-                    all.tokens_evicted, all.bytes_evicted,    all.evicted_unused,
-                    all.bytes_leased,   all.peak_nbytes,      assistant.entries,
-                    assistant.anchors,  assistant.nbytes,     assistant.evicted,
-                    user.entries,       user.anchors,         user.nbytes,
-                    user.evicted,       system.entries,       system.anchors,
-                    system.nbytes,      system.evicted};
-    seen.cuts = {assistant.cut, user.cut, system.cut};
+    seen.numbers = {{"size", cache.size()},
+                    {"nbytes", cache.nbytes()},
+                    {"nbytes(a)", cache.nbytes("a")},
+                    {"nbytes(b)", cache.nbytes("b")},
+                    {"evictable_nbytes", cache.evictable_nbytes()},
+                    {"max_bytes", limits.max_bytes},
+                    {"max_entries", limits.max_entries}};
+    for_each_counter(cache.stats(), [&seen](std::string_view name, std::uint64_t value) {
+        seen.numbers.emplace_back(name, value);
+    });
+    for (const Tier tier : {Tier::assistant, Tier::user, Tier::system}) {
+        for_each_counter(cache.stats(tier), [&](std::string_view name, std::uint64_t value) {
+            seen.numbers.emplace_back(std::string(promptkv::name(tier)) + " " + std::string(name),
+                                      value);
+        });
+    }
 }
 
-inline std::string word(const NaiveCache::Entry& entry) {
-    return word(entry.key) + " " + word(entry.tier) + " bytes=" + word(entry.bytes) +
-           " id=" + std::to_string(entry.payload.id) + " holds " + word(entry.payload.tokens);
+inline std::string word(const NaiveKV& kv) {
+    std::string line = word(kv.tokens) + " id=" + std::to_string(kv.id);
+    if (kv.can(has_blocks)) {
+        line += " blocks";
+        for (const NaiveBlock& block : kv.blocks) {
+            line += " " + std::to_string(block.id) + ":" + word(block.bytes);
+        }
+    }
+    return line;
+}
+
+inline std::string word(const NaiveCache::Shown& entry) {
+    return word(entry.key) + " " + std::string(name(entry.tier)) + " bytes=" + word(entry.bytes) +
+           " holds " + word(entry.kv);
 }
 
 inline std::string word(const NaiveCache::Removal& removal) {
-    return word(removal.reason) + " " + word(removal.key) + " " + word(removal.tier) +
-           " bytes=" + word(removal.bytes) + " id=" + std::to_string(removal.id);
+    return std::string(name(removal.reason)) + " " + word(removal.key) + " " +
+           std::string(name(removal.tier)) + " kept=" + word(removal.kept_tokens) +
+           " bytes=" + word(removal.bytes) + (removal.offered ? " offered" : "");
 }
 
 template <class Item>
@@ -92,23 +80,18 @@ std::string words(const std::vector<Item>& items) {
     return result.empty() ? " nothing" : result;
 }
 
-/// In which points the cache and its model differ; "" where in none.
+/// The points in which the cache and its model differ; "" where there are none.
 inline std::string difference(const Observation& cache, const Observation& model) {
     std::ostringstream out;
     if (cache.answer != model.answer) {
         out << "    the cache answers: " << cache.answer
             << "\n    the model answers: " << model.answer << '\n';
     }
-    for (std::size_t i = 0; i < number_names.size(); ++i) {
+    for (std::size_t i = 0; i < std::min(cache.numbers.size(), model.numbers.size()); ++i) {
         if (cache.numbers[i] != model.numbers[i]) {
-            out << "    " << number_names[i] << " of the cache: " << word(cache.numbers[i])
-                << ", of the model: " << word(model.numbers[i]) << '\n';
-        }
-    }
-    for (std::size_t i = 0; i < tier_count; ++i) {
-        if (cache.cuts[i] != model.cuts[i]) {
-            out << "    cut in tier " << i << ": " << cache.cuts[i] << ", by the model "
-                << model.cuts[i] << '\n';
+            out << "    " << cache.numbers[i].first
+                << " of the cache: " << word(cache.numbers[i].second)
+                << ", of the model: " << word(model.numbers[i].second) << '\n';
         }
     }
     if (cache.entries != model.entries) {
@@ -123,15 +106,20 @@ inline std::string difference(const Observation& cache, const Observation& model
 }
 
 inline std::string answer(const NaiveCache::Hit& hit) {
-    return word(hit.match) + (hit.match == Match::none
-                                  ? ""
-                                  : " " + word(hit.reused) + " " + word(hit.tier) + " id=" +
-                                        std::to_string(hit.id) + " " + word(hit.payload.tokens));
+    std::string line = std::string(name(hit.match)) + " matched=" + word(hit.matched) +
+                       " request=" + word(hit.request);
+    if (hit.match == Match::none) {
+        return line + " miss=" + std::string(name(hit.miss));
+    }
+    line += " reused=" + word(hit.reused) + " of " + word(hit.entry_tokens) + " " +
+            std::string(name(hit.tier));
+    return hit.kv.abilities == 0 ? line : line + " " + word(hit.kv);
 }
 
 inline std::string answer(const promptkv::Inserted& inserted) {
-    return word(inserted.outcome) + " absorbed=" + word(inserted.absorbed) +
-           " evicted=" + word(inserted.evicted) + " cut=" + word(inserted.cut);
+    return std::string(name(inserted.outcome)) + " tokens=" + word(inserted.tokens) +
+           " absorbed=" + word(inserted.absorbed) + " evicted=" + word(inserted.evicted) +
+           " cut=" + word(inserted.cut);
 }
 
 } // namespace promptkv_test

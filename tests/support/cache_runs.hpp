@@ -64,9 +64,9 @@ std::string failure_of(const Run& run) {
     const NaiveCache::Options& options = minimal.options;
     std::ostringstream out;
     out << "max_bytes=" << word(options.max_bytes) << " max_entries=" << word(options.max_entries)
-        << " refresh_on_fetch=" << options.refresh_on_fetch
-        << " keep_anchors=" << options.keep_anchors << " supersede=" << options.supersede
-        << " cut_granularity=" << options.cut_granularity << '\n';
+        << " max_partial=" << options.max_partial
+        << " remembered_tokens=" << word(options.remembered_tokens)
+        << " rules=" << name(options.rules) << '\n';
     for (const Operation& operation : minimal.operations) {
         out << "  " << word(operation) << '\n';
     }

@@ -16,6 +16,9 @@ inline constexpr std::size_t never = std::numeric_limits<std::size_t>::max();
 /// Calls of operator new by this thread so far.
 inline thread_local std::size_t allocations = 0;
 
+/// Bytes that operator new gave out to this thread so far.
+inline thread_local std::size_t allocated_bytes = 0;
+
 /// Bytes that operator new gave out and operator delete has not taken back, of all threads.
 inline std::atomic<std::size_t> live_bytes = 0;
 

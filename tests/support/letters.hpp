@@ -62,8 +62,8 @@ std::string text_of(const Kept& kv) {
 }
 
 /// Stores a tape of `key` for the model "m".
-template <class KV, class TierEnum>
-auto store(LRUPromptCache<KV, std::string, std::int32_t, TierEnum>& cache,
+template <class KV, class TierEnum, class Policy>
+auto store(promptkv::BasicPromptCache<KV, std::string, std::int32_t, TierEnum, Policy>& cache,
            std::span<const std::int32_t> key, TierEnum tier, Shape shape = {}) {
     return cache.insert("m", key, tape<KV>(key, shape), tier);
 }
@@ -87,13 +87,12 @@ std::string contents(const Cache& cache) {
 template <class Cache>
 std::string eviction_order(Cache& cache) {
     std::string order;
-    cache.on_removal([&order](const auto& removal) {
+    cache.set_removal_listener([&order](const auto& removal) {
         order += (order.empty() ? "" : " ") + text(removal.tokens);
     });
-    while (!cache.empty()) {
-        cache.trim_to({.max_entries = cache.size() - 1});
+    while (!cache.empty() && cache.trim_to({.max_entries = cache.size() - 1}) > 0) {
     }
-    cache.on_removal(nullptr);
+    cache.set_removal_listener(nullptr);
     return order;
 }
 

@@ -33,6 +33,7 @@ inline void* allocate(std::size_t size, std::size_t alignment) noexcept {
     }
     void* const block = static_cast<std::byte*>(raw) + gap;
     static_cast<std::size_t*>(block)[-1] = size;
+    allocated_bytes += size;
     live_bytes += size;
     ++live_blocks;
     return block;

@@ -5,11 +5,12 @@
 #include <promptkv/concurrent_prompt_cache.hpp>
 
 #include "catch.hpp"
-#include "letters.hpp"
+#include "unit_payloads.hpp"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -22,296 +23,302 @@ namespace {
 
 using namespace promptkv_test;
 using promptkv::ConcurrentPromptCache;
+using promptkv::LRUPromptCache;
 using promptkv::Outcome;
 using promptkv::RemovalReason;
 using promptkv::Tier;
 
 using Cache = ConcurrentPromptCache<Tape>;
 
-static_assert(!std::is_move_constructible_v<Cache> && !std::is_copy_constructible_v<Cache>);
-static_assert(std::is_same_v<Cache::Lease, LRUPromptCache<Tape>::Lease>);
+static_assert(!std::is_copy_constructible_v<Cache>);
+static_assert(std::is_same_v<Cache::Lookup, LRUPromptCache<Tape>::Lookup>);
 static_assert(std::is_same_v<Cache::Removal, LRUPromptCache<Tape>::Removal>);
 
 // the same answers ///////////////////////////////////////////////////////////
 
-/// All that can be seen of a cache that is called at random: two that behave alike give the same text.
+/// A cache that is called at random, and a line for each call. Two caches that behave alike give the
+/// same lines.
 template <class SomeCache>
 class Diary {
+    using KV = PayloadOf<SomeCache>;
+
 public:
     explicit Diary(unsigned seed)
-        : random_(seed), cache_({.max_bytes = 400, .max_entries = 20, .cut_granularity = 4}) {
-        cache_.on_removal([this](auto& removal) { this->removed(removal); });
+        : random_(seed),
+          cache_({.max_bytes = 200, .max_entries = 20, .remembered_tokens = below(2) * 100}) {
+        cache_.set_removal_listener([this](auto& removal) { this->removed(removal); });
     }
 
-    /// Returns: a line a call.
     std::vector<std::string> write(int calls) {
         std::vector<std::string> lines;
         for (int i = 0; i < calls; ++i) {
             call();
-            page_ << " | " << cache_.size() << ' ' << cache_.nbytes() << ' ' << cache_.empty()
-                  << ' ' << cache_.nbytes(model_) << ' ' << cache_.stats().tokens_reused << ' '
-                  << cache_.stats().tokens_evicted << ' ' << cache_.stats().bytes_leased << ' '
-                  << cache_.stats().peak_nbytes << ' ' << cache_.stats(Tier::user).nbytes << ' '
-                  << cache_.index_nbytes() << ' ' << cache_.limits().max_bytes << ' '
+            page_ << " | " << cache_.size() << ' ' << cache_.nbytes() << ' ' << cache_.empty() << ' '
+                  << cache_.nbytes(model_) << ' ' << cache_.index_nbytes() << ' '
+                  << cache_.limits().max_bytes << ' ' << cache_.evictable_nbytes() << ' '
                   << cache_.check_invariants();
+            const auto note_counter = [this](auto, std::uint64_t value) { page_ << ' ' << value; };
+            for_each_counter(cache_.stats(), note_counter);
+            for_each_counter(cache_.stats(Tier::user), note_counter);
             lines.push_back(page_.str());
             page_.str("");
         }
         leases_.clear();
+        rooms_.clear();
         page_ << contents(cache_) << cache_.nbytes() << ' ' << cache_.stats().bytes_leased;
         lines.push_back(page_.str());
-        cache_.on_removal(nullptr);
+        cache_.set_removal_listener(nullptr);
         return lines;
     }
 
 private:
+    struct Room {
+        typename SomeCache::Reservation reservation;
+        std::string text;
+    };
+
     unsigned below(unsigned n) { return static_cast<unsigned>(random_() % n); }
 
-    Tokens some_tokens() {
-        Tokens tokens(below(24));
-        for (std::int32_t& token : tokens) {
-            token = 'a' + static_cast<std::int32_t>(below(8) / 7); // seldom a 'b'
-        }
-        return tokens;
+    std::string some_text() {
+        std::string text(below(24), 'a');
+        for (char& letter : text)
+            letter = static_cast<char>('a' + below(8) / 7); // seldom a 'b'
+        return text;
     }
 
     template <class Removal>
     void removed(Removal& removal) {
-        page_ << " -" << removal.model << text(removal.tokens) << static_cast<int>(removal.reason)
-              << static_cast<int>(removal.tier) << removal.bytes
-              << (removal.payload != nullptr ? text(removal.payload->recording().tokens) : "");
-        if (removal.reason != RemovalReason::evicted || removal.tokens.empty() || making_) {
+        page_ << " -" << removal.model << word(removal.tokens) << name(removal.reason)
+              << removal.kept_tokens << name(removal.tier) << removal.bytes
+              << (removal.payload != nullptr ? text_of(*removal.payload) : "");
+        if (removal.reason != RemovalReason::evicted || removal.tokens.empty())
             return;
-        }
-        const Tokens half(removal.tokens.begin(),
-                          removal.tokens.begin() +
-                              static_cast<std::ptrdiff_t>(removal.tokens.size() / 2));
-        page_ << " +"
-              << static_cast<int>(cache_.insert("m", half, tape(half), Tier::assistant).outcome)
-              << cache_.erase("n", half);
+        const std::string half = word(removal.tokens.first(removal.tokens.size() / 2));
+        page_ << " +" << name(cache_.insert("m", key(half), payload<KV>(half), Tier::assistant).outcome)
+              << cache_.erase("n", key(half));
     }
 
-    template <class Answer>
-    void note(const Answer& answer) {
-        page_ << answer.reused << static_cast<int>(answer.match) << static_cast<int>(answer.tier);
+    void note(const typename SomeCache::Lookup& answer) {
+        page_ << answer.reused() << name(answer.match()) << name(answer.tier()) << answer.matched()
+              << name(answer.miss()) << answer.entry_tokens() << ' ' << answer.request() << ' ';
     }
     void note(const promptkv::Inserted& inserted) {
-        page_ << static_cast<int>(inserted.outcome) << ' ' << inserted.absorbed << ' '
+        page_ << name(inserted.outcome) << ' ' << inserted.tokens << ' ' << inserted.absorbed << ' '
               << inserted.evicted << ' ' << inserted.cut;
     }
 
     void call() {
-        const Tokens tokens = some_tokens();
+        const std::string text = some_text();
+        const Key tokens = key(text);
         const promptkv::FetchOptions options{.min_remaining = below(2), .align = 1 + below(3)};
+        const promptkv::InsertOptions insert{.session = below(3), .side_request = below(8) == 0};
         const auto tier = static_cast<Tier>(below(3));
         const Shape shape{.step = below(3), .bytes_per_token = 1 + below(4)};
         model_ = below(4) == 0 ? "n" : "m";
-        const unsigned which = below(30);
-        page_ << which << ' ' << model_ << text(tokens) << ": ";
-        if (which < 10) {
-            note(cache_.insert(model_, tokens, Tape(recording(tokens, shape)), tier));
-        } else if (which < 12) {
-            const std::size_t nbytes = recording(tokens, shape).nbytes();
-            making_ = true; // what then is stored by others is where the two differ
+        const unsigned which = below(32);
+        page_ << which << ' ' << model_ << text << ": ";
+        if (which < 9) {
+            note(cache_.insert(model_, tokens, payload<KV>(text, shape), tier, insert));
+        } else if (which < 11) {
+            const std::size_t nbytes = payload<KV>(text, shape).nbytes();
+            const unsigned luck = below(4);
             try {
-                note(cache_.insert(model_, tokens, nbytes, tier, [&] {
-                    page_ << "make ";
-                    if (below(4) == 0) {
-                        throw std::runtime_error("no state");
-                    }
-                    return Tape(recording(tokens, shape));
-                }));
+                note(cache_.insert(
+                    model_, tokens, nbytes, tier,
+                    [&]() -> std::optional<KV> {
+                        page_ << "make ";
+                        if (luck == 0)
+                            throw std::runtime_error("no state");
+                        return luck == 1 ? std::nullopt : std::optional(payload<KV>(text, shape));
+                    },
+                    insert));
             } catch (const std::runtime_error& error) {
                 page_ << error.what();
             }
-            making_ = false;
-        } else if (which < 15) {
+        } else if (which < 13) {
+            rooms_.push_back({cache_.reserve(model_, tokens, payload<KV>(text).nbytes(), tier, insert),
+                              text});
+            page_ << name(rooms_.back().reservation.outcome()) << rooms_.back().reservation.tokens();
+        } else if (which < 15 && !rooms_.empty()) {
+            Room room = std::move(rooms_.back());
+            rooms_.pop_back();
+            page_ << text_of(room.reservation.prefix());
+            note(room.reservation.commit(
+                payload<KV>(room.text.substr(0, room.reservation.tokens()))));
+        } else if (which < 17) {
             const auto fetched = cache_.fetch_nearest(model_, tokens, options);
             note(fetched);
-            page_ << text_of(fetched.kv) << fetched.remaining.size();
-        } else if (which < 17) {
+            page_ << text_of(fetched.kv);
+        } else if (which < 18) {
             const auto taken = cache_.take_nearest(model_, tokens, options);
             note(taken);
-            page_ << text_of(taken.kv) << taken.remaining.size();
-        } else if (which < 20) {
+            page_ << text_of(taken.kv);
+        } else if (which < 21) {
             leases_.push_back(cache_.lease_nearest(model_, tokens, options));
             note(leases_.back());
-        } else if (which < 22) {
+        } else if (which < 23) {
             leases_.clear();
-        } else if (which < 24) {
+        } else if (which < 25) {
             note(cache_.probe(model_, tokens, options));
-            page_ << ' ' << static_cast<int>(cache_.explain(model_, tokens, options).reason);
+            note(cache_.touch(model_, tokens));
+            page_ << to_string(cache_.explain(model_, tokens, options));
         } else if (which < 26) {
             page_ << cache_.mark(model_, tokens, tier);
-        } else if (which == 26) {
+        } else if (which < 27) {
             page_ << cache_.pop_prefixes(model_, tokens) << cache_.erase(model_, tokens);
-        } else if (which == 27) {
-            unsigned questions = below(4);
-            page_ << cache_.evict_while([&questions] { return questions-- > 0; })
-                  << cache_.trim_to({.max_entries = 10});
-        } else if (which == 28) {
-            cache_.set_limits({.max_bytes = 100 + below(300), .max_entries = 5 + below(15)});
+        } else if (which < 28) {
+            page_ << cache_.erase_below(model_, tokens) << cache_.erase_session(model_, below(3));
+        } else if (which < 29) {
+            page_ << cache_.evict(below(40)) << cache_.trim_to({.max_entries = 10});
+        } else if (which < 30) {
+            cache_.set_limits({.max_bytes = 50 + below(150), .max_entries = 5 + below(15)});
+        } else if (which < 31) {
+            for (const auto& entry : cache_.snapshot())
+                page_ << word(entry.tokens) << text_of(entry.lease.kv()) << ' ';
         } else {
             page_ << cache_.erase_model(model_) << (below(2) == 0 ? cache_.clear() : 0);
         }
     }
 
-    Recording recording(const Tokens& tokens, Shape shape) const {
-        return {0, model_, tokens, shape};
-    }
-
     std::mt19937 random_;
     std::ostringstream page_;
     std::string model_;
-    bool making_ = false;
     SomeCache cache_;
     std::vector<typename SomeCache::Lease> leases_;
+    std::vector<Room> rooms_;
 };
 
-TEST_CASE("ConcurrentPromptCache answers as LRUPromptCache does") {
-    for (unsigned seed = 0; seed < 20; ++seed) {
+template <class KV>
+void compare_diaries() {
+    for (unsigned seed = 0; seed < 8; ++seed) {
         CAPTURE(seed);
-        const std::vector<std::string> expected = Diary<LRUPromptCache<Tape>>(seed).write(600);
-        const std::vector<std::string> written = Diary<Cache>(seed).write(600);
+        const std::vector<std::string> expected = Diary<LRUPromptCache<KV>>(seed).write(400);
+        const std::vector<std::string> written = Diary<ConcurrentPromptCache<KV>>(seed).write(400);
         REQUIRE(written.size() == expected.size());
-        const auto [first, second] =
-            std::mismatch(written.begin(), written.end(), expected.begin());
-        if (first != written.end()) {
+        const auto [first, second] = std::mismatch(written.begin(), written.end(), expected.begin());
+        if (first != written.end())
             REQUIRE(*first == *second);
-        }
+    }
+}
+
+TEST_CASE("ConcurrentPromptCache answers as LRUPromptCache does") {
+    SECTION("for payloads without blocks") {
+        compare_diaries<Tape>();
+    }
+    SECTION("for payloads of shared blocks") {
+        compare_diaries<Blocks>();
     }
 }
 
 // what it adds ///////////////////////////////////////////////////////////////
 
-TEST_CASE("Room is kept for what is being made") {
+TEST_CASE("A reservation holds its room while the payload is made") {
     Cache cache({.max_bytes = 10});
-    cache.insert("m", "old"_key, tape("old"_key), Tier::user);
-    cache.insert("m", "elder"_key, tape("elder"_key), Tier::user);
+    store(cache, "old", Tier::user, {.step = 0});
+    store(cache, "elder", Tier::user, {.step = 0});
 
-    SECTION("its bytes count as leased, so that nothing else gets them") {
-        const auto inserted = cache.insert("m", "abcdef"_key, 6, Tier::user, [&cache] {
-            REQUIRE(cache.size() == 0);
-            REQUIRE(cache.nbytes() == 6);
-            REQUIRE(cache.stats().bytes_leased == 6);
-            REQUIRE(cache.check_invariants());
-            REQUIRE(cache.insert("m", "12345"_key, tape("12345"_key), Tier::user).outcome ==
-                    Outcome::no_room);
-            REQUIRE(cache.insert("m", "1234"_key, tape("1234"_key), Tier::user).outcome ==
-                    Outcome::stored);
-            REQUIRE(cache.nbytes() == 10);
-            return tape("abcdef"_key);
+    SECTION("so that nobody else gets it") {
+        const auto inserted = cache.insert("m", key("abcdef"), 6, Tier::user, [&cache] {
+            CHECK(cache.size() == 0);
+            CHECK(cache.nbytes() == 6);
+            CHECK(cache.stats().bytes_reserved == 6);
+            CHECK(cache.check_invariants());
+            CHECK(store(cache, "12345", Tier::user, {.step = 0}).outcome == Outcome::no_room);
+            CHECK(store(cache, "1234", Tier::user).outcome == Outcome::stored);
+            CHECK(cache.nbytes() == 10);
+            return Tape("abcdef");
         });
-        REQUIRE(inserted.outcome == Outcome::stored);
-        REQUIRE(inserted.evicted == 2);
-        REQUIRE(contents(cache) == "12341 abcdef1");
-        REQUIRE(cache.nbytes() == 10);
+        CHECK(inserted.outcome == Outcome::stored);
+        CHECK(contents(cache) == "12341 abcdef1");
+        CHECK(cache.nbytes() == 10);
     }
-    SECTION("what it will replace is counted once") {
-        const auto inserted = cache.insert("m", "elder"_key, 7, Tier::user, [&cache] {
-            REQUIRE(contents(cache) == "elder1 old1");
-            REQUIRE(cache.nbytes() == 10);
-            return tape("elder"_key, {.overhead = 2});
-        });
-        REQUIRE(inserted.outcome == Outcome::replaced);
-        REQUIRE(cache.nbytes() == 10);
-    }
-    SECTION("it is given back where make throws") {
+    SECTION("and gives it back where make throws") {
         const auto make = []() -> Tape { throw std::runtime_error("no state"); };
-        REQUIRE_THROWS_AS(cache.insert("m", "abcdef"_key, 6, Tier::user, make), std::runtime_error);
-        REQUIRE(cache.nbytes() == 0);
+        CHECK_THROWS_AS(cache.insert("m", key("abcdef"), 6, Tier::user, make), std::runtime_error);
+        CHECK(cache.nbytes() == 0);
     }
-    SECTION("what was made is refused where the limits fell meanwhile") {
-        const auto inserted = cache.insert("m", "abcdef"_key, 6, Tier::user, [&cache] {
-            cache.set_limits({.max_bytes = 5});
-            return tape("abcdef"_key);
-        });
-        REQUIRE(inserted.outcome == Outcome::too_large);
-        REQUIRE(cache.nbytes() == 0);
-    }
-    REQUIRE(cache.stats().bytes_leased == 0);
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.stats().bytes_reserved == 0);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A lookup whose copy throws stays counted") {
-    struct Uncopied {
-        Uncopied() = default;
-        Uncopied(Uncopied&&) noexcept = default;
-        Uncopied(const Uncopied&) { throw std::runtime_error("no memory"); }
-        static std::size_t nbytes() noexcept { return 1; }
-    };
-    ConcurrentPromptCache<Uncopied> cache({.max_entries = 1});
-    cache.insert("m", "a"_key, Uncopied(), Tier::user);
-    REQUIRE_THROWS_AS(cache.fetch_nearest("m", "ab"_key), std::runtime_error);
-    REQUIRE(cache.stats().lookups == 1);
-    REQUIRE(cache.stats().hits_shorter == 1);
-    REQUIRE(cache.stats().bytes_leased == 0);
-    REQUIRE(cache.insert("m", "b"_key, Uncopied(), Tier::user).outcome == Outcome::stored);
-    REQUIRE(cache.check_invariants());
+TEST_CASE("A lookup of ConcurrentPromptCache whose copy throws stays counted and refreshed") {
+    ConcurrentPromptCache<ThrowsWhenCopied> cache;
+    cache.insert("m", key("a"), ThrowsWhenCopied(), Tier::user);
+    cache.insert("m", key("x"), ThrowsWhenCopied(), Tier::user);
+    CHECK_THROWS_AS(cache.fetch_nearest("m", key("ab")), std::runtime_error);
+    CHECK(cache.stats().lookups == 1);
+    CHECK(cache.stats().hits_shorter == 1);
+    CHECK(cache.stats().tokens_reused == 1);
+    CHECK(cache.stats().bytes_leased == 0);
+    CHECK(eviction_order(cache) == "x a");
 }
 
 TEST_CASE("The end of a lease shows at once") {
     Cache cache;
-    cache.insert("m", "abc"_key, tape("abc"_key), Tier::user);
-    Cache::Lease lease = cache.lease_nearest("m", "abcd"_key);
-    cache.erase("m", "abc"_key);
-    REQUIRE(cache.size() == 0);
-    REQUIRE(cache.nbytes() == 3);
-    REQUIRE(cache.stats().bytes_leased == 3);
-    lease = {};
-    REQUIRE(cache.nbytes() == 0);
-    REQUIRE(cache.stats().bytes_leased == 0);
-}
-
-TEST_CASE("Memory pressure is asked about outside of the lock") {
-    Cache cache({.cut_granularity = 0});
-    cache.insert("m", "abc"_key, tape("abc"_key), Tier::user);
-    cache.insert("m", "def"_key, tape("def"_key), Tier::user);
-    cache.insert("m", "ghi"_key, tape("ghi"_key), Tier::user);
-    REQUIRE(cache.evict_while([&cache] { return cache.nbytes("m") > 4; }) == 2);
-    REQUIRE(contents(cache) == "ghi1");
-    REQUIRE(cache.evict_while([] { return true; }) == 1);
-    REQUIRE(cache.evict_while([] { return true; }) == 0);
+    store(cache, "abc", Tier::user);
+    Cache::Lease lease = cache.lease_nearest("m", key("abcd"));
+    cache.erase("m", key("abc"));
+    CHECK(cache.size() == 0);
+    CHECK(cache.nbytes() == 3);
+    CHECK(cache.stats().bytes_leased == 3);
+    lease.end();
+    CHECK(cache.nbytes() == 0);
+    CHECK(cache.stats().bytes_leased == 0);
 }
 
 TEST_CASE("Two caches may call each other from their listeners") {
     Cache below;
     Cache above({.max_entries = 1});
     std::string order;
-    above.on_removal([&](Cache::Removal& removal) {
-        order += "above " + text(removal.tokens) + "; ";
+    above.set_removal_listener([&](Cache::Removal& removal) {
+        order += "above " + word(removal.tokens) + "; ";
         below.insert(removal.model, removal.tokens, std::move(*removal.payload), removal.tier);
         order += "stored; ";
     });
-    below.on_removal([&](const Cache::Removal& removal) {
-        order += "below " + text(removal.tokens) + "; ";
-        above.clear(); // delivered by the outermost call of this thread to that cache
+    below.set_removal_listener([&](const Cache::Removal& removal) {
+        order += "below " + word(removal.tokens) + "; ";
+        above.clear();
         order += "cleared; ";
     });
-    below.insert("m", "ab"_key, tape("ab"_key), Tier::user);
-    above.insert("m", "ab"_key, tape("ab"_key), Tier::user);
-    above.insert("m", "c"_key, tape("c"_key), Tier::user);
-    REQUIRE(order == "above ab; below ab; cleared; stored; above c; stored; ");
-    REQUIRE(contents(below) == "ab1 c1");
-    REQUIRE(above.empty());
+    store(below, "ab", Tier::user);
+    store(above, "ab", Tier::user);
+    store(above, "c", Tier::user);
+    CHECK(order == "above ab; below ab; above c; stored; cleared; stored; ");
+    CHECK(contents(below) == "ab1 c1");
+    CHECK(above.empty());
 }
 
-TEST_CASE("A removal names its model though nothing of that is left") {
+TEST_CASE("A removal names its model after the last entry of the model left") {
     Cache cache;
-    cache.insert("m", "ab"_key, tape("ab"_key), Tier::user);
+    store(cache, "ab", Tier::user);
     std::string models;
-    cache.on_removal([&](const Cache::Removal& removal) {
-        const auto inserted = cache.insert(removal.model, "c"_key, tape("c"_key), Tier::user);
-        models += removal.model + std::to_string(static_cast<int>(inserted.outcome)) + " ";
-        REQUIRE(cache.check_invariants());
+    cache.set_removal_listener([&](const Cache::Removal& removal) {
+        const auto inserted = cache.insert(removal.model, key("c"), Tape("c"), Tier::user);
+        models += removal.model + std::string(name(inserted.outcome)) + " ";
+        CHECK(cache.check_invariants());
     });
-    REQUIRE(cache.erase_model("m") == 1);
-    REQUIRE(models == "m0 ");
-    REQUIRE(contents(cache) == "c1");
-    REQUIRE(cache.nbytes("m") == 1);
-    cache.on_removal(nullptr);
-    REQUIRE(cache.clear() == 1);
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.erase_model("m") == 1);
+    CHECK(models == "mstored ");
+    CHECK(contents(cache) == "c1");
+    CHECK(cache.nbytes("m") == 1);
+    cache.set_removal_listener(nullptr);
+    CHECK(cache.clear() == 1);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A listener and a destructor may call the cache, which they do without its lock") {
+    ConcurrentPromptCache<Farewell> cache({.max_entries = 1});
+    std::string log;
+    cache.set_removal_listener([&](const auto& removal) {
+        log += word(removal.tokens) + std::to_string(cache.size());
+    });
+    const auto farewell = [&] { log += "-" + std::to_string(cache.nbytes("m")) + " "; };
+    cache.insert("m", key("a"), Farewell(farewell), Tier::user);
+    cache.insert("m", key("b"), Farewell(farewell), Tier::user);
+    CHECK(log == "a1-1 ");
+    cache.set_removal_listener(nullptr);
+    CHECK(cache.clear() == 1);
+    CHECK(log == "a1-1 -0 ");
 }
 
 } // namespace

@@ -1,146 +1,127 @@
 // SPDX-License-Identifier: MIT
-// kv_traits: what the cache asks of a payload, each optional question given and left out.
+// kv_traits: what the cache asks of a payload, each optional function given and left out.
 
 #include <promptkv/kv_traits.hpp>
 
 #include "catch.hpp"
+#include "unit_payloads.hpp"
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
 
-/// Answers everything by members.
-struct Everything {
-    std::string tokens;
-
-    std::size_t nbytes() const noexcept { return tokens.size() * 2; }
-    std::size_t reusable_prefix(std::size_t n) const noexcept { return n / 2; }
-    Everything clone_prefix(std::size_t n) const { return {tokens.substr(0, n)}; }
-    void truncate(std::size_t n) { tokens.resize(n); }
-    std::size_t length() const noexcept { return tokens.size(); }
-};
-
-/// Answers nothing but what is asked of all.
-struct BytesAlone {
-    std::size_t nbytes() const noexcept { return 3; }
-};
-
-struct NoBytes {};
-
-struct ThrowsWhenMoved {
-    ThrowsWhenMoved() = default;
-    ThrowsWhenMoved(ThrowsWhenMoved&&) noexcept(false) {}
-    ThrowsWhenMoved& operator=(ThrowsWhenMoved&&) noexcept(false) { return *this; }
-    std::size_t nbytes() const noexcept { return 0; }
-};
-
-struct ThrowsWhenDestroyed {
-    ThrowsWhenDestroyed() = default;
-    ThrowsWhenDestroyed(ThrowsWhenDestroyed&&) noexcept = default;
-    ThrowsWhenDestroyed& operator=(ThrowsWhenDestroyed&&) noexcept = default;
-    ~ThrowsWhenDestroyed() noexcept(false) {}
-    std::size_t nbytes() const noexcept { return 0; }
-};
-
-/// A foreign type, which has no such members.
-struct Foreign {
-    std::vector<int> cells;
-};
-
-/// A foreign type whose members of these names mean something else.
-struct Misleading {
-    int reusable_prefix(int) { return 0; }
-    void clone_prefix(std::size_t) {}
-    const char* length() { return ""; }
-};
-
-} // namespace
-
-template <>
-struct promptkv::kv_traits<Misleading> {
-    static std::size_t nbytes(const Misleading&) noexcept { return 1; }
-};
-
-template <>
-struct promptkv::kv_traits<Foreign> {
-    static std::size_t nbytes(const Foreign& kv) noexcept { return kv.cells.size() * sizeof(int); }
-    static std::size_t reusable_prefix(const Foreign&, std::size_t n) noexcept { return n; }
-    static Foreign clone_prefix(const Foreign& kv, std::size_t n) {
-        return {std::vector<int>(kv.cells.begin(), kv.cells.begin() + static_cast<int>(n))};
-    }
-    static void truncate(Foreign& kv, std::size_t n) { kv.cells.resize(n); }
-    static std::size_t length(const Foreign& kv) noexcept { return kv.cells.size(); }
-};
-
-namespace {
-
+using namespace promptkv_test;
+using promptkv::AdoptingPayload;
+using promptkv::BlockPayload;
+using promptkv::ClonablePayload;
 using promptkv::kv_traits;
 using promptkv::KVPayload;
+using promptkv::MeasuredPayload;
+using promptkv::PrefixClonable;
+using promptkv::PrefixReusable;
+using promptkv::SharedPrefixPayload;
+using promptkv::SizedPayload;
+using promptkv::TruncatablePayload;
 
-template <class KV>
-concept AsksReusablePrefix = requires(const KV& kv) {
-    kv_traits<KV>::reusable_prefix(kv, 1U);
-};
-template <class KV>
-concept AsksClonePrefix = requires(const KV& kv) {
-    kv_traits<KV>::clone_prefix(kv, 1U);
-};
-template <class KV>
-concept AsksTruncate = requires(KV& kv) {
-    kv_traits<KV>::truncate(kv, 1U);
-};
-template <class KV>
-concept AsksLength = requires(const KV& kv) {
-    kv_traits<KV>::length(kv);
-};
-
-TEST_CASE("kv_traits forwards each question to the member of its name") {
-    Everything kv{"abcdef"};
-    using Traits = kv_traits<Everything>;
-    REQUIRE(Traits::nbytes(kv) == 12);
-    REQUIRE(Traits::reusable_prefix(kv, 5) == 2);
-    REQUIRE(Traits::clone_prefix(kv, 4).tokens == "abcd");
-    REQUIRE(Traits::length(kv) == 6);
-    Traits::truncate(kv, 3);
-    REQUIRE(kv.tokens == "abc");
+TEST_CASE("kv_traits forwards each function to the member of its name") {
+    SECTION("of a payload without blocks") {
+        Tape kv("abcdef", {.step = 2, .bytes_per_token = 3, .block_tokens = 4});
+        using Traits = kv_traits<Tape>;
+        CHECK(Traits::nbytes(kv) == 18);
+        CHECK(Traits::reusable_prefix(kv, 5) == 4);
+        CHECK(Traits::clone_prefix(kv, 4).text() == "abcd");
+        CHECK(Traits::length(kv) == 6);
+        CHECK(Traits::block_tokens(kv) == 4);
+        Traits::truncate(kv, 2);
+        CHECK(kv.text() == "ab");
+    }
+    SECTION("of a payload with blocks") {
+        Blocks kv = blocks("abcdef");
+        using Traits = kv_traits<Blocks>;
+        std::size_t visited = 0;
+        Traits::for_each_block(kv, 2, [&](const auto&, std::size_t, bool) { ++visited; });
+        CHECK(visited == 2);
+        const Blocks other = blocks("abxy");
+        Traits::adopt_blocks(kv, 2, other);
+        CHECK(kv.blocks()[0] == other.blocks()[0]);
+        CHECK(text_of(Traits::truncate(kv, 2)) == "cdef");
+    }
+    SECTION("of a payload with a state") {
+        CHECK(text_of(kv_traits<Hybrid>::shared_prefix(blocks<Hybrid>("abcdef"), 5)) == "abcd");
+    }
 }
 
-TEST_CASE("kv_traits does not offer what the payload leaves out") {
-    STATIC_REQUIRE_FALSE(AsksReusablePrefix<BytesAlone>);
-    STATIC_REQUIRE_FALSE(AsksClonePrefix<BytesAlone>);
-    STATIC_REQUIRE_FALSE(AsksTruncate<BytesAlone>);
-    STATIC_REQUIRE_FALSE(AsksLength<BytesAlone>);
+TEST_CASE("The concepts tell which functions a payload has") {
+    STATIC_REQUIRE(PrefixReusable<Tape>);
+    STATIC_REQUIRE(PrefixClonable<Tape>);
+    STATIC_REQUIRE(TruncatablePayload<Tape>);
+    STATIC_REQUIRE(MeasuredPayload<Tape>);
+    STATIC_REQUIRE_FALSE(BlockPayload<Tape>);
+    STATIC_REQUIRE_FALSE(AdoptingPayload<Tape>);
+    STATIC_REQUIRE_FALSE(SharedPrefixPayload<Tape>);
 
-    STATIC_REQUIRE(AsksReusablePrefix<Everything>);
-    STATIC_REQUIRE(AsksClonePrefix<Everything>);
-    STATIC_REQUIRE(AsksTruncate<Everything>);
-    STATIC_REQUIRE(AsksLength<Everything>);
+    STATIC_REQUIRE(PrefixReusable<Blocks>);
+    STATIC_REQUIRE(PrefixClonable<Blocks>);
+    STATIC_REQUIRE(TruncatablePayload<Blocks>);
+    STATIC_REQUIRE(MeasuredPayload<Blocks>);
+    STATIC_REQUIRE(BlockPayload<Blocks>);
+    STATIC_REQUIRE(AdoptingPayload<Blocks>);
+    STATIC_REQUIRE_FALSE(SharedPrefixPayload<Blocks>);
+
+    STATIC_REQUIRE(BlockPayload<Hybrid>);
+    STATIC_REQUIRE(AdoptingPayload<Hybrid>);
+    STATIC_REQUIRE(SharedPrefixPayload<Hybrid>);
+    STATIC_REQUIRE_FALSE(TruncatablePayload<Hybrid>);
+    STATIC_REQUIRE_FALSE(PrefixClonable<Hybrid>);
+    STATIC_REQUIRE(ClonablePayload<Hybrid>); // whole, by its copy constructor
+
+    STATIC_REQUIRE_FALSE(PrefixReusable<WholeTape>);
+    STATIC_REQUIRE(ClonablePayload<WholeTape>);
+    STATIC_REQUIRE_FALSE(ClonablePayload<MoveOnlyTape>);
+    STATIC_REQUIRE_FALSE(TruncatablePayload<UncutTape>);
 }
 
-TEST_CASE("kv_traits may be specialised for a foreign type") {
-    STATIC_REQUIRE(KVPayload<Foreign>);
-    const Foreign kv{{1, 2, 3}};
-    REQUIRE(kv_traits<Foreign>::nbytes(kv) == 3 * sizeof(int));
-    REQUIRE(kv_traits<Foreign>::clone_prefix(kv, 2).cells == std::vector<int>{1, 2});
+TEST_CASE("A misspelt function is one that the payload does not have") {
+    STATIC_REQUIRE(KVPayload<Misspelt>);
+    STATIC_REQUIRE_FALSE(PrefixReusable<Misspelt>);
+    STATIC_REQUIRE_FALSE(PrefixClonable<Misspelt>);
+    STATIC_REQUIRE_FALSE(TruncatablePayload<Misspelt>);
+    STATIC_REQUIRE_FALSE(MeasuredPayload<Misspelt>);
+    STATIC_REQUIRE_FALSE(BlockPayload<Misspelt>);
+    STATIC_REQUIRE_FALSE(AdoptingPayload<Misspelt>);
 }
 
-TEST_CASE("A specialisation counts, whatever members the type has") {
-    STATIC_REQUIRE(KVPayload<Misleading>);
-    STATIC_REQUIRE_FALSE(AsksReusablePrefix<Misleading>);
-    STATIC_REQUIRE_FALSE(AsksClonePrefix<Misleading>);
-    STATIC_REQUIRE_FALSE(AsksLength<Misleading>);
-}
-
-TEST_CASE("KVPayload asks for the bytes and for moves and destructors that do not throw") {
-    STATIC_REQUIRE(KVPayload<Everything>);
+TEST_CASE("KVPayload needs the bytes, and moves and destructors that do not throw") {
+    STATIC_REQUIRE(KVPayload<Tape>);
+    STATIC_REQUIRE(KVPayload<MoveOnlyTape>);
+    STATIC_REQUIRE(KVPayload<Blocks>);
     STATIC_REQUIRE(KVPayload<BytesAlone>);
     STATIC_REQUIRE_FALSE(KVPayload<NoBytes>);
     STATIC_REQUIRE_FALSE(KVPayload<ThrowsWhenMoved>);
     STATIC_REQUIRE_FALSE(KVPayload<ThrowsWhenDestroyed>);
     STATIC_REQUIRE_FALSE(KVPayload<std::unique_ptr<BytesAlone>>);
+    STATIC_REQUIRE_FALSE(KVPayload<const BytesAlone>);
+    STATIC_REQUIRE_FALSE(SizedPayload<NoBytes>);
+}
+
+TEST_CASE("kv_traits may be specialised for a type of somebody else") {
+    STATIC_REQUIRE(KVPayload<Foreign>);
+    STATIC_REQUIRE(TruncatablePayload<Foreign>);
+    const Foreign kv{{1, 2, 3}};
+    CHECK(kv_traits<Foreign>::nbytes(kv) == 3 * sizeof(int));
+    CHECK(kv_traits<Foreign>::clone_prefix(kv, 2).cells == std::vector<int>{1, 2});
+}
+
+TEST_CASE("A specialisation counts, and the members of the type do not") {
+    STATIC_REQUIRE(KVPayload<Misleading>);
+    STATIC_REQUIRE_FALSE(PrefixReusable<Misleading>);
+    STATIC_REQUIRE_FALSE(PrefixClonable<Misleading>);
+    STATIC_REQUIRE_FALSE(MeasuredPayload<Misleading>);
 }
 
 } // namespace

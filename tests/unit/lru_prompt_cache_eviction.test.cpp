@@ -1,401 +1,588 @@
 // SPDX-License-Identifier: MIT
-// LRUPromptCache: who leaves when room is wanted, by how much a victim is cut, and what is superseded.
+// LRUPromptCache: who is evicted, by how much a victim is cut, and what spares it.
 
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
-#include "letters.hpp"
+#include "unit_payloads.hpp"
 
 #include <cstddef>
+#include <optional>
 #include <string>
-#include <vector>
+#include <string_view>
+#include <utility>
 
 namespace {
 
 using namespace promptkv_test;
+using promptkv::LRUPromptCache;
+using promptkv::Match;
 using promptkv::Outcome;
 using promptkv::RemovalReason;
 using promptkv::Tier;
 
 using Cache = LRUPromptCache<Tape>;
-using WholeCache = LRUPromptCache<WholeTape>;
+using BlockCache = LRUPromptCache<Blocks>;
 
 constexpr Shape whole_only = {.step = 0};
 
+// the rule ///////////////////////////////////////////////////////////////////
+
 TEST_CASE("Room is made by evicting the least recently used entry") {
     Cache cache({.max_entries = 2});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
-    const auto inserted = store(cache, "xyz"_key, Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.evicted == 1);
-    REQUIRE(inserted.cut == 0);
-    REQUIRE(contents(cache) == "mno1 xyz1");
-    REQUIRE(cache.stats().evicted == 1);
-    REQUIRE(cache.stats(Tier::user).evicted == 1);
-    REQUIRE(cache.check_invariants());
+    store(cache, "abc", Tier::user);
+    store(cache, "mno", Tier::user);
+    const auto inserted = store(cache, "xyz", Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.evicted == 1);
+    CHECK(inserted.cut == 0);
+    CHECK(contents(cache) == "mno1 xyz1");
+    CHECK(cache.stats().evicted == 1);
+    CHECK(cache.stats(Tier::user).evicted == 1);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A tier is spared where it is shorter than the next one") {
+TEST_CASE("A tier is spared where it is shorter than the next one that is not empty") {
     Cache cache;
-    store(cache, "s"_key, Tier::system);
-    store(cache, "u"_key, Tier::user);
-    store(cache, "v"_key, Tier::user);
-    store(cache, "a"_key, Tier::assistant);
-    store(cache, "b"_key, Tier::assistant);
-    store(cache, "c"_key, Tier::assistant);
-    REQUIRE(eviction_order(cache) == "a b u c v s");
+    store(cache, "s", Tier::system);
+    SECTION("the next tier") {
+        store(cache, "u", Tier::user);
+        store(cache, "v", Tier::user);
+        store(cache, "a", Tier::assistant);
+        store(cache, "b", Tier::assistant);
+        store(cache, "c", Tier::assistant);
+        CHECK(eviction_order(cache) == "a b u c v s");
+    }
+    SECTION("a tier beyond an empty one") {
+        store(cache, "t", Tier::system);
+        store(cache, "r", Tier::system);
+        store(cache, "a", Tier::assistant);
+        store(cache, "b", Tier::assistant);
+        CHECK(eviction_order(cache) == "s a t b r");
+    }
 }
 
-TEST_CASE("What was just stored is never the victim") {
+TEST_CASE("What was just stored is never the victim of its own insert") {
     Cache cache({.max_entries = 1});
-    store(cache, "s"_key, Tier::system);
-    // The new assistant is in the shortest queue, and the only one left.
-    const auto inserted = store(cache, "a"_key, Tier::assistant);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(contents(cache) == "a0");
-    REQUIRE(store(cache, "b"_key, Tier::assistant).evicted == 1);
-    REQUIRE(contents(cache) == "b0");
-}
-
-TEST_CASE("The incoming key counts in the length of its queue") {
-    Cache cache({.max_entries = 2});
-    store(cache, "a"_key, Tier::assistant);
-    store(cache, "u"_key, Tier::user);
-    // With v the users are two and the assistants one: a user goes.
-    store(cache, "v"_key, Tier::user);
-    REQUIRE(contents(cache) == "a0 v1");
+    store(cache, "s", Tier::system);
+    CHECK(store(cache, "a", Tier::assistant).outcome == Outcome::stored);
+    CHECK(contents(cache) == "a0");
+    CHECK(store(cache, "b", Tier::assistant).evicted == 1);
+    CHECK(contents(cache) == "b0");
 }
 
 TEST_CASE("The limits hold at every moment") {
-    Cache cache({.max_bytes = 20, .max_entries = 3, .cut_granularity = 1});
-    std::size_t asked = 0;
-    cache.on_removal([&](const auto&) {
-        ++asked;
+    Cache cache({.max_bytes = 20, .max_entries = 3});
+    std::size_t told = 0;
+    cache.set_removal_listener([&](const auto&) {
+        ++told;
         CHECK(cache.nbytes() <= 20);
         CHECK(cache.size() <= 3);
     });
-    for (const auto key : {"abcdefghij"_key, "mnopqrst"_key, "xyz"_key, "abcdexyz"_key,
-                           "mnoxyzxyzxyz"_key, "qrstuvwxyz"_key, "abcdefghijklmnopqrst"_key}) {
-        store(cache, key, Tier::user);
-        REQUIRE(cache.nbytes() <= 20);
-        REQUIRE(cache.size() <= 3);
-        REQUIRE(cache.check_invariants());
+    for (const std::string_view word :
+         {"abcdefghij", "mnopqrst", "xyz", "abcdexyz", "mnoxyzxyzxyz", "qrstuvwxyz",
+          "abcdefghijklmnopqrst", "abcdefghijklmnopqrstuvwxyz"}) {
+        store(cache, word, Tier::user);
+        CHECK(cache.nbytes() <= 20);
+        CHECK(cache.size() <= 3);
+        CHECK(cache.check_invariants());
     }
-    REQUIRE(asked > 0);
+    CHECK(told > 0);
 }
 
-// Cutting ////////////////////////////////////////////////////////////////////
+TEST_CASE("Several victims make room together") {
+    Cache cache({.max_bytes = 12});
+    store(cache, "abc", Tier::user, whole_only);
+    store(cache, "mno", Tier::user, whole_only);
+    store(cache, "xyz", Tier::user, whole_only);
+    CHECK(store(cache, "stuvwxyz", Tier::user).evicted == 2);
+    CHECK(contents(cache) == "stuvwxyz1 xyz1");
+}
 
-TEST_CASE("A victim is cut from its tail by what is needed") {
+// cuts ///////////////////////////////////////////////////////////////////////
+
+TEST_CASE("A victim is cut from its tail by what is needed, in whole blocks") {
     struct Row {
-        std::size_t max_bytes, granularity, incoming, kept;
+        std::size_t max_bytes, block_tokens, incoming, kept;
     };
     const Row row = GENERATE(values<Row>({
         {24, 1, 8, 16}, // both fit
-        {23, 1, 8, 14}, // one token is needed, an eighth is cut
-        {22, 1, 8, 14},
+        {23, 1, 8, 15},
         {20, 1, 8, 12},
-        {16, 1, 8, 8},
         {16, 1, 15, 1},
         {16, 1, 16, 0},
         {20, 5, 8, 10},
         {20, 8, 8, 8},
         {16, 8, 8, 8},
         {16, 8, 9, 0},
-        {23, 256, 8, 0}, // shorter than a step
-        {23, 0, 8, 0},   // no cuts
+        {23, 32, 8, 0}, // shorter than a block
     }));
-    CAPTURE(row.max_bytes, row.granularity, row.incoming);
-    const auto victim = "abcdefghijklmnop"_key;
-    Cache cache({.max_bytes = row.max_bytes, .cut_granularity = row.granularity});
-    store(cache, victim, Tier::user);
-    const auto inserted = store(cache, "zyxwvutsrqponmlk"_key.first(row.incoming), Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.cut == (row.kept > 0 && row.kept < victim.size() ? 1 : 0));
-    REQUIRE(inserted.evicted == (row.kept == 0 ? 1 : 0));
-    REQUIRE(cache.probe("m", victim, {.min_remaining = 0}).reused == row.kept);
-    REQUIRE(cache.nbytes() == row.kept + row.incoming);
-    REQUIRE(cache.check_invariants());
+    CAPTURE(row.max_bytes, row.block_tokens, row.incoming);
+    Cache cache({.max_bytes = row.max_bytes});
+    store(cache, "abcdefghijklmnop", Tier::user, {.block_tokens = row.block_tokens});
+    const auto inserted =
+        store(cache, std::string_view("zyxwvutsrqponmlk").substr(0, row.incoming), Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.cut == (row.kept > 0 && row.kept < 16 ? 1 : 0));
+    CHECK(inserted.evicted == (row.kept == 0 ? 1 : 0));
+    CHECK(cache.probe("m", key("abcdefghijklmnop"), {.min_remaining = 0}).reused() == row.kept);
+    CHECK(cache.nbytes() == row.kept + row.incoming);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A cut is counted, and frees what it reports") {
-    Cache cache({.max_bytes = 20, .cut_granularity = 1});
-    store(cache, "abcdefghijklmnop"_key, Tier::user);
-    std::string removed;
-    cache.on_removal([&removed](const auto& removal) {
-        REQUIRE(removal.reason == RemovalReason::cut);
-        REQUIRE(removal.payload == nullptr);
-        REQUIRE(removal.model == "m");
-        REQUIRE(removal.tier == Tier::user);
-        removed += text(removal.tokens) + "-" + std::to_string(removal.bytes);
-    });
-    const auto inserted = store(cache, "wvutsrqp"_key, Tier::user);
-    REQUIRE(inserted.cut == 1);
-    REQUIRE(inserted.evicted == 0);
-    REQUIRE(removed == "abcdefghijklmnop-4");
-    REQUIRE(cache.stats().cut == 1);
-    REQUIRE(cache.stats().evicted == 0);
-    REQUIRE(cache.stats(Tier::user).cut == 1);
-    REQUIRE(cache.stats().tokens_evicted == 4);
-    REQUIRE(cache.stats().bytes_evicted == 4);
-    REQUIRE(cache.nbytes() == 20);
+TEST_CASE("A payload of blocks is cut by the blocks that it holds alone") {
+    BlockCache cache;
+    store(cache, "abcdefgh", Tier::user);
+    store(cache, "abcdxyz1", Tier::user); // shares "ab" and "cd"
+    CHECK(cache.nbytes() == 12);
+    CHECK(cache.trim_to({.max_bytes = 11}) == 0);
+    CHECK(contents(cache) == "abcdef1 abcdxyz11");
+    CHECK(cache.nbytes() == 10);
+    CHECK(cache.stats().cut == 1);
+    CHECK(cache.stats().bytes_evicted == 2);
+    CHECK(cache.stats().tokens_evicted == 2);
+    CHECK(cache.check_invariants());
+}
 
-    SECTION("what is left is found by its new key") {
-        const auto hit = cache.fetch_nearest("m", "abcdefghijklmnopq"_key);
-        REQUIRE(hit.match == promptkv::Match::shorter);
-        REQUIRE(text_of(hit.kv) == "abcdefghijkl");
-    }
-    SECTION("it keeps its place as the next victim") {
-        cache.on_removal(nullptr);
-        REQUIRE(eviction_order(cache) == "abcdefghijkl wvutsrqp");
-    }
+TEST_CASE("What is left of a cut is found by its new key, and keeps its place") {
+    Cache cache({.max_bytes = 20});
+    store(cache, "abcdefghijklmnop", Tier::user);
+    store(cache, "zy", Tier::user);
+    CHECK(store(cache, "wvutsr", Tier::user).cut == 1);
+    const auto hit = cache.probe("m", key("abcdefghijklmnopq"));
+    CHECK(hit.match() == Match::shorter);
+    CHECK(hit.reused() == 12);
+    CHECK(eviction_order(cache) == "abcdefghijkl zy wvutsr");
+}
+
+TEST_CASE("A cut ends where the state can be cut") {
+    Cache cache({.max_bytes = 20});
+    store(cache, "abcdefghijklmnop", Tier::user, {.step = 5});
+    store(cache, "wvutsrqp", Tier::user);
+    CHECK(contents(cache) == "abcdefghij1 wvutsrqp1");
 }
 
 TEST_CASE("A cut that freed less than estimated is repeated") {
-    // 8 bytes whatever is kept, and one a token: 4 of 24 bytes are estimated as 3 tokens.
-    Cache cache({.max_bytes = 28, .cut_granularity = 1});
-    store(cache, "abcdefghijklmnop"_key, Tier::user, {.overhead = 8});
-    const auto inserted = store(cache, "wvutsrqp"_key, Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.evicted == 0);
-    REQUIRE(contents(cache) == "abcdefghijk1 wvutsrqp1"); // 3 tokens, then the least: 2
-    REQUIRE(cache.nbytes() == 19 + 8);
-    REQUIRE(cache.check_invariants());
-}
-
-TEST_CASE("A cut goes to where the state can be cut") {
-    Cache cache({.max_bytes = 20, .cut_granularity = 1});
-    store(cache, "abcdefghijklmnop"_key, Tier::user, {.step = 5});
-    store(cache, "wvutsrqp"_key, Tier::user);
-    REQUIRE(contents(cache) == "abcdefghij1 wvutsrqp1");
+    // 8 bytes whatever is kept, and one a token.
+    Cache cache({.max_bytes = 28});
+    store(cache, "abcdefghijklmnop", Tier::user, {.overhead = 8});
+    const auto inserted = store(cache, "wvutsrqp", Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.evicted == 0);
+    CHECK(cache.size() == 2);
+    CHECK(cache.nbytes() <= 28);
+    CHECK(cache.nbytes() >= 26); // by no more than needed
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("A victim that cannot be cut is dropped whole") {
     SECTION("because its state says so") {
-        Cache cache({.max_bytes = 20, .cut_granularity = 1});
-        store(cache, "abcdefghijklmnop"_key, Tier::user, whole_only);
-        const auto inserted = store(cache, "wvutsrqp"_key, Tier::user);
-        REQUIRE(inserted.evicted == 1);
-        REQUIRE(inserted.cut == 0);
-        REQUIRE(contents(cache) == "wvutsrqp1");
+        Cache cache({.max_bytes = 20});
+        store(cache, "abcdefghijklmnop", Tier::user, whole_only);
+        const auto inserted = store(cache, "wvutsrqp", Tier::user);
+        CHECK(inserted.evicted == 1);
+        CHECK(inserted.cut == 0);
+        CHECK(contents(cache) == "wvutsrqp1");
     }
     SECTION("because its type has no truncate") {
-        LRUPromptCache<ClonedTape> cache({.max_bytes = 20, .cut_granularity = 1});
-        store(cache, "abcdefghijklmnop"_key, Tier::user);
-        const auto inserted = store(cache, "wvutsrqp"_key, Tier::user);
-        REQUIRE(inserted.evicted == 1);
-        REQUIRE(contents(cache) == "wvutsrqp1");
+        LRUPromptCache<UncutTape> cache({.max_bytes = 20});
+        store(cache, "abcdefghijklmnop", Tier::user);
+        CHECK(store(cache, "wvutsrqp", Tier::user).evicted == 1);
+        CHECK(contents(cache) == "wvutsrqp1");
     }
-    SECTION("because it is entries that are too many") {
-        Cache cache({.max_entries = 1, .cut_granularity = 1});
-        store(cache, "abcdefghijklmnop"_key, Tier::user);
-        const auto inserted = store(cache, "wvutsrqp"_key, Tier::user);
-        REQUIRE(inserted.evicted == 1);
-        REQUIRE(inserted.cut == 0);
-        REQUIRE(contents(cache) == "wvutsrqp1");
+    SECTION("because an entry is wanted and not bytes") {
+        Cache cache({.max_entries = 1});
+        store(cache, "abcdefghijklmnop", Tier::user);
+        const auto inserted = store(cache, "wvutsrqp", Tier::user);
+        CHECK(inserted.evicted == 1);
+        CHECK(inserted.cut == 0);
+        CHECK(contents(cache) == "wvutsrqp1");
     }
-}
-
-/// Pretends that it can be cut: its bytes stay what they are.
-struct Stubborn {
-    std::size_t bytes = 0;
-
-    std::size_t nbytes() const noexcept { return bytes; }
-    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
-    void truncate(std::size_t) noexcept {}
-};
-
-TEST_CASE("A victim is dropped when a cut frees nothing") {
-    LRUPromptCache<Stubborn> cache({.max_bytes = 20, .cut_granularity = 1});
-    cache.insert("m", "abcdefghijklmnop"_key, Stubborn{16}, Tier::user);
-    const auto inserted = cache.insert("m", "wvutsrqp"_key, Stubborn{8}, Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.evicted == 1);
-    REQUIRE(cache.size() == 1);
-    REQUIRE(cache.nbytes() == 8);
-    REQUIRE(cache.check_invariants());
-}
-
-TEST_CASE("A victim is dropped when others serve what would be left") {
-    SECTION("another entry") {
-        Cache cache({.max_bytes = 20, .cut_granularity = 4});
-        store(cache, "abcdefgh"_key, Tier::user);
-        store(cache, "abcdwxyz"_key, Tier::user);
-        // Three bytes are needed; abcd would be left, and abcdwxyz serves it.
-        const auto inserted = store(cache, "qrstuvw"_key, Tier::user);
-        REQUIRE(inserted.evicted == 1);
-        REQUIRE(inserted.cut == 0);
-        REQUIRE(contents(cache) == "abcdwxyz1 qrstuvw1");
-    }
-    SECTION("the incoming one") {
-        Cache cache({.max_bytes = 12, .cut_granularity = 4});
-        store(cache, "abcdefgh"_key, Tier::user);
-        const auto inserted = store(cache, "abcdwxyz"_key, Tier::user);
-        REQUIRE(inserted.evicted == 1);
-        REQUIRE(inserted.cut == 0);
-        REQUIRE(contents(cache) == "abcdwxyz1");
+    SECTION("because a cut frees nothing") {
+        LRUPromptCache<Stubborn> cache({.max_bytes = 20});
+        cache.insert("m", key("abcdefghijklmnop"), Stubborn{16}, Tier::user);
+        const auto inserted = cache.insert("m", key("wvutsrqp"), Stubborn{8}, Tier::user);
+        CHECK(inserted.outcome == Outcome::stored);
+        CHECK(inserted.evicted == 1);
+        CHECK(cache.size() == 1);
+        CHECK(cache.nbytes() == 8);
+        CHECK(cache.check_invariants());
     }
 }
 
-TEST_CASE("Several victims make room together") {
-    Cache cache({.max_bytes = 12, .cut_granularity = 0});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    REQUIRE(store(cache, "stuvwxyz"_key, Tier::user).evicted == 2);
-    REQUIRE(contents(cache) == "stuvwxyz1 xyz1");
+TEST_CASE("A victim is dropped when other entries serve what would be left") {
+    Cache cache({.max_bytes = 20});
+    store(cache, "abcdefgh", Tier::user, {.block_tokens = 4});
+    store(cache, "abcdwxyz", Tier::user, {.block_tokens = 4});
+    // Three bytes are needed; "abcd" would be left, which "abcdwxyz" serves.
+    const auto inserted = store(cache, "qrstuvw", Tier::user);
+    CHECK(inserted.evicted == 1);
+    CHECK(inserted.cut == 0);
+    CHECK(contents(cache) == "abcdwxyz1 qrstuvw1");
 }
 
-// Limits and pressure ////////////////////////////////////////////////////////
+// victims that free nothing //////////////////////////////////////////////////
 
-TEST_CASE("trim_to holds once, set_limits from now on") {
-    Cache cache({.cut_granularity = 0});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
+TEST_CASE("In the place of a victim that frees nothing the nearest longer entry is taken") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::system);
+    store(cache, "zz", Tier::system);
+    store(cache, "abcdefgh", Tier::user);
+    REQUIRE(cache.nbytes() == 10);
+
+    SECTION("where bytes are wanted") {
+        // The system tier is longer than the user tier, and "abcd" is the coldest there.
+        CHECK(cache.trim_to({.max_bytes = 9}) == 0);
+        CHECK(contents(cache) == "abcd2 abcdef1 zz2");
+        CHECK(cache.nbytes() == 8);
+    }
+    SECTION("but where an entry is wanted the victim is dropped") {
+        CHECK(cache.trim_to({.max_entries = 2}) == 1);
+        CHECK(contents(cache) == "abcdefgh1 zz2");
+        CHECK(cache.nbytes() == 10);
+        CHECK(cache.stats().bytes_evicted == 0);
+    }
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("The victim that frees nothing stays, and its place with it") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::system);
+    store(cache, "zz", Tier::system);
+    store(cache, "abcdef", Tier::assistant);
+    CHECK(cache.trim_to({.max_bytes = 7}) == 1);
+    CHECK(contents(cache) == "abcd2 zz2");
+    CHECK(eviction_order(cache) == "abcd zz");
+}
+
+TEST_CASE("A leased entry is not taken in the place of a victim that frees nothing") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::system);
+    store(cache, "zz", Tier::system);
+    store(cache, "abcdef", Tier::assistant);
+    const auto lease = cache.lease_nearest("m", key("abcdefx"));
+    REQUIRE(lease.entry_tokens() == 6);
+    CHECK(cache.touch("m", key("zz")));
+    CHECK(cache.trim_to({.max_bytes = 7}) == 1);
+    CHECK(contents(cache) == "abcd2 abcdef0");
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("An entry that frees nothing stays where its blocks are leased") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::system);
+    store(cache, "abcdef", Tier::assistant);
+    const auto lease = cache.lease_nearest("m", key("abcdefx"));
+    REQUIRE(lease.entry_tokens() == 6);
+    CHECK(cache.trim_to({.max_bytes = 1}) == 0);
+    CHECK(contents(cache) == "abcd2 abcdef0");
+    CHECK(cache.trim_to({.max_entries = 1}) == 1); // only a limit of entries drops it
+    CHECK(contents(cache) == "abcdef0");
+}
+
+TEST_CASE("Entries that hold the same blocks can be evicted all the same") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::user);
+    CHECK(cache.mark("m", key("abc"), Tier::system)); // holds both blocks, too
+    CHECK(cache.nbytes() == 4);
+    SECTION("for a limit") {
+        CHECK(cache.trim_to({.max_bytes = 0}) == 2);
+        CHECK(cache.empty());
+    }
+    SECTION("for a pool") {
+        CHECK(cache.evictable_nbytes() == 4);
+        CHECK(cache.evict(4) == 4);
+        CHECK(cache.empty());
+    }
+    CHECK(cache.check_invariants());
+}
+
+// second chance //////////////////////////////////////////////////////////////
+
+TEST_CASE("An entry that longer matches used gives its tail first, then moves to the hot end once") {
+    Cache cache;
+    store(cache, "abcdefgh", Tier::user);
+    store(cache, "vwxyz", Tier::user);
+    CHECK(cache.fetch_nearest("m", key("ab?")).reused() == 2);
+    CHECK(cache.fetch_nearest("m", key("abc?")).reused() == 3);
+    CHECK(cache.fetch_nearest("m", key("ab?")).reused() == 2); // the longest counts
+
+    SECTION("only as much of the tail as is needed") {
+        CHECK(cache.trim_to({.max_bytes = 11}) == 0);
+        CHECK(contents(cache) == "abcdef1 vwxyz1");
+        CHECK(cache.trim_to({.max_bytes = 8}) == 0);
+        CHECK(contents(cache) == "abc1 vwxyz1");
+        CHECK(cache.trim_to({.max_bytes = 6}) == 0); // now the other one is the victim
+        CHECK(contents(cache) == "abc1 vwx1");
+    }
+    SECTION("and the chance is spent then") {
+        CHECK(cache.trim_to({.max_bytes = 7}) == 0);
+        CHECK(contents(cache) == "abc1 vwxy1");
+        store(cache, "new", Tier::user);
+        CHECK(eviction_order(cache) == "vwxy abc new");
+    }
+    SECTION("where an entry is wanted it moves at once") {
+        CHECK(cache.trim_to({.max_entries = 1}) == 1);
+        CHECK(contents(cache) == "abcdefgh1");
+        CHECK(cache.trim_to({.max_entries = 0}) == 1);
+    }
+    SECTION("a match of its own takes the chance away") {
+        CHECK(cache.fetch_nearest("m", key("abcdefghi")).reused() == 8);
+        CHECK(cache.fetch_nearest("m", key("vwxyz1")).reused() == 5);
+        CHECK(cache.trim_to({.max_entries = 1}) == 1);
+        CHECK(contents(cache) == "vwxyz1");
+    }
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("An entry that cannot be cut moves to the hot end for its second chance") {
+    LRUPromptCache<UncutTape> cache;
+    store(cache, "abcdefgh", Tier::user);
+    store(cache, "vwxyz", Tier::user);
+    CHECK(cache.fetch_nearest("m", key("abc?")).reused() == 3);
+    CHECK(cache.trim_to({.max_bytes = 12}) == 1);
+    CHECK(contents(cache) == "abcdefgh1");
+}
+
+TEST_CASE("An entry alone in its cache is evicted after its second chance") {
+    Cache cache;
+    store(cache, "abcdefgh", Tier::user);
+    CHECK(cache.fetch_nearest("m", key("abc?")).reused() == 3);
+    CHECK(cache.trim_to({.max_bytes = 0}) == 1);
+    CHECK(cache.empty());
+}
+
+// leases /////////////////////////////////////////////////////////////////////
+
+TEST_CASE("A leased entry is no victim, and counts in the tier rule") {
+    Cache cache;
+    store(cache, "a", Tier::assistant);
+    store(cache, "b", Tier::assistant);
+    store(cache, "u", Tier::user);
+    store(cache, "v", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("ax"));
+    CHECK(cache.touch("m", key("b"))); // "a" is the coldest
+    CHECK(cache.trim_to({.max_entries = 3}) == 1);
+    CHECK(contents(cache) == "a0 u1 v1"); // two assistants are not fewer than two users
+    CHECK(cache.trim_to({.max_entries = 2}) == 1);
+    CHECK(contents(cache) == "a0 v1"); // one assistant is
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A leased entry that came up returns to the cold end when its lease has ended") {
+    Cache cache;
+    store(cache, "a", Tier::user);
+    store(cache, "b", Tier::user);
+    auto a = cache.lease_nearest("m", key("ax"));
+    auto b = cache.lease_nearest("m", key("bx"));
+    CHECK(cache.trim_to({.max_entries = 0}) == 0); // both come up
+    store(cache, "e", Tier::user);
+    store(cache, "f", Tier::user);
+
+    SECTION("those that came up first are the coldest, whichever lease ended first") {
+        b.end();
+        a.end();
+        CHECK(eviction_order(cache) == "a b e f");
+    }
+    SECTION("unless it was used since") {
+        CHECK(cache.touch("m", key("a")));
+        store(cache, "g", Tier::user);
+        b.end();
+        a.end();
+        CHECK(eviction_order(cache) == "b e f a g");
+    }
+    SECTION("its last lease") {
+        auto again = cache.lease_nearest("m", key("ax")); // which uses it, too
+        a.end();
+        b.end();
+        CHECK(cache.trim_to({.max_entries = 1}) == 3);
+        CHECK(contents(cache) == "a1");
+        again.end();
+        CHECK(cache.trim_to({.max_entries = 0}) == 1);
+    }
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A leased entry that did not come up keeps its place") {
+    Cache cache;
+    store(cache, "a", Tier::user);
+    store(cache, "b", Tier::user);
+    {
+        const auto lease = cache.lease_nearest("m", key("ax"));
+        store(cache, "c", Tier::user);
+        CHECK(cache.trim_to({.max_entries = 2}) == 1);
+        CHECK(contents(cache) == "a1 c1");
+    }
+    CHECK(eviction_order(cache) == "a c");
+}
+
+// limits /////////////////////////////////////////////////////////////////////
+
+TEST_CASE("trim_to holds once, set_limits from then on") {
+    Cache cache;
+    store(cache, "abc", Tier::user, whole_only);
+    store(cache, "mno", Tier::user, whole_only);
+    store(cache, "xyz", Tier::user, whole_only);
 
     SECTION("trim_to entries") {
-        REQUIRE(cache.trim_to({.max_entries = 2}) == 1);
-        REQUIRE(contents(cache) == "mno1 xyz1");
-        store(cache, "pqr"_key, Tier::user);
-        REQUIRE(cache.size() == 3);
+        CHECK(cache.trim_to({.max_entries = 2}) == 1);
+        CHECK(contents(cache) == "mno1 xyz1");
+        store(cache, "pqr", Tier::user);
+        CHECK(cache.size() == 3);
     }
     SECTION("trim_to bytes") {
-        REQUIRE(cache.trim_to({.max_bytes = 5}) == 2);
-        REQUIRE(contents(cache) == "xyz1");
+        CHECK(cache.trim_to({.max_bytes = 5}) == 2);
+        CHECK(contents(cache) == "xyz1");
     }
-    SECTION("trim_to what is held anyway") {
-        REQUIRE(cache.trim_to({}) == 0);
-        REQUIRE(cache.trim_to({.max_bytes = 9, .max_entries = 3}) == 0);
-        REQUIRE(cache.size() == 3);
+    SECTION("trim_to limits that hold already") {
+        CHECK(cache.trim_to({}) == 0);
+        CHECK(cache.trim_to({.max_bytes = 9, .max_entries = 3}) == 0);
+        CHECK(cache.size() == 3);
     }
     SECTION("trim_to nothing") {
-        REQUIRE(cache.trim_to({.max_bytes = 0}) == 3);
-        REQUIRE(cache.empty());
-        REQUIRE(cache.nbytes() == 0);
-        REQUIRE(cache.trim_to({.max_entries = 0}) == 0);
+        CHECK(cache.trim_to({.max_bytes = 0}) == 3);
+        CHECK(cache.empty());
+        CHECK(cache.nbytes() == 0);
+        CHECK(cache.trim_to({.max_entries = 0}) == 0);
     }
     SECTION("set_limits") {
         cache.set_limits({.max_bytes = 6, .max_entries = 10});
-        REQUIRE(contents(cache) == "mno1 xyz1");
-        REQUIRE(cache.limits().max_bytes == 6);
-        REQUIRE(cache.limits().max_entries == 10);
-        store(cache, "pqr"_key, Tier::user);
-        REQUIRE(contents(cache) == "pqr1 xyz1");
+        CHECK(contents(cache) == "mno1 xyz1");
+        CHECK(cache.limits().max_bytes == 6);
+        CHECK(cache.limits().max_entries == 10);
+        store(cache, "pqr", Tier::user);
+        CHECK(contents(cache) == "pqr1 xyz1");
     }
     SECTION("set_limits higher evicts nothing") {
         cache.set_limits({.max_bytes = 3});
         cache.set_limits({});
-        REQUIRE(contents(cache) == "xyz1");
-        store(cache, "abcdef"_key, Tier::user);
-        REQUIRE(cache.size() == 2);
+        CHECK(contents(cache) == "xyz1");
+        store(cache, "abcdef", Tier::user);
+        CHECK(cache.size() == 2);
     }
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("trim_to and set_limits cut where they can") {
-    Cache cache({.cut_granularity = 1});
-    store(cache, "abcdefghijklmnop"_key, Tier::user);
-    REQUIRE(cache.trim_to({.max_bytes = 10}) == 0); // no entry was removed
-    REQUIRE(contents(cache) == "abcdefghij1");
+TEST_CASE("trim_to and set_limits cut where they can, and count entries that left whole") {
+    Cache cache;
+    store(cache, "abcdefghijklmnop", Tier::user);
+    CHECK(cache.trim_to({.max_bytes = 10}) == 0);
+    CHECK(contents(cache) == "abcdefghij1");
     cache.set_limits({.max_bytes = 4});
-    REQUIRE(contents(cache) == "abcd1");
-    REQUIRE(cache.stats().cut >= 2);
-    REQUIRE(cache.check_invariants());
+    CHECK(contents(cache) == "abcd1");
+    CHECK(cache.stats().cut == 2);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("evict_while goes on as long as it is told to, and something is left") {
-    Cache cache({.cut_granularity = 0});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-
-    SECTION("by what the predicate sees") {
-        REQUIRE(cache.evict_while([&cache] { return cache.nbytes() > 4; }) == 2);
-        REQUIRE(contents(cache) == "xyz1");
-    }
-    SECTION("not at all") {
-        REQUIRE(cache.evict_while([] { return false; }) == 0);
-        REQUIRE(cache.size() == 3);
-    }
-    SECTION("until nothing is left") {
-        REQUIRE(cache.evict_while([] { return true; }) == 3);
-        REQUIRE(cache.empty());
-    }
-    SECTION("until only what is leased is left") {
-        const auto lease = cache.lease_nearest("m", "mnop"_key);
-        REQUIRE(cache.evict_while([] { return true; }) == 2);
-        REQUIRE(contents(cache) == "mno1");
-    }
+TEST_CASE("A limit below what is leased leaves the leased entries alone") {
+    Cache cache;
+    store(cache, "abcdef", Tier::user);
+    store(cache, "xyz", Tier::user);
+    auto lease = cache.lease_nearest("m", key("abcdefg"));
+    cache.set_limits({.max_bytes = 4});
+    CHECK(cache.nbytes() == 6); // what is leased is all that is left
+    CHECK(text_of(lease.kv()) == "abcdef");
+    CHECK(store(cache, "q", Tier::user, whole_only).outcome == Outcome::no_room);
+    CHECK(cache.check_invariants());
+    lease.end();
+    CHECK(store(cache, "q", Tier::user, whole_only).outcome == Outcome::stored);
+    CHECK(cache.nbytes() <= 4);
+    CHECK(cache.check_invariants());
 }
 
-// Superseding ////////////////////////////////////////////////////////////////
+// evict //////////////////////////////////////////////////////////////////////
 
-TEST_CASE("Earlier turns that nothing else continues go first") {
-    WholeCache cache;
-    store(cache, "xyz"_key, Tier::assistant);
-    store(cache, "a"_key, Tier::assistant);
-    store(cache, "abc"_key, Tier::assistant);
-    store(cache, "abcde"_key, Tier::assistant);
-    REQUIRE(cache.stats().superseded >= 2);
-    REQUIRE(cache.size() == 4);
-    REQUIRE(eviction_order(cache) == "a abc xyz abcde"); // the shortest coldest
+TEST_CASE("evict frees at least so many bytes, and says how many") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::user);
+    store(cache, "pqrs", Tier::user);
+    CHECK(cache.evictable_nbytes() == 8);
+    CHECK(cache.evict(0) == 0);
+    CHECK(cache.evict(1) == 2);
+    CHECK(contents(cache) == "ab1 pqrs1");
+    CHECK(cache.evict(3) == 4);
+    CHECK(contents(cache) == "pq1");
+    CHECK(cache.evictable_nbytes() == 2);
+    CHECK(cache.evict(100) == 2);
+    CHECK(cache.empty());
+    CHECK(cache.evict(1) == 0);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("Superseding spares what it must") {
-    WholeCache cache;
+TEST_CASE("evict counts only blocks that nobody outside of the cache holds") {
+    BlockCache cache;
+    store(cache, "abcdef", Tier::user);
+    store(cache, "pq", Tier::user);
+    std::optional<Blocks> held = cache.fetch_nearest("m", key("abcd?")).kv;
+    REQUIRE(held);
+    CHECK(cache.evictable_nbytes() == 4); // "ef" and "pq"
+    CHECK(cache.touch("m", key("pq")));
+    CHECK(cache.evict(1) == 2);
+    CHECK(contents(cache) == "abcd1 pq1");
 
-    SECTION("a prefix that another entry continues") {
-        store(cache, "ab"_key, Tier::assistant);
-        store(cache, "xyz"_key, Tier::assistant);
-        store(cache, "abx"_key, Tier::assistant);
-        cache.fetch_nearest("m", "abq"_key); // ab is hot again
-        store(cache, "abcd"_key, Tier::assistant);
-        REQUIRE(eviction_order(cache) == "xyz abx ab abcd");
+    SECTION("and passes over victims that would free none") {
+        CHECK(cache.evict(1) == 2);
+        CHECK(contents(cache) == "abcd1");
+        CHECK(cache.evict(1) == 0);
+        CHECK(contents(cache) == "abcd1");
+        CHECK(cache.evictable_nbytes() == 0);
     }
-    SECTION("what lies above a branch, but not what lies below it") {
-        store(cache, "xyz"_key, Tier::assistant);
-        store(cache, "a"_key, Tier::assistant);
-        store(cache, "ax"_key, Tier::assistant);
-        store(cache, "abc"_key, Tier::assistant);
-        cache.fetch_nearest("m", "aq"_key);
-        store(cache, "abcd"_key, Tier::assistant);
-        REQUIRE(eviction_order(cache) == "abc xyz ax a abcd");
+    SECTION("until they are given back") {
+        held.reset();
+        CHECK(cache.evictable_nbytes() == 6);
+        CHECK(cache.evict(6) == 6);
+        CHECK(cache.empty());
     }
-    SECTION("a higher tier") {
-        store(cache, "xyz"_key, Tier::user);
-        store(cache, "ab"_key, Tier::user);
-        store(cache, "abcd"_key, Tier::assistant);
-        store(cache, "q"_key, Tier::assistant);
-        REQUIRE(eviction_order(cache) == "abcd xyz q ab");
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("evict counts no leased entry") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::user);
+    store(cache, "abxy", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("abcde"));
+    CHECK(cache.evictable_nbytes() == 2); // "xy": the lease pins "ab"
+    CHECK(cache.evict(100) == 2);
+    CHECK(contents(cache) == "abcd1");
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("evict of payloads without blocks counts all their bytes") {
+    Cache cache;
+    store(cache, "abcd", Tier::user, whole_only);
+    store(cache, "pqrs", Tier::user);
+    CHECK(cache.evictable_nbytes() == 8);
+    CHECK(cache.evict(1) == 4);
+    CHECK(cache.evict(1) == 1);
+    CHECK(contents(cache) == "pqr1");
+}
+
+TEST_CASE("A pool that the cache cannot see is freed block by block") {
+    // The loop of the documentation: two bytes are free, six are needed.
+    BlockCache cache;
+    store(cache, "abcdef", Tier::user);
+    store(cache, "pqrs", Tier::user);
+    std::size_t in_cache = 10;
+    std::size_t free = 2;
+    const std::size_t need = 6;
+    while (free < need) {
+        const std::size_t freed = cache.evict(need - free);
+        if (freed == 0)
+            break;
+        CHECK(in_cache - freed == cache.nbytes());
+        in_cache -= freed;
+        free += freed;
     }
+    CHECK(free == 6);
+    CHECK(contents(cache) == "ab1 pqrs1");
 }
 
-TEST_CASE("A lower tier is superseded by a higher one") {
-    WholeCache cache;
-    store(cache, "xyz"_key, Tier::assistant);
-    store(cache, "ab"_key, Tier::assistant);
-    store(cache, "abcd"_key, Tier::user);
-    REQUIRE(eviction_order(cache) == "ab xyz abcd");
-}
-
-TEST_CASE("Superseding comes before room is made") {
-    WholeCache cache({.max_entries = 2});
-    store(cache, "xyz"_key, Tier::assistant);
-    store(cache, "ab"_key, Tier::assistant);
-    store(cache, "abcd"_key, Tier::assistant);
-    REQUIRE(contents(cache) == "abcd0 xyz0");
-    REQUIRE(cache.stats().superseded == 1);
-}
-
-TEST_CASE("Without supersede earlier turns keep their places") {
-    WholeCache cache({.supersede = false});
-    store(cache, "xyz"_key, Tier::assistant);
-    store(cache, "ab"_key, Tier::assistant);
-    store(cache, "abcd"_key, Tier::assistant);
-    REQUIRE(cache.stats().superseded == 0);
-    REQUIRE(eviction_order(cache) == "xyz ab abcd");
+TEST_CASE("Nothing is remembered of an evicted key") {
+    Cache cache;
+    store(cache, "abc", Tier::user);
+    CHECK(cache.trim_to({.max_entries = 0}) == 1);
+    CHECK(cache.probe("m", key("abcd")).miss() == promptkv::MissReason::nothing_shared);
+    CHECK(cache.index_nbytes() <= Cache().index_nbytes());
 }
 
 } // namespace

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT
-// LRUPromptCache: what becomes of a payload that is stored, and of the entries that it meets.
+// LRUPromptCache: the outcomes of an insert, in the order in which they are decided.
 
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
-#include "letters.hpp"
+#include "unit_payloads.hpp"
 
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -38,7 +40,7 @@ struct promptkv::tier_traits<Five> {
 namespace {
 
 using namespace promptkv_test;
-using promptkv::Match;
+using promptkv::LRUPromptCache;
 using promptkv::Outcome;
 using promptkv::Tier;
 
@@ -46,366 +48,585 @@ using Cache = LRUPromptCache<Tape>;
 
 constexpr Shape whole_only = {.step = 0};
 
+// the cache itself ///////////////////////////////////////////////////////////
+
 TEST_CASE("A cache is moved, not copied") {
-    STATIC_REQUIRE(std::is_nothrow_move_constructible_v<Cache> ||
-                   std::is_move_constructible_v<Cache>);
+    STATIC_REQUIRE(std::is_nothrow_move_constructible_v<Cache>);
     STATIC_REQUIRE(std::is_move_assignable_v<Cache>);
     STATIC_REQUIRE_FALSE(std::is_copy_constructible_v<Cache>);
     STATIC_REQUIRE_FALSE(std::is_copy_assignable_v<Cache>);
 
     Cache cache({.max_bytes = 100});
-    store(cache, "abc"_key, Tier::user);
+    store(cache, "abc", Tier::user);
     Cache moved = std::move(cache);
-    REQUIRE(contents(moved) == "abc1");
-    REQUIRE(moved.limits().max_bytes == 100);
-    REQUIRE(moved.fetch_nearest("m", "abcd"_key).reused == 3);
+    CHECK(contents(moved) == "abc1");
+    CHECK(moved.limits().max_bytes == 100);
+    CHECK(moved.fetch_nearest("m", key("abcd")).reused() == 3);
     Cache assigned;
-    store(assigned, "q"_key, Tier::user);
+    store(assigned, "q", Tier::user);
     assigned = std::move(moved);
-    REQUIRE(contents(assigned) == "abc1");
-    REQUIRE(assigned.check_invariants());
+    CHECK(contents(assigned) == "abc1");
+    CHECK(assigned.check_invariants());
+}
+
+TEST_CASE("A cache that was moved from is empty") {
+    Cache cache;
+    store(cache, "abc", Tier::user);
+    Cache other = std::move(cache);
+    CHECK(other.size() == 1);
+    // NOLINTBEGIN(bugprone-use-after-move)
+    CHECK(cache.empty());
+    CHECK(cache.nbytes() == 0);
+    cache = Cache();
+    // NOLINTEND(bugprone-use-after-move)
+    store(cache, "abc", Tier::user);
+    CHECK(cache.size() == 1);
 }
 
 TEST_CASE("A cache without limits has the greatest there are") {
     const Cache cache;
-    REQUIRE(cache.limits().max_bytes == std::numeric_limits<std::size_t>::max());
-    REQUIRE(cache.limits().max_entries == std::numeric_limits<std::size_t>::max());
+    CHECK(cache.limits().max_bytes == std::numeric_limits<std::size_t>::max());
+    CHECK(cache.limits().max_entries == std::numeric_limits<std::size_t>::max());
 }
+
+TEST_CASE("A cache can be a member of an aggregate") {
+    struct Engine {
+        Cache cache;
+    };
+    const Engine engine{};
+    CHECK(engine.cache.empty());
+}
+
+// stored and replaced ////////////////////////////////////////////////////////
 
 TEST_CASE("insert stores a payload under its key") {
     Cache cache;
-    const auto inserted = store(cache, "abc"_key, Tier::user, {.bytes_per_token = 10});
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.absorbed == 0);
-    REQUIRE(inserted.evicted == 0);
-    REQUIRE(inserted.cut == 0);
-    REQUIRE(cache.size() == 1);
-    REQUIRE_FALSE(cache.empty());
-    REQUIRE(cache.nbytes() == 30);
-    REQUIRE(cache.nbytes("m") == 30);
-    REQUIRE(cache.nbytes("other") == 0);
-    REQUIRE(cache.stats(Tier::user).entries == 1);
-    REQUIRE(cache.stats(Tier::user).nbytes == 30);
-    REQUIRE(cache.stats(Tier::assistant).entries == 0);
-    REQUIRE(cache.check_invariants());
+    const auto inserted = store(cache, "abc", Tier::user, {.bytes_per_token = 10});
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == 3);
+    CHECK(inserted.absorbed == 0);
+    CHECK(inserted.evicted == 0);
+    CHECK(inserted.cut == 0);
+    CHECK(cache.size() == 1);
+    CHECK_FALSE(cache.empty());
+    CHECK(cache.nbytes() == 30);
+    CHECK(cache.nbytes("m") == 30);
+    CHECK(cache.nbytes("other") == 0);
+    CHECK(cache.stats(Tier::user).entries == 1);
+    CHECK(cache.stats(Tier::user).nbytes == 30);
+    CHECK(cache.stats(Tier::assistant).entries == 0);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("insert stores a payload under the empty key") {
     Cache cache;
-    REQUIRE(store(cache, ""_key, Tier::user, {.overhead = 5}).outcome == Outcome::stored);
-    REQUIRE(cache.size() == 1);
-    REQUIRE(cache.nbytes() == 5);
-    // It has no token to reuse.
-    REQUIRE_FALSE(cache.fetch_nearest("m", "abc"_key));
-    REQUIRE(cache.erase("m", ""_key));
-    REQUIRE(cache.empty());
-    REQUIRE_FALSE(cache.fetch_nearest("m", "abc"_key));
-    REQUIRE(cache.check_invariants());
-}
-
-TEST_CASE("insert refuses what is larger than the whole budget, and touches nothing") {
-    Cache cache({.max_bytes = 10});
-    store(cache, "abc"_key, Tier::user);
-    Tape large = tape("xyz"_key, {.bytes_per_token = 4});
-    const auto inserted = cache.insert("m", "xyz"_key, std::move(large), Tier::system);
-    REQUIRE(inserted.outcome == Outcome::too_large);
-    REQUIRE(inserted.evicted == 0);
-    REQUIRE(large.recording().tokens.size() == 3); // not moved from
-    REQUIRE(contents(cache) == "abc1");
-    REQUIRE(cache.stats().too_large == 1);
-
-    SECTION("one that is as large as the budget takes all of it") {
-        const auto fits =
-            store(cache, "uvwxyz"_key, Tier::assistant, {.bytes_per_token = 1, .overhead = 4});
-        REQUIRE(fits.outcome == Outcome::stored);
-        REQUIRE(contents(cache) == "uvwxyz0");
-        REQUIRE(cache.nbytes() == 10);
-    }
-    SECTION("also where the key is stored: the old payload stays") {
-        const auto again = store(cache, "abc"_key, Tier::system, {.bytes_per_token = 4});
-        REQUIRE(again.outcome == Outcome::too_large);
-        REQUIRE(contents(cache) == "abc1");
-    }
-    REQUIRE(cache.check_invariants());
-}
-
-TEST_CASE("A limit of zero is valid and stores nothing") {
-    SECTION("bytes") {
-        Cache cache({.max_bytes = 0});
-        REQUIRE(store(cache, "abc"_key, Tier::user).outcome == Outcome::too_large);
-        REQUIRE(cache.empty());
-    }
-    SECTION("entries") {
-        Cache cache({.max_entries = 0});
-        REQUIRE(store(cache, "abc"_key, Tier::user).outcome == Outcome::no_room);
-        REQUIRE(cache.empty());
-        REQUIRE(cache.stats().no_room == 1);
-    }
+    CHECK(store(cache, "", Tier::user, {.overhead = 5}).outcome == Outcome::stored);
+    CHECK(cache.size() == 1);
+    CHECK(cache.nbytes() == 5);
+    CHECK_FALSE(cache.fetch_nearest("m", key("abc"))); // it has no token to reuse
+    CHECK(cache.erase("m", key("")));
+    CHECK(cache.empty());
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("insert of the same key replaces its payload") {
     Cache cache({.max_bytes = 100});
-    store(cache, "abc"_key, Tier::user, {.step = 0, .bytes_per_token = 2});
-    const auto inserted = store(cache, "abc"_key, Tier::user, {.step = 0, .bytes_per_token = 5});
-    REQUIRE(inserted.outcome == Outcome::replaced);
-    REQUIRE(cache.size() == 1);
-    REQUIRE(cache.nbytes() == 15);
-    REQUIRE(cache.stats().replaced == 1);
-    REQUIRE(cache.stats().inserted == 1);
+    store(cache, "abc", Tier::user, {.step = 0, .bytes_per_token = 2});
+    const auto inserted = store(cache, "abc", Tier::user, {.step = 0, .bytes_per_token = 5});
+    CHECK(inserted.outcome == Outcome::replaced);
+    CHECK(inserted.tokens == 3);
+    CHECK(cache.size() == 1);
+    CHECK(cache.nbytes() == 15);
+    CHECK(cache.stats().replaced == 1);
+    CHECK(cache.stats().stored == 1);
 
-    SECTION("by a smaller one too") {
-        REQUIRE(store(cache, "abc"_key, Tier::user).outcome == Outcome::replaced);
-        REQUIRE(cache.nbytes() == 3);
+    SECTION("by a smaller one, too") {
+        CHECK(store(cache, "abc", Tier::user).outcome == Outcome::replaced);
+        CHECK(cache.nbytes() == 3);
     }
-    SECTION("and takes what it gives back for room") {
+    SECTION("and the room of the old payload is room for the new one") {
         cache.set_limits({.max_bytes = 15});
-        const auto again = store(cache, "abc"_key, Tier::user, {.overhead = 12});
-        REQUIRE(again.outcome == Outcome::replaced);
-        REQUIRE(cache.nbytes() == 15);
+        const auto again = store(cache, "abc", Tier::user, {.overhead = 12});
+        CHECK(again.outcome == Outcome::replaced);
+        CHECK(again.evicted == 0);
+        CHECK(cache.nbytes() == 15);
     }
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A key's tier never falls and rises when it is stored higher") {
+TEST_CASE("The tier of a key never falls, and rises when the key is stored higher") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "abc"_key, Tier::assistant);
-    REQUIRE(contents(cache) == "abc1");
-    store(cache, "abc"_key, Tier::system);
-    REQUIRE(contents(cache) == "abc2");
-    REQUIRE(cache.stats(Tier::system).entries == 1);
-    REQUIRE(cache.stats(Tier::user).entries == 0);
-    REQUIRE(cache.stats(Tier::user).nbytes == 0);
-    REQUIRE(cache.check_invariants());
+    store(cache, "abc", Tier::user);
+    store(cache, "abc", Tier::assistant);
+    CHECK(contents(cache) == "abc1");
+    store(cache, "abc", Tier::system);
+    CHECK(contents(cache) == "abc2");
+    CHECK(cache.stats(Tier::system).entries == 1);
+    CHECK(cache.stats(Tier::user).entries == 0);
+    CHECK(cache.stats(Tier::user).nbytes == 0);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A replaced key is the most recently used one") {
+TEST_CASE("A replaced key is the most recent of its tier") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    REQUIRE(store(cache, "abc"_key, Tier::user).outcome == Outcome::replaced);
-    REQUIRE(eviction_order(cache) == "xyz abc");
+    store(cache, "abc", Tier::user);
+    store(cache, "xyz", Tier::user);
+    CHECK(store(cache, "abc", Tier::user).outcome == Outcome::replaced);
+    CHECK(eviction_order(cache) == "xyz abc");
 }
 
-// Absorbing //////////////////////////////////////////////////////////////////
+// present ////////////////////////////////////////////////////////////////////
+
+TEST_CASE("insert of a key that a longer entry serves stores nothing") {
+    Cache cache;
+    store(cache, "abcdef", Tier::user);
+    Tape kv("abc");
+    const auto inserted = cache.insert("m", key("abc"), std::move(kv), Tier::user);
+    CHECK(inserted.outcome == Outcome::present);
+    CHECK(inserted.tokens == 3);
+    CHECK(kv.text() == "abc"); // NOLINT(bugprone-use-after-move): it was not moved from
+    CHECK(contents(cache) == "abcdef1");
+    CHECK(cache.stats().present == 1);
+    CHECK(cache.stats().lookups == 0); // it counts as no hit
+
+    SECTION("of a less persistent tier as well") {
+        CHECK(store(cache, "abcd", Tier::assistant).outcome == Outcome::present);
+    }
+    SECTION("but a more persistent tier gets its own entry") {
+        CHECK(store(cache, "abc", Tier::system).outcome == Outcome::stored);
+        CHECK(contents(cache) == "abc2 abcdef1");
+    }
+    SECTION("and so does what the longer entry does not serve") {
+        store(cache, "pqrstu", Tier::user, {.step = 4});
+        CHECK(store(cache, "pqrst", Tier::user).outcome == Outcome::stored);
+        CHECK(store(cache, "pqrs", Tier::user).outcome == Outcome::present);
+        CHECK(cache.stats().absorbed == 0);
+    }
+}
+
+TEST_CASE("present is decided before the payload's size matters") {
+    Cache cache({.max_bytes = 6});
+    store(cache, "abcdef", Tier::user);
+    CHECK(store(cache, "abc", Tier::user, {.step = 0, .overhead = 100}).outcome == Outcome::present);
+    const auto lease = cache.lease_nearest("m", key("abcdefg"));
+    CHECK(store(cache, "abc", Tier::user).outcome == Outcome::present);
+}
+
+TEST_CASE("present counts for the longer entry like a longer match") {
+    Cache cache;
+    store(cache, "abcdefgh", Tier::user);
+    store(cache, "pqrstuvw", Tier::user);
+    CHECK(store(cache, "abc", Tier::user).outcome == Outcome::present);
+    // Second chance: the tail down to the three tokens leaves, then the entry moves to the hot end.
+    CHECK(cache.trim_to({.max_bytes = 11}) == 0);
+    CHECK(contents(cache) == "abc1 pqrstuvw1");
+    CHECK(cache.trim_to({.max_bytes = 7}) == 0);
+    CHECK(contents(cache) == "abc1 pqrs1");
+}
+
+TEST_CASE("present refreshes the entries on the path of the key") {
+    Cache cache;
+    store(cache, "ab", Tier::system);
+    store(cache, "pq", Tier::system);
+    store(cache, "abcdef", Tier::user);
+    CHECK(store(cache, "abcd", Tier::user).outcome == Outcome::present);
+    CHECK(eviction_order(cache) == "pq abcdef ab");
+}
+
+// absorbing //////////////////////////////////////////////////////////////////
 
 TEST_CASE("A longer payload absorbs the entries on its prefixes that it serves") {
     Cache cache;
-    store(cache, "ab"_key, Tier::user, whole_only);
-    store(cache, "abcd"_key, Tier::user, whole_only);
-    store(cache, "aqx"_key, Tier::user);
-    store(cache, "abcdefgh"_key, Tier::user, whole_only);
+    store(cache, "ab", Tier::user, whole_only);
+    store(cache, "abcd", Tier::user, whole_only);
+    store(cache, "aqx", Tier::user);
+    store(cache, "abcdefgh", Tier::user, whole_only);
     REQUIRE(cache.size() == 4);
 
-    const auto inserted = store(cache, "abcdef"_key, Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.absorbed == 2);
-    REQUIRE(inserted.evicted == 0);
-    REQUIRE(contents(cache) == "abcdef1 abcdefgh1 aqx1");
-    REQUIRE(cache.nbytes() == 6 + 8 + 3);
-    REQUIRE(cache.stats().absorbed == 2);
-    REQUIRE(cache.fetch_nearest("m", "abcdx"_key).reused == 4);
-    REQUIRE(cache.check_invariants());
+    const auto inserted = store(cache, "abcdef", Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.absorbed == 2);
+    CHECK(inserted.evicted == 0);
+    CHECK(contents(cache) == "abcdef1 abcdefgh1 aqx1");
+    CHECK(cache.nbytes() == 6 + 8 + 3);
+    CHECK(cache.stats().absorbed == 2);
+    CHECK(cache.fetch_nearest("m", key("abcdx")).reused() == 4);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A payload absorbs only what it serves") {
+TEST_CASE("A payload absorbs only the prefixes that it serves") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user, whole_only);
-    store(cache, "abcd"_key, Tier::user, whole_only);
+    store(cache, "abc", Tier::user, whole_only);
+    store(cache, "abcd", Tier::user, whole_only);
 
-    SECTION("checkpoints: the prefixes at a checkpoint") {
-        const auto inserted = store(cache, "abcdef"_key, Tier::user, {.step = 4});
-        REQUIRE(inserted.absorbed == 1);
-        REQUIRE(contents(cache) == "abc1 abcdef1");
+    SECTION("with checkpoints: those at a checkpoint") {
+        CHECK(store(cache, "abcdef", Tier::user, {.step = 4}).absorbed == 1);
+        CHECK(contents(cache) == "abc1 abcdef1");
     }
-    SECTION("state that cannot be cut: nothing") {
-        const auto inserted = store(cache, "abcdef"_key, Tier::user, whole_only);
-        REQUIRE(inserted.absorbed == 0);
-        REQUIRE(contents(cache) == "abc1 abcd1 abcdef1");
+    SECTION("with state that cannot be cut: none") {
+        CHECK(store(cache, "abcdef", Tier::user, whole_only).absorbed == 0);
+        CHECK(contents(cache) == "abc1 abcd1 abcdef1");
     }
-    SECTION("another model's: never") {
-        const auto inserted = cache.insert("other", "abcdef"_key, tape("abcdef"_key), Tier::user);
-        REQUIRE(inserted.absorbed == 0);
-        REQUIRE(cache.size() == 3);
+    SECTION("those of another model: never") {
+        CHECK(cache.insert("other", key("abcdef"), Tape("abcdef"), Tier::user).absorbed == 0);
+        CHECK(cache.size() == 3);
     }
 }
 
 TEST_CASE("A type without reusable_prefix absorbs nothing") {
     LRUPromptCache<WholeTape> cache;
-    store(cache, "abc"_key, Tier::user);
-    REQUIRE(store(cache, "abcdef"_key, Tier::user).absorbed == 0);
-    REQUIRE(cache.size() == 2);
-    REQUIRE(cache.fetch_nearest("m", "abcd"_key).reused == 3);
+    store(cache, "abc", Tier::user);
+    CHECK(store(cache, "abcdef", Tier::user).absorbed == 0);
+    CHECK(cache.size() == 2);
+    CHECK(cache.fetch_nearest("m", key("abcd")).reused() == 3);
 }
 
-TEST_CASE("What is absorbed counts as room") {
-    Cache cache({.max_bytes = 10, .max_entries = 2});
-    store(cache, "abcd"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    const auto inserted = store(cache, "abcdefg"_key, Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.evicted == 0);
-    REQUIRE(contents(cache) == "abcdefg1 xyz1");
-    REQUIRE(cache.nbytes() == 10);
-}
-
-TEST_CASE("An absorbed key of a more persistent tier stays as an anchor") {
+TEST_CASE("An entry of a more persistent tier is not absorbed") {
     Cache cache;
-    store(cache, "abc"_key, Tier::system);
-    const auto inserted = store(cache, "abcdef"_key, Tier::assistant);
-    REQUIRE(inserted.absorbed == 1);
-    REQUIRE(contents(cache) == "abcdef0");
-    REQUIRE(cache.stats(Tier::system).anchors == 1);
-    REQUIRE(cache.stats(Tier::system).entries == 0);
+    store(cache, "ab", Tier::assistant);
+    store(cache, "abc", Tier::system);
+    store(cache, "abcd", Tier::user);
+    const auto inserted = store(cache, "abcdef", Tier::user);
+    CHECK(inserted.absorbed == 1);
+    CHECK(contents(cache) == "abc2 abcdef1");
 
-    SECTION("but one of the same or a lower tier leaves nothing") {
-        Cache other;
-        store(other, "abc"_key, Tier::user);
-        store(other, "abcdef"_key, Tier::user);
-        REQUIRE(other.stats(Tier::user).anchors == 0);
+    SECTION("so it outlives what is erased above it") {
+        CHECK(cache.erase("m", key("abcdef")));
+        CHECK(cache.probe("m", key("abcx")).reused() == 3);
     }
-    SECTION("without truncate it would be lost with the longer one, so it is not absorbed") {
-        LRUPromptCache<ClonedTape> other;
-        store(other, "abc"_key, Tier::system);
-        store(other, "abcd"_key, Tier::assistant);
-        REQUIRE(store(other, "abcdef"_key, Tier::assistant).absorbed == 1);
-        REQUIRE(contents(other) == "abc2 abcdef0");
-    }
-    SECTION("nor where the cache does not cut") {
-        Cache other({.cut_granularity = 0});
-        store(other, "abc"_key, Tier::system);
-        store(other, "abcd"_key, Tier::assistant);
-        REQUIRE(store(other, "abcdef"_key, Tier::assistant).absorbed == 1);
-        REQUIRE(contents(other) == "abc2 abcdef0");
-        REQUIRE(other.stats(Tier::system).anchors == 0);
-    }
-    SECTION("without anchors it is absorbed all the same") {
-        Cache other({.keep_anchors = false});
-        store(other, "abc"_key, Tier::system);
-        REQUIRE(store(other, "abcdef"_key, Tier::assistant).absorbed == 1);
-        REQUIRE(contents(other) == "abcdef0");
-        REQUIRE(other.stats(Tier::system).anchors == 0);
+    SECTION("until the longer entry is stored as high") {
+        CHECK(store(cache, "abcdef", Tier::system).outcome == Outcome::replaced);
+        CHECK(contents(cache) == "abcdef2");
     }
 }
 
-// Making the payload late ////////////////////////////////////////////////////
+TEST_CASE("A path without branches has at most one entry a tier") {
+    Cache cache;
+    const std::string path = "abcdefghijklmnopqrstuvwxyz";
+    for (std::size_t n = 1; n <= path.size(); ++n)
+        store(cache, path.substr(0, n), static_cast<Tier>(n % 3));
+    CHECK(cache.size() <= 3);
+    CHECK(cache.check_invariants());
+}
 
-TEST_CASE("insert with make calls it once it was decided that the payload is kept") {
-    Cache cache({.max_bytes = 10, .cut_granularity = 0});
-    store(cache, "abcdefgh"_key, Tier::user);
-    std::size_t nbytes_when_made = 99;
+TEST_CASE("The room of absorbed entries is room for the new one") {
+    Cache cache({.max_bytes = 10, .max_entries = 2});
+    store(cache, "abcd", Tier::user);
+    store(cache, "xyz", Tier::user);
+    const auto inserted = store(cache, "abcdefg", Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.evicted == 0);
+    CHECK(contents(cache) == "abcdefg1 xyz1");
+    CHECK(cache.nbytes() == 10);
+}
+
+TEST_CASE("The use of an absorbed entry counts for the one that absorbed it") {
+    Cache cache;
+    store(cache, "abc", Tier::user);
+    CHECK(cache.fetch_nearest("m", key("abcd")).reused() == 3);
+    CHECK(store(cache, "abcdef", Tier::user).absorbed == 1);
+    cache.trim_to({.max_entries = 0});
+    CHECK(cache.stats().evicted == 1);
+    CHECK(cache.stats().evicted_unused == 0);
+}
+
+// too large and no room //////////////////////////////////////////////////////
+
+TEST_CASE("insert refuses what is larger than the budget and cannot be cut") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abc", Tier::user);
+    Tape large("xyz", {.step = 0, .bytes_per_token = 4});
+    const auto inserted = cache.insert("m", key("xyz"), std::move(large), Tier::system);
+    CHECK(inserted.outcome == Outcome::too_large);
+    CHECK(inserted.tokens == 0);
+    CHECK(inserted.evicted == 0);
+    CHECK(large.text() == "xyz"); // NOLINT(bugprone-use-after-move): it was not moved from
+    CHECK(contents(cache) == "abc1");
+    CHECK(cache.stats().too_large == 1);
+
+    SECTION("one that is as large as the budget takes all of it") {
+        const auto fits = store(cache, "uvwxyz", Tier::assistant, {.step = 0, .overhead = 4});
+        CHECK(fits.outcome == Outcome::stored);
+        CHECK(contents(cache) == "uvwxyz0");
+        CHECK(cache.nbytes() == 10);
+    }
+    SECTION("the payload that the key has stays") {
+        const Shape too_large{.step = 0, .bytes_per_token = 4};
+        CHECK(store(cache, "abc", Tier::system, too_large).outcome == Outcome::too_large);
+        CHECK(contents(cache) == "abc1");
+    }
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A limit of zero is valid and stores nothing") {
+    SECTION("bytes") {
+        Cache cache({.max_bytes = 0});
+        CHECK(store(cache, "abc", Tier::user).outcome == Outcome::too_large);
+        CHECK(store(cache, "abc", Tier::user, whole_only).outcome == Outcome::too_large);
+        CHECK(store(cache, "", Tier::user).outcome == Outcome::too_large);
+        CHECK(cache.empty());
+    }
+    SECTION("entries") {
+        Cache cache({.max_entries = 0});
+        CHECK(store(cache, "abc", Tier::user).outcome == Outcome::no_room);
+        CHECK(cache.empty());
+        CHECK(cache.stats().no_room == 1);
+    }
+}
+
+TEST_CASE("A payload beside leased ones that does not fit is refused") {
+    SECTION("by its bytes") {
+        Cache cache({.max_bytes = 10});
+        store(cache, "abcdef", Tier::user);
+        store(cache, "xyz", Tier::user);
+        auto lease = cache.lease_nearest("m", key("abcdefg"));
+        Tape refused("pqrst", whole_only);
+        const auto inserted = cache.insert("m", key("pqrst"), std::move(refused), Tier::user);
+        CHECK(inserted.outcome == Outcome::no_room);
+        CHECK(inserted.tokens == 0);
+        CHECK(refused.text() == "pqrst");         // NOLINT(bugprone-use-after-move)
+        CHECK(contents(cache) == "abcdef1 xyz1"); // nothing was touched
+        CHECK(cache.stats().no_room == 1);
+        CHECK(store(cache, "pqrs", Tier::user, whole_only).outcome == Outcome::stored);
+        CHECK(contents(cache) == "abcdef1 pqrs1");
+        lease.end();
+        CHECK(store(cache, "uvwxy", Tier::user, whole_only).outcome == Outcome::stored);
+    }
+    SECTION("by the number of entries") {
+        Cache cache({.max_entries = 1});
+        store(cache, "abc", Tier::user);
+        auto lease = cache.lease_nearest("m", key("abcd"));
+        CHECK(store(cache, "xyz", Tier::user).outcome == Outcome::no_room);
+        lease.end();
+        CHECK(store(cache, "xyz", Tier::user).outcome == Outcome::stored);
+        CHECK(contents(cache) == "xyz1");
+    }
+}
+
+// partial storing ////////////////////////////////////////////////////////////
+
+TEST_CASE("A payload that is larger than the budget is stored up to half of the budget") {
+    struct Row {
+        double max_partial;
+        std::size_t block_tokens, tokens;
+    };
+    const Row row = GENERATE(values<Row>({
+        {0.5, 1, 5},
+        {0.5, 2, 4},
+        {0.5, 5, 5},
+        {0.3, 1, 3},
+        {1.0, 1, 10},
+        {1.0, 4, 8},
+    }));
+    CAPTURE(row.max_partial, row.block_tokens);
+    Cache cache({.max_bytes = 10, .max_partial = row.max_partial});
+    const auto inserted =
+        store(cache, "abcdefghijkl", Tier::user, {.block_tokens = row.block_tokens});
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == row.tokens);
+    CHECK(contents(cache) == std::string("abcdefghijkl").substr(0, row.tokens) + "1");
+    CHECK(cache.nbytes() == row.tokens);
+    CHECK(cache.stats().stored_in_part == 1);
+    CHECK(cache.stats().stored == 1);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("No part is stored where that is not wanted or not possible") {
+    SECTION("max_partial is 0") {
+        Cache cache({.max_bytes = 10, .max_partial = 0});
+        CHECK(store(cache, "abcdefghijkl", Tier::user).outcome == Outcome::too_large);
+    }
+    SECTION("not one block fits") {
+        Cache cache({.max_bytes = 10});
+        CHECK(store(cache, "abcdefghijkl", Tier::user, {.block_tokens = 6}).outcome ==
+              Outcome::too_large);
+    }
+    SECTION("the payload cannot be cut") {
+        LRUPromptCache<WholeTape> cache({.max_bytes = 10});
+        CHECK(store(cache, "abcdefghijkl", Tier::user).outcome == Outcome::too_large);
+    }
+}
+
+TEST_CASE("A payload is cut to what leased payloads leave") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcdef", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("abcdefg"));
+    const auto inserted = store(cache, "pqrstuvw", Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == 4);
+    CHECK(contents(cache) == "abcdef1 pqrs1");
+    CHECK(cache.nbytes() == 10);
+}
+
+TEST_CASE("A part is an insert of the shorter key from there on") {
+    Cache cache({.max_bytes = 10});
+    SECTION("which an entry may have already") {
+        store(cache, "abcde", Tier::user);
+        const auto inserted = store(cache, "abcdefghijkl", Tier::user);
+        CHECK(inserted.outcome == Outcome::replaced);
+        CHECK(inserted.tokens == 5);
+        CHECK(contents(cache) == "abcde1");
+    }
+    SECTION("which a longer entry may serve already") {
+        store(cache, "abcdefgh", Tier::user);
+        const auto inserted = store(cache, "abcdefghijkl", Tier::user);
+        CHECK(inserted.outcome == Outcome::present);
+        CHECK(inserted.tokens == 5);
+        CHECK(contents(cache) == "abcdefgh1");
+    }
+}
+
+// making the payload late ////////////////////////////////////////////////////
+
+TEST_CASE("insert with make calls it once there is room") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcdefgh", Tier::user, whole_only);
+    std::size_t nbytes_when_made = 0;
+    std::size_t size_when_made = 9;
     const auto make = [&] {
         nbytes_when_made = cache.nbytes();
-        return tape("uvwxyz"_key);
+        size_when_made = cache.size();
+        return Tape("uvwxyz");
     };
-    const auto inserted = cache.insert("m", "uvwxyz"_key, 6, Tier::user, make);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(inserted.evicted == 1);
-    REQUIRE(nbytes_when_made + 6 <= 10); // room had been made
-    REQUIRE(contents(cache) == "uvwxyz1");
-    REQUIRE(cache.nbytes() == 6);
+    const auto inserted = cache.insert("m", key("uvwxyz"), 6, Tier::user, make);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == 6);
+    CHECK(size_when_made == 0);
+    CHECK(nbytes_when_made == 6); // the room is held
+    CHECK(contents(cache) == "uvwxyz1");
+    CHECK(cache.nbytes() == 6);
 }
 
 TEST_CASE("insert with make does not call it for what is not kept") {
-    Cache cache({.max_bytes = 10});
-    store(cache, "abcdef"_key, Tier::user);
+    LRUPromptCache<UncutTape> cache({.max_bytes = 10});
+    store(cache, "abcdef", Tier::user);
     bool called = false;
     const auto make = [&called] {
         called = true;
-        return tape("abc"_key);
+        return UncutTape("abc");
     };
-    REQUIRE(cache.insert("m", "abc"_key, 11, Tier::user, make).outcome == Outcome::too_large);
-    REQUIRE(cache.insert("m", "abc"_key, 3, Tier::user, make).outcome == Outcome::anchored);
-    const auto lease = cache.lease_nearest("m", "abcdefg"_key);
-    REQUIRE(cache.insert("m", "xyz"_key, 5, Tier::user, make).outcome == Outcome::no_room);
-    REQUIRE_FALSE(called);
-    REQUIRE(contents(cache) == "abcdef1");
+    CHECK(cache.insert("m", key("xyz"), 11, Tier::user, make).outcome == Outcome::too_large);
+    CHECK(cache.insert("m", key("abc"), 3, Tier::user, make).outcome == Outcome::present);
+    CHECK(cache.insert("m", key("abcdef"), 6, Tier::user, make).outcome == Outcome::present);
+    const auto lease = cache.lease_nearest("m", key("abcdefg"));
+    CHECK(cache.insert("m", key("xyz"), 5, Tier::user, make).outcome == Outcome::no_room);
+    CHECK_FALSE(called);
+    CHECK(contents(cache) == "abcdef1");
 }
 
-TEST_CASE("insert with make replaces, absorbs and leaves anchors as the other does") {
+TEST_CASE("insert with make may make nothing") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcd", Tier::user);
+    const auto nothing = []() -> std::optional<Tape> { return std::nullopt; };
+    const auto inserted = cache.insert("m", key("xyz"), 3, Tier::user, nothing);
+    CHECK(inserted.outcome == Outcome::cancelled);
+    CHECK(inserted.tokens == 0);
+    CHECK(cache.nbytes() == 4);
+    CHECK(cache.stats().cancelled == 1);
+    CHECK(cache.check_invariants());
+
+    SECTION("or throw: the room is given back") {
+        const auto fail = []() -> Tape { throw std::runtime_error("no state"); };
+        CHECK_THROWS_AS(cache.insert("m", key("xyz"), 3, Tier::user, fail), std::runtime_error);
+        CHECK(cache.nbytes() == 4);
+        CHECK(cache.stats().bytes_reserved == 0);
+        CHECK(contents(cache) == "abcd1");
+        CHECK(cache.check_invariants());
+    }
+}
+
+TEST_CASE("insert with make absorbs and raises tiers as the other does") {
     Cache cache;
-    store(cache, "abc"_key, Tier::system);
-    const auto stored =
-        cache.insert("m", "abcd"_key, 4, Tier::user, [] { return tape("abcd"_key); });
-    REQUIRE(stored.outcome == Outcome::stored);
-    REQUIRE(stored.absorbed == 1);
-    REQUIRE(cache.stats(Tier::system).anchors == 1);
-    const auto replaced =
-        cache.insert("m", "abcd"_key, 4, Tier::assistant, [] { return tape("abcd"_key); });
-    REQUIRE(replaced.outcome == Outcome::replaced);
-    REQUIRE(contents(cache) == "abcd1");
-    REQUIRE(cache.check_invariants());
+    store(cache, "ab", Tier::user);
+    store(cache, "abc", Tier::system);
+    const auto stored = cache.insert("m", key("abcd"), 4, Tier::user, [] { return Tape("abcd"); });
+    CHECK(stored.outcome == Outcome::stored);
+    CHECK(stored.absorbed == 0); // "ab" left when "abc" came
+    CHECK(contents(cache) == "abc2 abcd1");
+    const auto present = cache.insert("m", key("abcd"), 4, Tier::system, [] { return Tape("abcd"); });
+    CHECK(present.outcome == Outcome::present);
+    CHECK(contents(cache) == "abcd2"); // raised, and absorbs what is below it
+    CHECK(cache.check_invariants());
 }
 
-// Spellings //////////////////////////////////////////////////////////////////
+// mark ///////////////////////////////////////////////////////////////////////
 
-/// A caller's type with a cache in it, made of nothing.
-struct Engine {
-    LRUPromptCache<Tape> cache;
-};
-
-TEST_CASE("A key is any range of tokens, an address and a length, or nothing") {
-    Engine engine{};
-    LRUPromptCache<Tape>& cache = engine.cache;
-    Tokens key = {'a', 'b', 'c'};
-    LRUPromptCache<Tape>::Inserted inserted = cache.insert("m", key, tape("abc"_key), Tier::user);
-    REQUIRE(inserted.outcome == Outcome::stored);
-    REQUIRE(cache.probe("m", {key.data(), 2}, {.min_remaining = 0}).reused == 2);
-    REQUIRE(cache.probe("m", std::span<std::int32_t>(key)).reused == 2);
-    const std::int32_t array[] = {'a', 'b', 'x'};
-    REQUIRE(cache.probe("m", array).reused == 2);
-    REQUIRE(cache.insert("m", {}, tape({}), Tier::user).outcome == Outcome::anchored);
-    LRUPromptCache<Tape>::Stats stats = cache.stats();
-    REQUIRE(stats.anchored == 1);
+TEST_CASE("mark makes an entry of a prefix that another entry serves") {
+    LRUPromptCache<Blocks> cache;
+    store(cache, "abcdef", Tier::user);
+    CHECK(cache.mark("m", key("abcd"), Tier::system));
+    CHECK(contents(cache) == "abcd2 abcdef1");
+    CHECK(cache.nbytes() == 6); // its blocks are shared
+    CHECK(cache.stats().bytes_referenced == 10);
+    CHECK(cache.erase("m", key("abcdef")));
+    CHECK(text_of(cache.fetch_nearest("m", key("abcdx")).kv) == "abcd");
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A cache that was moved from is empty") {
-    LRUPromptCache<Tape> cache;
-    store(cache, "abc"_key, Tier::user);
-    LRUPromptCache<Tape> other = std::move(cache);
-    REQUIRE(other.size() == 1);
-    // NOLINTBEGIN(bugprone-use-after-move)
-    REQUIRE(cache.empty());
-    REQUIRE(cache.nbytes() == 0);
-    cache = LRUPromptCache<Tape>();
-    // NOLINTEND(bugprone-use-after-move)
-    store(cache, "abc"_key, Tier::user);
-    REQUIRE(cache.size() == 1);
+TEST_CASE("mark of what needs no entry of its own says that it is there") {
+    Cache cache;
+    store(cache, "abcdef", Tier::user);
+    store(cache, "xyz", Tier::user);
+    SECTION("an entry as persistent serves it") {
+        CHECK(cache.mark("m", key("abc"), Tier::user));
+        CHECK(cache.mark("m", key("abc"), Tier::assistant));
+        CHECK(contents(cache) == "abcdef1 xyz1");
+    }
+    SECTION("it has an entry: the tier is raised") {
+        CHECK(cache.mark("m", key("abcdef"), Tier::system));
+        CHECK(contents(cache) == "abcdef2 xyz1");
+        CHECK(cache.mark("m", key("abcdef"), Tier::assistant));
+        CHECK(contents(cache) == "abcdef2 xyz1");
+    }
+    SECTION("it has an entry: it becomes the most recent of its tier") {
+        CHECK(cache.mark("m", key("abcdef"), Tier::user));
+        CHECK(eviction_order(cache) == "xyz abcdef");
+    }
 }
 
-// Tiers of the caller's own //////////////////////////////////////////////////
+TEST_CASE("mark does nothing where no entry serves the prefix") {
+    Cache cache;
+    store(cache, "abcdef", Tier::user, whole_only);
+    store(cache, "xy", Tier::user);
+    CHECK_FALSE(cache.mark("m", key("abc"), Tier::system)); // it cannot be cut
+    CHECK_FALSE(cache.mark("m", key("xyz"), Tier::system)); // nothing is that long
+    CHECK_FALSE(cache.mark("m", key("q"), Tier::system));
+    CHECK_FALSE(cache.mark("other", key("xy"), Tier::system));
+    CHECK(contents(cache) == "abcdef1 xy1");
+}
+
+// tiers of the caller's own //////////////////////////////////////////////////
 
 TEST_CASE("A cache may have one tier") {
     LRUPromptCache<Tape, std::string, std::int32_t, Only> cache({.max_entries = 2});
-    store(cache, "abc"_key, Only::one);
-    store(cache, "pqr"_key, Only::one);
-    REQUIRE(cache.fetch_nearest("m", "abcd"_key).tier == Only::one);
-    REQUIRE(store(cache, "xyz"_key, Only::one).evicted == 1);
-    REQUIRE(contents(cache) == "abc0 xyz0");
-    REQUIRE(cache.stats(Only::one).entries == 2);
-    REQUIRE(cache.check_invariants());
+    store(cache, "abc", Only::one);
+    store(cache, "pqr", Only::one);
+    CHECK(cache.fetch_nearest("m", key("abcd")).tier() == Only::one);
+    CHECK(store(cache, "xyz", Only::one).evicted == 1);
+    CHECK(contents(cache) == "abc0 xyz0");
+    CHECK(cache.stats(Only::one).entries == 2);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("A cache may have two tiers") {
     LRUPromptCache<Tape, std::string, std::int32_t, Halves> cache;
-    store(cache, "abc"_key, Halves::high);
-    store(cache, "pqr"_key, Halves::low);
-    store(cache, "xyz"_key, Halves::high);
-    // low is shorter than high: the last tier gives until they are as many.
-    REQUIRE(eviction_order(cache) == "abc pqr xyz");
+    store(cache, "abc", Halves::high);
+    store(cache, "pqr", Halves::low);
+    store(cache, "xyz", Halves::high);
+    // low is shorter than high: the last tier gives until both are as long.
+    CHECK(eviction_order(cache) == "abc pqr xyz");
 }
 
 TEST_CASE("A cache may have five tiers") {
     LRUPromptCache<Tape, std::string, std::int32_t, Five> cache;
-    store(cache, "e"_key, Five::e);
-    store(cache, "d"_key, Five::d);
-    store(cache, "c"_key, Five::c);
-    store(cache, "b"_key, Five::b);
-    store(cache, "a"_key, Five::a);
-    store(cache, "abc"_key, Five::b);
-    REQUIRE(cache.stats(Five::a).anchors == 0);
-    REQUIRE(contents(cache) == "abc1 b1 c2 d3 e4");
-    REQUIRE(eviction_order(cache) == "b abc c d e");
+    store(cache, "e", Five::e);
+    store(cache, "d", Five::d);
+    store(cache, "c", Five::c);
+    store(cache, "b", Five::b);
+    store(cache, "a", Five::a);
+    store(cache, "xyz", Five::b);
+    CHECK(contents(cache) == "a0 b1 c2 d3 e4 xyz1");
+    CHECK(eviction_order(cache) == "b a xyz c d e");
 }
 
 } // namespace

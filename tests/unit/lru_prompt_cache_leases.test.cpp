@@ -4,20 +4,20 @@
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
-#include "letters.hpp"
+#include "unit_payloads.hpp"
 
 #include <cstddef>
-#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 namespace {
 
 using namespace promptkv_test;
+using promptkv::LRUPromptCache;
 using promptkv::Match;
+using promptkv::MissReason;
 using promptkv::Outcome;
 using promptkv::RemovalReason;
 using promptkv::Tier;
@@ -27,23 +27,24 @@ using Lease = Cache::Lease;
 
 constexpr Shape whole_only = {.step = 0};
 
-std::string leased(const Lease& lease) {
-    return text(lease.kv().recording().tokens);
-}
-
 TEST_CASE("A lease lends the whole payload, which may hold more than is reused") {
     Cache cache;
-    store(cache, "abcdef"_key, Tier::user);
-    const auto prompt = "abcx"_key;
-    const Lease lease = cache.lease_nearest("m", prompt);
+    store(cache, "abcdef", Tier::user);
+    const Lease lease = cache.lease_nearest("m", key("abcx"));
     REQUIRE(lease);
-    REQUIRE(leased(lease) == "abcdef");
-    REQUIRE(lease.reused == 3);
-    REQUIRE(lease.match == Match::longer);
-    REQUIRE(lease.tier == Tier::user);
-    REQUIRE(text(lease.remaining) == "x");
-    REQUIRE(cache.stats().bytes_leased == 6);
-    REQUIRE(cache.check_invariants());
+    CHECK(text_of(lease.kv()) == "abcdef");
+    CHECK(lease.reused() == 3);
+    CHECK(lease.match() == Match::longer);
+    CHECK(lease.tier() == Tier::user);
+    CHECK(word(lease.remaining(key("abcx"))) == "x");
+    CHECK(cache.stats().bytes_leased == 6);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A lease copies nothing") {
+    LRUPromptCache<ThrowsWhenCopied> cache;
+    cache.insert("m", key("a"), ThrowsWhenCopied(), Tier::user);
+    CHECK(cache.lease_nearest("m", key("ab")).reused() == 1);
 }
 
 TEST_CASE("A lease is moved, not copied") {
@@ -53,226 +54,210 @@ TEST_CASE("A lease is moved, not copied") {
     STATIC_REQUIRE_FALSE(std::is_copy_assignable_v<Lease>);
 
     Cache cache({.max_entries = 2});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    Lease first = cache.lease_nearest("m", "abcd"_key);
+    store(cache, "abc", Tier::user);
+    store(cache, "xyz", Tier::user);
+    Lease first = cache.lease_nearest("m", key("abcd"));
     Lease second = std::move(first);
     REQUIRE(second);
-    REQUIRE(leased(second) == "abc");
-    REQUIRE(cache.stats().bytes_leased == 3);
+    CHECK(second.reused() == 3);
+    CHECK(text_of(second.kv()) == "abc");
+    CHECK(cache.stats().bytes_leased == 3);
 
-    SECTION("assigned to, it ends what it was") {
-        Lease other = cache.lease_nearest("m", "xyzw"_key);
-        REQUIRE(cache.stats().bytes_leased == 6);
+    SECTION("and ends when it is assigned to") {
+        Lease other = cache.lease_nearest("m", key("xyzw"));
+        CHECK(cache.stats().bytes_leased == 6);
         other = std::move(second);
-        REQUIRE(leased(other) == "abc");
-        REQUIRE(cache.stats().bytes_leased == 3);
+        CHECK(text_of(other.kv()) == "abc");
+        CHECK(cache.stats().bytes_leased == 3);
         other = Lease();
-        REQUIRE(cache.stats().bytes_leased == 0);
+        CHECK(cache.stats().bytes_leased == 0);
     }
+}
+
+TEST_CASE("A lease can be ended early, and again") {
+    Cache cache;
+    store(cache, "abc", Tier::user);
+    Lease lease = cache.lease_nearest("m", key("abcd"));
+    lease.end();
+    CHECK(cache.stats().bytes_leased == 0);
+    lease.end();
+    CHECK(cache.stats().bytes_leased == 0);
+    CHECK(cache.take_nearest("m", key("abcd")));
+}
+
+TEST_CASE("A lease of nothing is empty") {
+    Cache cache;
+    CHECK_FALSE(Lease());
+    const Lease miss = cache.lease_nearest("m", key("abc"));
+    CHECK_FALSE(miss);
+    CHECK(miss.reused() == 0);
+    CHECK(miss.match() == Match::none);
+    CHECK(miss.miss() == MissReason::nothing_shared);
 }
 
 TEST_CASE("Leases of one entry end one by one") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    std::optional<Lease> first = cache.lease_nearest("m", "abcd"_key);
-    std::optional<Lease> second = cache.lease_nearest("m", "abcx"_key);
-    REQUIRE(&first->kv() == &second->kv());
-    REQUIRE(cache.stats().bytes_leased == 3);
-    first.reset();
-    REQUIRE(cache.stats().bytes_leased == 3);
-    REQUIRE(cache.trim_to({.max_entries = 0}) == 0);
-    second.reset();
-    REQUIRE(cache.stats().bytes_leased == 0);
-    REQUIRE(cache.trim_to({.max_entries = 0}) == 1);
+    store(cache, "abc", Tier::user);
+    Lease first = cache.lease_nearest("m", key("abcd"));
+    Lease second = cache.lease_nearest("m", key("abcx"));
+    CHECK(&first.kv() == &second.kv());
+    CHECK(cache.stats().bytes_leased == 3);
+    first.end();
+    CHECK(cache.stats().bytes_leased == 3);
+    CHECK(cache.trim_to({.max_entries = 0}) == 0);
+    second.end();
+    CHECK(cache.stats().bytes_leased == 0);
+    CHECK(cache.trim_to({.max_entries = 0}) == 1);
 }
 
-TEST_CASE("A leased entry is no victim") {
+TEST_CASE("A leased entry stays where room is made") {
     Cache cache({.max_entries = 2});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
+    store(cache, "abc", Tier::user);
+    store(cache, "mno", Tier::user);
     {
-        const Lease lease = cache.lease_nearest("m", "abcd"_key);
-        cache.fetch_nearest("m", "mnop"_key); // the leased one is the colder
-        REQUIRE(store(cache, "xyz"_key, Tier::user).evicted == 1);
-        REQUIRE(contents(cache) == "abc1 xyz1");
-        REQUIRE(cache.check_invariants());
+        const Lease lease = cache.lease_nearest("m", key("abcd"));
+        CHECK(cache.touch("m", key("mno"))); // the leased one is the colder
+        CHECK(store(cache, "xyz", Tier::user).evicted == 1);
+        CHECK(contents(cache) == "abc1 xyz1");
+        CHECK(cache.check_invariants());
     }
-    store(cache, "pqr"_key, Tier::user);
-    REQUIRE(contents(cache) == "pqr1 xyz1");
-}
-
-TEST_CASE("insert is refused where payload plus what is leased exceeds a limit") {
-    SECTION("bytes") {
-        Cache cache({.max_bytes = 10});
-        store(cache, "abcdef"_key, Tier::user);
-        store(cache, "xyz"_key, Tier::user);
-        std::optional<Lease> lease = cache.lease_nearest("m", "abcdefg"_key);
-        Tape refused = tape("pqrst"_key);
-        REQUIRE(cache.insert("m", "pqrst"_key, std::move(refused), Tier::user).outcome ==
-                Outcome::no_room);
-        REQUIRE(refused.recording().tokens.size() == 5); // not moved from
-        REQUIRE(contents(cache) == "abcdef1 xyz1");      // nothing was touched
-        REQUIRE(cache.stats().no_room == 1);
-        REQUIRE(store(cache, "pqrs"_key, Tier::user).outcome == Outcome::stored);
-        REQUIRE(contents(cache) == "abcdef1 pqrs1");
-        lease.reset();
-        REQUIRE(store(cache, "uvwxy"_key, Tier::user).outcome == Outcome::stored);
-    }
-    SECTION("entries") {
-        Cache cache({.max_entries = 1});
-        store(cache, "abc"_key, Tier::user);
-        std::optional<Lease> lease = cache.lease_nearest("m", "abcd"_key);
-        REQUIRE(store(cache, "xyz"_key, Tier::user).outcome == Outcome::no_room);
-        lease.reset();
-        REQUIRE(store(cache, "xyz"_key, Tier::user).outcome == Outcome::stored);
-        REQUIRE(contents(cache) == "xyz1");
-    }
+    store(cache, "pqr", Tier::user);
+    CHECK(contents(cache) == "pqr1 xyz1");
 }
 
 TEST_CASE("A payload that left its entry lives as long as it is leased, and its bytes count") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "xy"_key, Tier::user);
-    std::optional<Lease> lease = cache.lease_nearest("m", "abcd"_key);
-    bool had_payload = true;
-    std::size_t removals = 0;
-    cache.on_removal([&](const auto& removal) {
-        had_payload = removal.payload != nullptr;
-        ++removals;
+    store(cache, "abc", Tier::user, whole_only);
+    store(cache, "xy", Tier::user);
+    Lease lease = cache.lease_nearest("m", key("abcd"));
+    std::size_t of_abc = 0;
+    bool had_payload = false;
+    cache.set_removal_listener([&](const auto& removal) {
+        if (word(removal.tokens) == "abc") {
+            ++of_abc;
+            had_payload = removal.payload != nullptr;
+        }
     });
     std::size_t held = 2 + 3; // by xy, and by the lease
     std::string left = "xy1";
 
     SECTION("erased") {
-        REQUIRE(cache.erase("m", "abc"_key));
+        CHECK(cache.erase("m", key("abc")));
     }
-    SECTION("of an erased model") {
-        REQUIRE(cache.erase_model("m") == 2);
-        removals = 1;
+    SECTION("erased with all that continues a prefix") {
+        CHECK(cache.erase_below("m", key("ab")) == 1);
+    }
+    SECTION("erased with its model") {
+        CHECK(cache.erase_model("m") == 2);
         held = 3;
         left = "";
-        had_payload = false;
     }
     SECTION("replaced") {
-        REQUIRE(store(cache, "abc"_key, Tier::user, {.overhead = 7}).outcome == Outcome::replaced);
+        CHECK(store(cache, "abc", Tier::user, {.overhead = 7}).outcome == Outcome::replaced);
         held += 10;
         left = "abc1 xy1";
     }
     SECTION("absorbed") {
-        REQUIRE(store(cache, "abcdef"_key, Tier::user).absorbed == 1);
+        CHECK(store(cache, "abcdef", Tier::user).absorbed == 1);
         held += 6;
         left = "abcdef1 xy1";
     }
     SECTION("popped") {
-        REQUIRE(cache.pop_prefixes("m", "abcd"_key) == 1);
+        CHECK(cache.pop_prefixes("m", key("abcd")) == 1);
     }
-    REQUIRE(removals == 1);
-    REQUIRE_FALSE(had_payload);
-    REQUIRE(contents(cache) == left);
-    REQUIRE(leased(*lease) == "abc");
-    REQUIRE(cache.nbytes() == held);
-    REQUIRE(cache.stats().bytes_leased == 3);
-    REQUIRE(cache.check_invariants());
-    lease.reset();
-    REQUIRE(cache.nbytes() == held - 3);
-    REQUIRE(cache.stats().bytes_leased == 0);
-    REQUIRE(cache.check_invariants());
+    SECTION("cleared") {
+        CHECK(cache.clear() == 2);
+        held = 3;
+        left = "";
+    }
+    CHECK(of_abc == 1);
+    CHECK_FALSE(had_payload);
+    CHECK(contents(cache) == left);
+    CHECK(text_of(lease.kv()) == "abc");
+    CHECK(cache.nbytes() == held);
+    CHECK(cache.stats().bytes_leased == 3);
+    CHECK(cache.check_invariants());
+    lease.end();
+    CHECK(cache.nbytes() == held - 3);
+    CHECK(cache.stats().bytes_leased == 0);
+    CHECK(contents(cache) == left);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("clear leaves what is leased to its leases") {
+TEST_CASE("take_nearest does not take what is leased, and says so") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    std::optional<Lease> lease = cache.lease_nearest("m", "abcd"_key);
-    REQUIRE(cache.clear() == 2);
-    REQUIRE(cache.empty());
-    REQUIRE(cache.nbytes() == 3);
-    REQUIRE(leased(*lease) == "abc");
-    // A later end of the lease brings nothing back.
-    store(cache, "abc"_key, Tier::user);
-    lease.reset();
-    REQUIRE(cache.nbytes() == 3);
-    REQUIRE(contents(cache) == "abc1");
-    REQUIRE(cache.check_invariants());
-}
-
-TEST_CASE("take_nearest does not take what is leased") {
-    Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    std::optional<Lease> lease = cache.lease_nearest("m", "abcd"_key);
-    REQUIRE_FALSE(cache.take_nearest("m", "abcd"_key));
-    REQUIRE(contents(cache) == "abc1");
-    lease.reset();
-    REQUIRE(cache.take_nearest("m", "abcd"_key));
-    REQUIRE(cache.empty());
-}
-
-TEST_CASE("A limit lowered below what is leased lets everything else go") {
-    Cache cache({.cut_granularity = 0});
-    store(cache, "abcdef"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    std::optional<Lease> lease = cache.lease_nearest("m", "abcdefg"_key);
-    cache.set_limits({.max_bytes = 4});
-    REQUIRE(cache.nbytes() == 6); // what is leased is all that is left
-    REQUIRE(leased(*lease) == "abcdef");
-    REQUIRE(store(cache, "q"_key, Tier::user).outcome == Outcome::no_room);
-    REQUIRE(cache.check_invariants());
-    lease.reset();
-    REQUIRE(cache.nbytes() <= 4);
-    REQUIRE(store(cache, "q"_key, Tier::user).outcome == Outcome::stored);
-    REQUIRE(cache.check_invariants());
+    store(cache, "abc", Tier::user);
+    Lease lease = cache.lease_nearest("m", key("abcd"));
+    const auto refused = cache.take_nearest("m", key("abcd"));
+    CHECK_FALSE(refused);
+    CHECK(refused.miss() == MissReason::leased);
+    CHECK(cache.stats().missed_leased == 1);
+    CHECK(contents(cache) == "abc1");
+    lease.end();
+    CHECK(cache.take_nearest("m", key("abcd")));
+    CHECK(cache.empty());
 }
 
 TEST_CASE("A lease may outlive the cache") {
-    std::optional<Lease> lease;
+    Lease lease;
     {
         Cache cache;
-        store(cache, "abc"_key, Tier::user);
-        lease = cache.lease_nearest("m", "abcd"_key);
+        store(cache, "abc", Tier::user);
+        lease = cache.lease_nearest("m", key("abcd"));
     }
-    REQUIRE(leased(*lease) == "abc");
-    lease.reset();
-    REQUIRE_FALSE(lease.has_value());
+    CHECK(text_of(lease.kv()) == "abc");
+    lease.end();
+
+    SECTION("also a lease of shared blocks") {
+        LRUPromptCache<Blocks>::Lease of_blocks;
+        {
+            LRUPromptCache<Blocks> cache;
+            store(cache, "abcd", Tier::user);
+            store(cache, "abxy", Tier::user);
+            of_blocks = cache.lease_nearest("m", key("abcde"));
+        }
+        CHECK(text_of(of_blocks.kv()) == "abcd");
+    }
 }
 
 TEST_CASE("A lease survives a move of the cache") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    std::optional<Lease> lease = cache.lease_nearest("m", "abcd"_key);
+    store(cache, "abc", Tier::user);
+    Lease lease = cache.lease_nearest("m", key("abcd"));
     Cache moved = std::move(cache);
-    REQUIRE(leased(*lease) == "abc");
-    REQUIRE(moved.trim_to({.max_entries = 0}) == 0);
-    REQUIRE(moved.stats().bytes_leased == 3);
-    lease.reset();
-    REQUIRE(moved.stats().bytes_leased == 0);
-    REQUIRE(moved.trim_to({.max_entries = 0}) == 1);
-    REQUIRE(moved.check_invariants());
+    CHECK(text_of(lease.kv()) == "abc");
+    CHECK(moved.trim_to({.max_entries = 0}) == 0);
+    CHECK(moved.stats().bytes_leased == 3);
+    lease.end();
+    CHECK(moved.stats().bytes_leased == 0);
+    CHECK(moved.trim_to({.max_entries = 0}) == 1);
+    CHECK(moved.check_invariants());
 }
 
-TEST_CASE("A lease of nothing is empty") {
+TEST_CASE("The key of a leased payload may be split, merged and extended meanwhile") {
     Cache cache;
-    REQUIRE_FALSE(Lease());
-    const Lease miss = cache.lease_nearest("m", "abc"_key);
-    REQUIRE_FALSE(miss);
-    REQUIRE(miss.reused == 0);
-    REQUIRE(miss.match == Match::none);
-    REQUIRE(text(miss.remaining) == "abc");
+    store(cache, "abcdef", Tier::user, whole_only);
+    const Lease lease = cache.lease_nearest("m", key("abcdefg"));
+    store(cache, "abcxyz", Tier::user, whole_only);
+    store(cache, "abc", Tier::user, whole_only);
+    store(cache, "abcdefgh", Tier::user, whole_only);
+    CHECK(cache.erase("m", key("abc")));
+    CHECK(cache.erase("m", key("abcxyz")));
+    CHECK(cache.trim_to({.max_entries = 0}) == 1);
+    CHECK(contents(cache) == "abcdef1");
+    CHECK(text_of(lease.kv()) == "abcdef");
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A leased payload's key may be split, merged and extended meanwhile") {
-    Cache cache({.keep_anchors = false});
-    store(cache, "abcdef"_key, Tier::user, whole_only);
-    const Lease lease = cache.lease_nearest("m", "abcdefg"_key);
-    store(cache, "abcxyz"_key, Tier::user, whole_only);
-    store(cache, "abc"_key, Tier::user, whole_only);
-    store(cache, "abcdefgh"_key, Tier::user, whole_only);
-    REQUIRE(cache.erase("m", "abc"_key));
-    REQUIRE(cache.erase("m", "abcxyz"_key));
-    REQUIRE(cache.trim_to({.max_entries = 0}) == 1);
-    REQUIRE(contents(cache) == "abcdef1");
-    REQUIRE(leased(lease) == "abcdef");
-    REQUIRE(cache.check_invariants());
+TEST_CASE("An absorbed payload that is leased counts until its lease ends") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcd", Tier::user);
+    const Lease lease = cache.lease_nearest("m", key("abcde"));
+    CHECK(store(cache, "abcdefg", Tier::user, whole_only).outcome == Outcome::no_room);
+    CHECK(store(cache, "abcdef", Tier::user).outcome == Outcome::stored);
+    CHECK(contents(cache) == "abcdef1");
+    CHECK(cache.nbytes() == 10);
+    CHECK(cache.check_invariants());
 }
 
 } // namespace

@@ -1,58 +1,41 @@
 // SPDX-License-Identifier: MIT
-// LRUPromptCache: entries that are taken away, and who is told of it.
+// LRUPromptCache: entries that are erased, and the listener that is told what left.
 
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
-#include "letters.hpp"
+#include "unit_payloads.hpp"
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
+#include <functional>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace {
 
 using namespace promptkv_test;
+using promptkv::LRUPromptCache;
 using promptkv::Outcome;
 using promptkv::RemovalReason;
 using promptkv::Tier;
 
 using Cache = LRUPromptCache<Tape>;
+using BlockCache = LRUPromptCache<Blocks>;
 
 constexpr Shape whole_only = {.step = 0};
 
-/// The first letters of the reasons: Evicted, Cut, Absorbed, Replaced, eraSed, Taken, cLeared.
-char letter(RemovalReason reason) {
-    switch (reason) {
-    case RemovalReason::evicted:
-        return 'e';
-    case RemovalReason::cut:
-        return 'c';
-    case RemovalReason::absorbed:
-        return 'a';
-    case RemovalReason::replaced:
-        return 'r';
-    case RemovalReason::erased:
-        return 's';
-    case RemovalReason::taken:
-        return 't';
-    case RemovalReason::cleared:
-        return 'l';
-    }
-    return '?';
-}
-
-/// Writes down what `cache` tells of: "abc:e3" for three bytes of abc that were evicted.
+/// Writes down what `cache` tells of: "abc:evicted3" for three bytes of abc that were evicted.
 template <class C>
 void record(C& cache, std::string& log) {
-    cache.on_removal([&log](const auto& removal) {
-        log += (log.empty() ? "" : " ") + text(removal.tokens) + ":" + letter(removal.reason) +
-               std::to_string(removal.bytes);
+    cache.set_removal_listener([&log](const auto& removal) {
+        log += (log.empty() ? "" : " ") + word(removal.tokens) + ":" +
+               std::string(name(removal.reason)) + std::to_string(removal.bytes);
     });
 }
 
@@ -60,281 +43,434 @@ void record(C& cache, std::string& log) {
 std::string sorted(const std::string& line) {
     std::istringstream in(line);
     std::vector<std::string> words;
-    for (std::string word; in >> word;) {
-        words.push_back(word);
-    }
+    for (std::string each; in >> each;)
+        words.push_back(each);
     std::sort(words.begin(), words.end());
     std::string joined;
-    for (const std::string& word : words) {
-        joined += (joined.empty() ? "" : " ") + word;
-    }
+    for (const std::string& each : words)
+        joined += (joined.empty() ? "" : " ") + each;
     return joined;
 }
 
+// functions that erase ///////////////////////////////////////////////////////
+
 TEST_CASE("erase removes one entry") {
     Cache cache;
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "abx"_key, Tier::user);
+    store(cache, "abc", Tier::user);
+    store(cache, "abx", Tier::user);
     std::string log;
     record(cache, log);
-    REQUIRE(cache.erase("m", "abc"_key));
-    REQUIRE(log == "abc:s3");
-    REQUIRE(contents(cache) == "abx1");
-    REQUIRE(cache.nbytes() == 3);
-    REQUIRE_FALSE(cache.erase("m", "abc"_key));
-    REQUIRE_FALSE(cache.erase("m", "ab"_key));
-    REQUIRE_FALSE(cache.erase("other", "abx"_key));
-    REQUIRE(contents(cache) == "abx1");
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.erase("m", key("abc")));
+    CHECK(log == "abc:erased3");
+    CHECK(contents(cache) == "abx1");
+    CHECK(cache.nbytes() == 3);
+    CHECK(cache.stats().erased == 1);
+    CHECK_FALSE(cache.erase("m", key("abc")));
+    CHECK_FALSE(cache.erase("m", key("ab")));
+    CHECK_FALSE(cache.erase("other", key("abx")));
+    CHECK(contents(cache) == "abx1");
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("erase does not forbid longer entries to serve the key") {
+    Cache cache;
+    store(cache, "abc", Tier::system);
+    store(cache, "abcdef", Tier::user);
+    CHECK(cache.erase("m", key("abc")));
+    CHECK(cache.probe("m", key("abcx")).reused() == 3);
+    CHECK(contents(cache) == "abcdef1");
+}
+
+TEST_CASE("erase_below removes a prefix and everything that continues it") {
+    Cache cache;
+    for (const std::string_view each : {"a", "abc", "abcdef", "abcxy", "abx", "b"})
+        store(cache, each, Tier::user, whole_only);
+    cache.insert("other", key("abcd"), Tape("abcd"), Tier::user);
+    std::string log;
+    record(cache, log);
+
+    SECTION("of a key") {
+        CHECK(cache.erase_below("m", key("abc")) == 3);
+        CHECK(sorted(log) == "abc:erased3 abcdef:erased6 abcxy:erased5");
+        CHECK(contents(cache) == "a1 abcd1 abx1 b1");
+        CHECK(cache.stats().erased == 3);
+        CHECK(cache.erase_below("m", key("abc")) == 0);
+    }
+    SECTION("of a prefix within an edge") {
+        CHECK(cache.erase_below("m", key("abcde")) == 1);
+        CHECK(contents(cache) == "a1 abc1 abcd1 abcxy1 abx1 b1");
+    }
+    SECTION("of a key that nothing continues") {
+        CHECK(cache.erase_below("m", key("abcdefg")) == 0);
+        CHECK(cache.erase_below("m", key("q")) == 0);
+        CHECK(cache.erase_below("none", key("a")) == 0);
+        CHECK(cache.size() == 7);
+    }
+    SECTION("of the empty key: everything of the model") {
+        CHECK(cache.erase_below("m", {}) == 6);
+        CHECK(contents(cache) == "abcd1");
+    }
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("What was cut before is erased by the prefix that is left") {
+    Cache cache;
+    store(cache, "abcdefgh", Tier::user);
+    CHECK(cache.trim_to({.max_bytes = 5}) == 0);
+    CHECK(cache.erase_below("m", key("ab")) == 1);
+    CHECK_FALSE(cache.probe("m", key("abcdefgh")));
+    CHECK(cache.empty());
+}
+
+TEST_CASE("erase_session removes what that session alone stored") {
+    Cache cache;
+    store(cache, "abc", Tier::user, {}, {.session = 7});
+    store(cache, "abx", Tier::user, {}, {.session = 7});
+    store(cache, "pqr", Tier::user, {}, {.session = 8});
+    store(cache, "xyz", Tier::user);
+    store(cache, "both", Tier::user, {}, {.session = 7});
+    store(cache, "both", Tier::user, {}, {.session = 8});
+    cache.insert("n", key("abc"), Tape("abc"), Tier::user, {.session = 7});
+    CHECK(cache.erase_session("m", 9) == 0);
+    CHECK(cache.erase_session("none", 7) == 0);
+    CHECK(cache.erase_session("m", 7) == 2);
+    CHECK(contents(cache) == "abc1 both1 pqr1 xyz1");
+    CHECK(cache.nbytes("n") == 3);
+    CHECK(cache.erase_session("m", 7) == 0);
+    CHECK(cache.stats().erased == 2);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("erase_model removes everything of one model") {
     Cache cache;
-    cache.insert("a", "abc"_key, tape("abc"_key), Tier::user);
-    cache.insert("a", "xyz"_key, tape("xyz"_key), Tier::system);
-    cache.insert("b", "abcd"_key, tape("abcd"_key), Tier::user);
-    cache.mark("a", "ab"_key, Tier::system);
+    cache.insert("a", key("abc"), Tape("abc"), Tier::user);
+    cache.insert("a", key("xyz"), Tape("xyz"), Tier::system);
+    cache.insert("b", key("abcd"), Tape("abcd"), Tier::user);
     std::string log;
     record(cache, log);
-    REQUIRE(cache.erase_model("a") == 2);
-    REQUIRE(sorted(log) == "abc:s3 xyz:s3");
-    REQUIRE(contents(cache) == "abcd1");
-    REQUIRE(cache.nbytes("a") == 0);
-    REQUIRE(cache.nbytes("b") == 4);
-    REQUIRE(cache.stats(Tier::system).anchors == 0);
-    REQUIRE(cache.erase_model("a") == 0);
-    REQUIRE(cache.erase_model("none") == 0);
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.erase_model("a") == 2);
+    CHECK(sorted(log) == "abc:erased3 xyz:erased3");
+    CHECK(contents(cache) == "abcd1");
+    CHECK(cache.nbytes("a") == 0);
+    CHECK(cache.nbytes("b") == 4);
+    CHECK(cache.erase_model("a") == 0);
+    CHECK(cache.erase_model("none") == 0);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("clear removes everything of every model and tier") {
     Cache cache;
-    cache.insert("a", "abc"_key, tape("abc"_key), Tier::user);
-    cache.insert("b", "xyz"_key, tape("xyz"_key), Tier::system);
-    cache.mark("a", "ab"_key, Tier::system);
+    cache.insert("a", key("abc"), Tape("abc"), Tier::user);
+    cache.insert("b", key("xyz"), Tape("xyz"), Tier::system);
     std::string log;
     record(cache, log);
-    REQUIRE(cache.clear() == 2);
-    REQUIRE(sorted(log) == "abc:l3 xyz:l3");
-    REQUIRE(cache.empty());
-    REQUIRE(cache.nbytes() == 0);
-    REQUIRE(cache.stats(Tier::system).anchors == 0);
-    REQUIRE(cache.clear() == 0);
-    REQUIRE(cache.check_invariants());
-    REQUIRE(store(cache, "abc"_key, Tier::user).outcome == Outcome::stored);
+    CHECK(cache.clear() == 2);
+    CHECK(sorted(log) == "abc:cleared3 xyz:cleared3");
+    CHECK(cache.empty());
+    CHECK(cache.nbytes() == 0);
+    CHECK(cache.stats().cleared == 2);
+    CHECK(cache.clear() == 0);
+    CHECK(cache.check_invariants());
+    CHECK(store(cache, "abc", Tier::user).outcome == Outcome::stored);
 }
 
 TEST_CASE("pop_prefixes removes the entries on strict prefixes") {
     Cache cache;
-    store(cache, "a"_key, Tier::user, whole_only);
-    store(cache, "abc"_key, Tier::user, whole_only);
-    store(cache, "abcd"_key, Tier::user, whole_only);
-    store(cache, "abx"_key, Tier::user, whole_only);
-    cache.insert("other", "a"_key, tape("a"_key), Tier::user);
+    store(cache, "a", Tier::user, whole_only);
+    store(cache, "abc", Tier::user, whole_only);
+    store(cache, "abcd", Tier::user, whole_only);
+    store(cache, "abx", Tier::user, whole_only);
+    cache.insert("other", key("a"), Tape("a"), Tier::user);
     std::string log;
     record(cache, log);
-    REQUIRE(cache.pop_prefixes("m", "abcd"_key) == 2);
-    REQUIRE(sorted(log) == "a:s1 abc:s3");
-    REQUIRE(contents(cache) == "a1 abcd1 abx1");
-    REQUIRE(cache.pop_prefixes("m", "abcd"_key) == 0);
-    REQUIRE(cache.pop_prefixes("m", ""_key) == 0);
-    REQUIRE(cache.check_invariants());
+    CHECK(cache.pop_prefixes("m", key("abcd")) == 2);
+    CHECK(sorted(log) == "a:erased1 abc:erased3");
+    CHECK(contents(cache) == "a1 abcd1 abx1");
+    CHECK(cache.pop_prefixes("m", key("abcd")) == 0);
+    CHECK(cache.pop_prefixes("m", {}) == 0);
+    CHECK(cache.check_invariants());
 }
 
-TEST_CASE("for_each visits every entry with what is known of it") {
-    Cache cache;
-    cache.insert("a", "abc"_key, tape("abc"_key), Tier::user);
-    cache.insert("b", "xy"_key, tape("xy"_key), Tier::system);
-    cache.mark("a", "ab"_key, Tier::system); // an anchor is no entry
-    std::vector<std::string> seen;
-    std::as_const(cache).for_each([&seen](const auto& entry) {
-        seen.push_back(entry.model + "/" + text(entry.tokens) + "@" +
-                       std::to_string(static_cast<int>(entry.tier)) + "=" +
-                       std::to_string(entry.nbytes) + ":" + text(entry.kv.recording().tokens));
-    });
-    std::sort(seen.begin(), seen.end());
-    REQUIRE(seen == std::vector<std::string>{"a/abc@1=3:abc", "b/xy@2=2:xy"});
-}
-
-// The listener ///////////////////////////////////////////////////////////////
+// the listener ///////////////////////////////////////////////////////////////
 
 TEST_CASE("Each removal is told with its reason") {
-    Cache cache({.cut_granularity = 1});
-    store(cache, "abcd"_key, Tier::user);
+    Cache cache;
+    store(cache, "abcd", Tier::user);
     std::string log;
     record(cache, log);
 
     SECTION("evicted") {
         cache.trim_to({.max_entries = 0});
-        REQUIRE(log == "abcd:e4");
+        CHECK(log == "abcd:evicted4");
     }
     SECTION("evicted to make room") {
         cache.set_limits({.max_entries = 1});
-        store(cache, "xyz"_key, Tier::user);
-        REQUIRE(log == "abcd:e4");
+        store(cache, "xyz", Tier::user);
+        CHECK(log == "abcd:evicted4");
     }
     SECTION("cut") {
         cache.trim_to({.max_bytes = 3});
-        REQUIRE(log == "abcd:c1");
+        CHECK(log == "abcd:cut1");
     }
     SECTION("absorbed") {
-        store(cache, "abcdef"_key, Tier::user);
-        REQUIRE(log == "abcd:a4");
+        store(cache, "abcdef", Tier::user);
+        CHECK(log == "abcd:absorbed4");
     }
     SECTION("replaced") {
-        store(cache, "abcd"_key, Tier::user, {.overhead = 1});
-        REQUIRE(log == "abcd:r4");
+        store(cache, "abcd", Tier::user, {.overhead = 1});
+        CHECK(log == "abcd:replaced4");
     }
     SECTION("erased") {
-        cache.erase("m", "abcd"_key);
-        REQUIRE(log == "abcd:s4");
+        cache.erase("m", key("abcd"));
+        CHECK(log == "abcd:erased4");
     }
     SECTION("taken") {
-        REQUIRE(cache.take_nearest("m", "abcde"_key));
-        REQUIRE(log == "abcd:t4");
+        CHECK(cache.take_nearest("m", key("abcde")));
+        CHECK(log == "abcd:taken4");
     }
     SECTION("cleared") {
         cache.clear();
-        REQUIRE(log == "abcd:l4");
+        CHECK(log == "abcd:cleared4");
     }
-    SECTION("and none for what removes nothing") {
-        cache.fetch_nearest("m", "abcde"_key);
-        cache.mark("m", "ab"_key, Tier::user);
-        store(cache, "abc"_key, Tier::user);
-        store(cache, "xyz"_key, Tier::user);
-        REQUIRE(log.empty());
+    SECTION("and nothing is told where nothing left") {
+        cache.fetch_nearest("m", key("abcde"));
+        cache.mark("m", key("ab"), Tier::user);
+        store(cache, "abc", Tier::user);
+        store(cache, "xyz", Tier::user);
+        CHECK(log.empty());
     }
+}
+
+TEST_CASE("A cut hands out the tail, and says how much is kept") {
+    BlockCache cache;
+    store(cache, "abcdefg", Tier::user);
+    std::size_t told = 0;
+    Blocks tail(tokens_a_block);
+    cache.set_removal_listener([&](BlockCache::Removal& removal) {
+        ++told;
+        CHECK(removal.reason == RemovalReason::cut);
+        CHECK(removal.model == "m");
+        CHECK(removal.tier == Tier::user);
+        CHECK(word(removal.tokens) == "abcdefg"); // the key before the cut
+        CHECK(removal.kept_tokens == 4);
+        CHECK(removal.bytes == 3);
+        REQUIRE(removal.payload != nullptr);
+        tail = std::move(*removal.payload);
+    });
+    CHECK(cache.trim_to({.max_bytes = 5}) == 0);
+    CHECK(told == 1);
+    CHECK(text_of(tail) == "efg");
+    CHECK(contents(cache) == "abcd1");
+    CHECK(cache.stats().cut == 1);
+    CHECK(cache.stats(Tier::user).cut == 1);
+    CHECK(cache.stats().tokens_evicted == 3);
+    CHECK(cache.stats().bytes_evicted == 3);
+}
+
+TEST_CASE("A cut of a payload whose truncate returns nothing hands out nothing") {
+    Cache cache;
+    store(cache, "abcdefgh", Tier::user);
+    std::size_t told = 0;
+    cache.set_removal_listener([&](const Cache::Removal& removal) {
+        ++told;
+        CHECK(removal.payload == nullptr);
+        CHECK(removal.kept_tokens == 5);
+        CHECK(removal.bytes == 3);
+    });
+    cache.trim_to({.max_bytes = 5});
+    CHECK(told == 1);
+}
+
+TEST_CASE("What left whole kept nothing") {
+    Cache cache;
+    store(cache, "abc", Tier::user);
+    std::size_t kept = 99;
+    cache.set_removal_listener([&](const Cache::Removal& removal) { kept = removal.kept_tokens; });
+    cache.trim_to({.max_entries = 0});
+    CHECK(kept == 0);
+}
+
+TEST_CASE("A payload that was taken is not handed out a second time") {
+    Cache cache;
+    store(cache, "abc", Tier::user);
+    bool had_payload = true;
+    cache.set_removal_listener(
+        [&](const Cache::Removal& removal) { had_payload = removal.payload != nullptr; });
+    CHECK(text_of(cache.take_nearest("m", key("abcd")).kv) == "abc");
+    CHECK_FALSE(had_payload);
 }
 
 TEST_CASE("The destructor of the cache tells of nothing") {
     std::size_t told = 0;
     {
         Cache cache;
-        cache.on_removal([&told](const auto&) { ++told; });
-        store(cache, "abc"_key, Tier::user);
+        cache.set_removal_listener([&told](const auto&) { ++told; });
+        store(cache, "abc", Tier::user);
     }
-    REQUIRE(told == 0);
+    CHECK(told == 0);
 }
 
-TEST_CASE("The listener sees the cache whole, without what was removed and with what was stored") {
+TEST_CASE("The listener sees the cache whole, without what left and with what was stored") {
     Cache cache({.max_entries = 1});
-    store(cache, "abc"_key, Tier::user);
+    store(cache, "abc", Tier::user);
     std::string seen;
-    cache.on_removal([&](const auto& removal) {
+    cache.set_removal_listener([&](const auto& removal) {
         seen = contents(cache);
         CHECK(removal.model == "m");
         CHECK(removal.tier == Tier::user);
         CHECK(cache.check_invariants());
         CHECK(cache.size() == 1);
     });
-    store(cache, "xyz"_key, Tier::system);
-    REQUIRE(seen == "xyz2");
+    store(cache, "xyz", Tier::system);
+    CHECK(seen == "xyz2");
 }
 
 TEST_CASE("The listener may move the payload out: a second cache below the first") {
     Cache below;
     Cache above({.max_entries = 1});
-    above.on_removal([&below](auto& removal) {
+    above.set_removal_listener([&below](Cache::Removal& removal) {
         REQUIRE(removal.payload != nullptr);
         below.insert(removal.model, removal.tokens, std::move(*removal.payload), removal.tier);
     });
-    store(above, "abc"_key, Tier::user);
-    store(above, "xyz"_key, Tier::system);
-    REQUIRE(contents(above) == "xyz2");
-    REQUIRE(contents(below) == "abc1");
-    REQUIRE(text_of(below.fetch_nearest("m", "abcd"_key).kv) == "abc");
-    REQUIRE(above.check_invariants());
+    store(above, "abc", Tier::user);
+    store(above, "xyz", Tier::system);
+    CHECK(contents(above) == "xyz2");
+    CHECK(contents(below) == "abc1");
+    CHECK(text_of(below.fetch_nearest("m", key("abcd")).kv) == "abc");
+    CHECK(above.check_invariants());
 }
 
-TEST_CASE("The listener may call the cache, and what that raises is told by the outermost call") {
-    Cache cache({.max_entries = 2, .cut_granularity = 0});
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
+TEST_CASE("The listener may call the cache, and is told what that removes") {
+    Cache cache({.max_entries = 2});
+    store(cache, "abc", Tier::user);
+    store(cache, "mno", Tier::user);
     std::string log;
-    int depth = 0;
-    cache.on_removal([&](const auto& removal) {
-        REQUIRE(++depth == 1); // never within itself
-        log += text(removal.tokens) + letter(removal.reason) + " ";
-        if (text(removal.tokens) == "abc") {
-            REQUIRE(cache.erase("m", "mno"_key));
-            REQUIRE(store(cache, "pqr"_key, Tier::user).outcome == Outcome::stored);
-            REQUIRE(store(cache, "stu"_key, Tier::user).evicted == 1);
+    cache.set_removal_listener([&](const auto& removal) {
+        log += word(removal.tokens) + ":" + std::string(name(removal.reason)) + " ";
+        if (word(removal.tokens) == "abc") {
+            CHECK(cache.erase("m", key("mno")));
+            CHECK(store(cache, "pqr", Tier::user).outcome == Outcome::stored);
+            CHECK(store(cache, "stu", Tier::user).evicted == 1);
         }
-        --depth;
     });
-    store(cache, "xyz"_key, Tier::user);
-    REQUIRE(log == "abce mnos xyze ");
-    REQUIRE(contents(cache) == "pqr1 stu1");
-    REQUIRE(cache.check_invariants());
+    store(cache, "xyz", Tier::user);
+    CHECK(log == "abc:evicted mno:erased xyz:evicted ");
+    CHECK(contents(cache) == "pqr1 stu1");
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("The listener may be replaced and taken away") {
     Cache cache;
     std::size_t first = 0;
     std::size_t second = 0;
-    store(cache, "abc"_key, Tier::user);
-    store(cache, "mno"_key, Tier::user);
-    store(cache, "xyz"_key, Tier::user);
-    cache.on_removal([&first](const auto&) { ++first; });
-    cache.erase("m", "abc"_key);
-    cache.on_removal([&second](const auto&) { ++second; });
-    cache.erase("m", "mno"_key);
-    cache.on_removal(nullptr);
-    cache.erase("m", "xyz"_key);
-    REQUIRE(first == 1);
-    REQUIRE(second == 1);
+    for (const std::string_view each : {"abc", "mno", "xyz", "pqr"})
+        store(cache, each, Tier::user);
+    cache.set_removal_listener([&first](const auto&) { ++first; });
+    cache.erase("m", key("abc"));
+    cache.set_removal_listener([&second](Cache::Removal&) { ++second; });
+    cache.erase("m", key("mno"));
+    cache.set_removal_listener(nullptr);
+    cache.erase("m", key("xyz"));
+    cache.set_removal_listener({});
+    cache.erase("m", key("pqr"));
+    CHECK(first == 1);
+    CHECK(second == 1);
 }
 
-TEST_CASE("The listener goes along when the cache is moved") {
+TEST_CASE("The listener is moved with its cache") {
     Cache cache;
     std::string log;
     record(cache, log);
-    store(cache, "abc"_key, Tier::user);
+    store(cache, "abc", Tier::user);
     Cache moved = std::move(cache);
-    moved.erase("m", "abc"_key);
-    REQUIRE(log == "abc:s3");
+    moved.erase("m", key("abc"));
+    CHECK(log == "abc:erased3");
 }
 
-// Payload destructors ////////////////////////////////////////////////////////
-
-/// Calls back when it is destroyed.
-struct Calling {
-    struct Call {
-        LRUPromptCache<Calling>* cache;
-        std::string* log;
-
-        void operator()(char* name) const;
-    };
-    std::unique_ptr<char, Call> name;
-
-    std::size_t nbytes() const noexcept { return 1; }
-};
-
-void Calling::Call::operator()(char* letter) const {
-    log->push_back(*letter);
-    log->append(std::to_string(cache->size()));
-    log->append(cache->check_invariants() ? " " : "! ");
-    delete letter;
-}
+// destructors ////////////////////////////////////////////////////////////////
 
 TEST_CASE("Payloads are destroyed when the cache is whole again") {
     std::string log;
-    LRUPromptCache<Calling> cache({.max_entries = 2});
-    const auto keep = [&](std::span<const std::int32_t> key, char name) {
-        cache.insert("m", key,
-                     Calling{std::unique_ptr<char, Calling::Call>(new char(name), {&cache, &log})},
-                     Tier::user);
+    LRUPromptCache<Farewell> cache({.max_entries = 2});
+    const auto keep = [&](std::string_view each, char name) {
+        const auto farewell = [&, name] {
+            log += name + std::to_string(cache.size()) + (cache.check_invariants() ? " " : "! ");
+        };
+        cache.insert("m", key(each), Farewell(farewell), Tier::user);
     };
-    keep("abc"_key, 'A');
-    keep("mno"_key, 'M');
-    keep("xyz"_key, 'X'); // evicts A
-    REQUIRE(log == "A2 ");
-    keep("xyz"_key, 'Y'); // replaces X
-    REQUIRE(log == "A2 X2 ");
-    cache.erase("m", "mno"_key);
-    REQUIRE(log == "A2 X2 M1 ");
+    keep("abc", 'A');
+    keep("mno", 'M');
+    keep("xyz", 'X'); // evicts A
+    CHECK(log == "A2 ");
+    keep("xyz", 'Y'); // replaces X
+    CHECK(log == "A2 X2 ");
+    cache.erase("m", key("mno"));
+    CHECK(log == "A2 X2 M1 ");
     cache.clear();
-    REQUIRE(log == "A2 X2 M1 Y0 ");
+    CHECK(log == "A2 X2 M1 Y0 ");
+}
+
+TEST_CASE("What a listener evicts is destroyed before that call returns") {
+    std::string log;
+    LRUPromptCache<Farewell> cache;
+    const auto keep = [&](std::string_view each, char name) {
+        cache.insert("m", key(each), Farewell([&log, name] { log += name; }), Tier::user);
+    };
+    for (const char name : {'a', 'b', 'c', 'd'})
+        keep(std::string(1, name), name);
+    bool first = true;
+    cache.set_removal_listener([&](const auto&) {
+        if (!std::exchange(first, false))
+            return;
+        log += "(";
+        CHECK(cache.evict(1) == 1);
+        log += ")";
+        CHECK(cache.erase("m", key("d")));
+        log += ")";
+    });
+    CHECK(cache.erase("m", key("a")));
+    CHECK(log.substr(0, 5) == "(b)d)");
+    CHECK(log.size() == 6); // and "a"
+    CHECK(contents(cache) == "c1");
+}
+
+TEST_CASE("What an insert of a listener evicts is destroyed before make runs") {
+    std::string log;
+    LRUPromptCache<Farewell> cache({.max_bytes = 2});
+    const auto keep = [&](std::string_view each, char name) {
+        cache.insert("m", key(each), Farewell([&log, name] { log += name; }), Tier::user);
+    };
+    keep("a", 'a');
+    keep("b", 'b');
+    bool first = true;
+    cache.set_removal_listener([&](const auto&) {
+        if (!std::exchange(first, false))
+            return;
+        cache.set_limits({.max_bytes = 1});
+        cache.insert("m", key("c"), 1, Tier::user, [&] {
+            log += "make ";
+            return Farewell([&log] { log += 'c'; });
+        });
+    });
+    CHECK(cache.erase("m", key("a")));
+    CHECK(log.find('b') < log.find("make"));
+    CHECK(contents(cache) == "c1");
+    cache.set_removal_listener(nullptr);
+}
+
+TEST_CASE("A listener sees no tail twice, and a tail that it leaves is destroyed") {
+    BlockCache cache;
+    store(cache, "abcd", Tier::user);
+    std::optional<promptkv::SharedBlock<TextBlock>> block;
+    cache.set_removal_listener([&](BlockCache::Removal& removal) {
+        CHECK_FALSE(block.has_value());
+        block = removal.payload->blocks()[0];
+    });
+    cache.trim_to({.max_bytes = 2});
+    REQUIRE(block);
+    CHECK(block->use().count() == 0);
+    CHECK(block->in_use()); // by this test alone
+    CHECK((*block)->text == "cd");
 }
 
 } // namespace

@@ -9,9 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,7 +45,7 @@ TEST_CASE("PromptTrie that is empty finds nothing") {
     Trie trie;
     REQUIRE(trie.empty());
     REQUIRE(trie.size() == 0);
-    REQUIRE(trie.node_count() == 1);
+    REQUIRE(trie.node_count() <= 1);
     const std::string_view key = GENERATE(as<std::string_view>(), "", "a", "abc");
     REQUIRE_FALSE(trie.find(key));
     const auto found = trie.search(key);
@@ -84,7 +84,7 @@ TEST_CASE("PromptTrie insert_or_assign tells whether the key is new") {
     REQUIRE(trie.size() == 1);
 }
 
-TEST_CASE("PromptTrie takes the empty key as any other") {
+TEST_CASE("PromptTrie has a value at the empty key") {
     Trie trie = trie_of({"", "ab"});
     const std::string_view empty;
     REQUIRE(trie.size() == 2);
@@ -110,12 +110,6 @@ TEST_CASE("PromptTrie handle behaves like a pointer to its value") {
     const Trie::Handle none;
     REQUIRE((none == nullptr));
     REQUIRE_FALSE(none);
-
-    SECTION("of a const trie it gives no way to change it") {
-        const auto read_only = std::as_const(trie).find(std::string_view("abc"));
-        STATIC_REQUIRE(std::is_const_v<std::remove_reference_t<decltype(*read_only)>>);
-        REQUIRE(*read_only == "changed");
-    }
 }
 
 TEST_CASE("PromptTrie materialises the key of a handle") {
@@ -128,7 +122,7 @@ TEST_CASE("PromptTrie materialises the key of a handle") {
     }
 }
 
-TEST_CASE("PromptTrie search answers with the relatives of a key") {
+TEST_CASE("PromptTrie search finds the values at, before and beyond a key") {
     struct Row {
         std::string_view asked, exact, shorter, longer;
         std::size_t common_prefix;
@@ -180,7 +174,7 @@ TEST_CASE("PromptTrie gives the longer value with the fewest extra tokens") {
         trie.insert_or_assign(std::string_view("ab"), "ab");
         REQUIRE(value_at(trie.search(std::string_view("a")).longer) == "ab");
     }
-    SECTION("also after the nearest one went") {
+    SECTION("also after the nearest one left") {
         trie.erase(trie.find(std::string_view("acc")));
         REQUIRE(value_at(trie.search(std::string_view("a")).longer) == "abbbb");
         trie.erase(trie.find(std::string_view("abbbb")));
@@ -190,41 +184,6 @@ TEST_CASE("PromptTrie gives the longer value with the fewest extra tokens") {
         trie.erase(trie.find(std::string_view("aaaaaaaa")));
         REQUIRE(value_at(trie.search(std::string_view("a")).longer) == "-");
     }
-    REQUIRE(trie.check_invariants());
-}
-
-TEST_CASE("PromptTrie hides a value from longer and shows it again") {
-    Trie trie = trie_of({"ab", "abcd", "abcdef"});
-    const auto nearest = [&trie] { return value_at(trie.search(std::string_view("a")).longer); };
-    REQUIRE(nearest() == "ab");
-
-    trie.hide(trie.find(std::string_view("ab")));
-    REQUIRE(nearest() == "abcd");
-    trie.hide(trie.find(std::string_view("abcdef")));
-    REQUIRE(nearest() == "abcd");
-    trie.hide(trie.find(std::string_view("abcd")));
-    REQUIRE(nearest() == "-");
-    REQUIRE(trie.check_invariants());
-
-    SECTION("it is still found by its key and as a shorter value") {
-        REQUIRE(value_at(trie.find(std::string_view("ab"))) == "ab");
-        REQUIRE(value_at(trie.search(std::string_view("abc")).shorter) == "ab");
-        REQUIRE(value_at(trie.search(std::string_view("abcd")).exact) == "abcd");
-    }
-    SECTION("shown again it is found again") {
-        trie.show(trie.find(std::string_view("abcdef")));
-        REQUIRE(nearest() == "abcdef");
-        trie.show(trie.find(std::string_view("ab")));
-        REQUIRE(nearest() == "ab");
-    }
-    SECTION("hidden or shown twice is as once") {
-        trie.hide(trie.find(std::string_view("ab")));
-        REQUIRE(nearest() == "-");
-        trie.show(trie.find(std::string_view("ab")));
-        trie.show(trie.find(std::string_view("ab")));
-        REQUIRE(nearest() == "ab");
-    }
-    REQUIRE(trie.size() == 3);
     REQUIRE(trie.check_invariants());
 }
 
@@ -267,7 +226,7 @@ TEST_CASE("PromptTrie pops the strict prefixes of a key, never the key itself") 
     SECTION("a second time there are none") {
         REQUIRE(trie.pop_prefixes(std::string_view("abcd")).empty());
     }
-    SECTION("a key that is not stored is asked just as well") {
+    SECTION("a key that is not stored has prefixes, too") {
         const auto more = trie.pop_prefixes(std::string_view("abcdq"));
         REQUIRE(more.size() == 1);
         REQUIRE(more[0].value == "abcd");
@@ -279,14 +238,14 @@ TEST_CASE("PromptTrie leaves no node behind") {
     Trie trie = trie_of({"abcdef", "abcxyz", "abc"});
     REQUIRE(trie.node_count() == 4);
 
-    SECTION("an inner node that lost its value goes when it has one child left") {
+    SECTION("an inner node without a value leaves when it has one child left") {
         trie.erase(trie.find(std::string_view("abc")));
         REQUIRE(trie.node_count() == 4); // it still joins two
         trie.erase(trie.find(std::string_view("abcxyz")));
         REQUIRE(trie.node_count() == 2);
         REQUIRE(value_at(trie.find(std::string_view("abcdef"))) == "abcdef");
     }
-    SECTION("a leaf goes with its value, and its parent merges when it has none") {
+    SECTION("a leaf leaves with its value, and its parent merges when it has none") {
         trie.erase(trie.find(std::string_view("abcdef")));
         REQUIRE(trie.node_count() == 3);
         trie.erase(trie.find(std::string_view("abc")));
@@ -357,7 +316,7 @@ TEST_CASE("PromptTrie destroys each value once") {
             trie.clear();
             REQUIRE(counted.use_count() == 1);
             REQUIRE(trie.empty());
-            REQUIRE(trie.node_count() == 1);
+            REQUIRE(trie.node_count() <= 1);
             REQUIRE(trie.check_invariants());
             trie.insert_or_assign(std::string_view("ab"), counted);
             REQUIRE(trie.size() == 1);
@@ -381,14 +340,45 @@ TEST_CASE("PromptTrie destroys each value once") {
     REQUIRE(counted.use_count() == 1);
 }
 
+TEST_CASE("PromptTrie handles stay valid when the trie moves") {
+    Trie trie = trie_of({"", "a", "abc"});
+    const std::string_view empty;
+    const auto root = trie.find(empty);
+    const auto leaf = trie.find(std::string_view("abc"));
+    Trie moved = std::move(trie);
+    CHECK((moved.find(empty) == root));
+    CHECK(moved.length(root) == 0);
+    CHECK(moved.key(leaf).size() == 3);
+    Trie assigned = trie_of({"x"});
+    assigned = std::move(moved);
+    CHECK((assigned.find(empty) == root));
+    CHECK((assigned.find(std::string_view("abc")) == leaf));
+    CHECK(*leaf == "abc");
+    assigned.erase(root);
+    CHECK_FALSE(assigned.find(empty));
+    CHECK(assigned.size() == 2);
+    CHECK(assigned.check_invariants());
+
+    SECTION("and what was moved from is empty and may be used again") {
+        // NOLINTBEGIN(bugprone-use-after-move)
+        CHECK(trie.empty());
+        trie.insert_or_assign(std::string_view("q"), "again");
+        CHECK(value_at(trie.find(std::string_view("q"))) == "again");
+        // NOLINTEND(bugprone-use-after-move)
+    }
+}
+
 TEST_CASE("PromptTrie memory grows with what it holds and falls with what leaves") {
     PromptTrie<int> trie;
-    const std::size_t empty = trie.nbytes();
+    trie.insert_or_assign(std::span<const std::int32_t>(), 0);
+    const std::size_t before = trie.nbytes();
     const std::vector<std::int32_t> key(1'000, 7);
     trie.insert_or_assign(key, 1);
-    REQUIRE(trie.nbytes() >= empty + key.size() * sizeof(std::int32_t));
+    REQUIRE(trie.nbytes() >= before + key.size() * sizeof(std::int32_t));
     trie.erase(trie.find(key));
-    REQUIRE(trie.nbytes() == empty);
+    REQUIRE(trie.nbytes() == before);
+    trie.clear();
+    REQUIRE(trie.nbytes() == PromptTrie<int>().nbytes());
 }
 
 TEMPLATE_TEST_CASE("PromptTrie compares tokens of any integral type as they are", "", std::int8_t,
@@ -430,14 +420,14 @@ TEST_CASE("PromptTrie tells tokens apart that are equal in their low 32 bits") {
     }
 }
 
-/// The plainest trie: every question answered by looking at every key.
+/// The plainest trie: it looks at every key for each answer.
 class Plain {
 public:
-    std::map<std::string, bool> shown; // key -> whether it may be a longer match
+    std::set<std::string> keys;
 
     std::size_t common_prefix(const std::string& asked) const {
         std::size_t longest = 0;
-        for (const auto& [key, unused] : shown) {
+        for (const std::string& key : keys) {
             longest = std::max(longest, common(key, asked));
         }
         return longest;
@@ -445,7 +435,7 @@ public:
 
     std::string shorter(const std::string& asked) const {
         std::string found = "-";
-        for (const auto& [key, unused] : shown) {
+        for (const std::string& key : keys) {
             if (key.size() < asked.size() && common(key, asked) == key.size() &&
                 (found == "-" || key.size() > found.size())) {
                 found = key;
@@ -458,8 +448,8 @@ public:
     std::size_t nearest_longer(const std::string& asked) const {
         const std::size_t matched = common_prefix(asked);
         std::size_t nearest = 0;
-        for (const auto& [key, may_be_longer] : shown) {
-            if (may_be_longer && common(key, asked) == matched && key.size() > matched &&
+        for (const std::string& key : keys) {
+            if (common(key, asked) == matched && key.size() > matched &&
                 (nearest == 0 || key.size() < nearest)) {
                 nearest = key.size();
             }
@@ -486,34 +476,24 @@ TEST_CASE("PromptTrie answers as a list of keys would, whatever the order of the
         for (char& token : key) {
             token = static_cast<char>('a' + below(3));
         }
-        switch (below(6)) {
+        switch (below(5)) {
         case 0:
         case 1: {
             const bool inserted = trie.insert_or_assign(key, key).second;
-            REQUIRE(inserted == (plain.shown.count(key) == 0));
-            if (inserted) {
-                plain.shown[key] = true;
-            }
+            REQUIRE(inserted == plain.keys.insert(key).second);
             break;
         }
         case 2:
             if (const auto handle = trie.find(key)) {
                 trie.erase(handle);
-                plain.shown.erase(key);
+                plain.keys.erase(key);
             }
             break;
         case 3:
-            if (const auto handle = trie.find(key)) {
-                const bool hidden = below(2) == 0;
-                hidden ? trie.hide(handle) : trie.show(handle);
-                plain.shown[key] = !hidden;
-            }
-            break;
-        case 4:
             if (below(10) == 0) {
                 for (const auto& popped : trie.pop_prefixes(key)) {
                     REQUIRE(popped.length == popped.value.size());
-                    REQUIRE(plain.shown.erase(popped.value) == 1);
+                    REQUIRE(plain.keys.erase(popped.value) == 1);
                 }
                 REQUIRE(plain.shorter(key) == "-");
             }
@@ -522,11 +502,11 @@ TEST_CASE("PromptTrie answers as a list of keys would, whatever the order of the
             break;
         }
         const auto found = std::as_const(trie).search(key);
-        REQUIRE(static_cast<bool>(found.exact) == (plain.shown.count(key) == 1));
+        REQUIRE(static_cast<bool>(found.exact) == (plain.keys.count(key) == 1));
         REQUIRE(value_at(found.shorter) == plain.shorter(key));
         REQUIRE(found.common_prefix == plain.common_prefix(key));
         REQUIRE((found.longer ? found.longer->size() : 0) == plain.nearest_longer(key));
-        REQUIRE(trie.size() == plain.shown.size());
+        REQUIRE(trie.size() == plain.keys.size());
         REQUIRE(trie.node_count() <= 2 * trie.size() + 1);
         REQUIRE(trie.check_invariants());
     }

@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_DETAIL_CHILD_INDEX_HPP
 #define PROMPTKV_DETAIL_CHILD_INDEX_HPP
 
+#include <promptkv/config.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/version.hpp>
 
@@ -17,9 +18,8 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// A number that nobody outside of this process knows, so that who chooses tokens cannot choose their
-/// hashes: where the process and the table lie in memory, and the time in nanoseconds.
-/// Source: abseil seeds its hashes by an address, too.
+/// A per-process secret, so that chosen tokens cannot force collisions: the addresses of the process
+/// and the table, and the time in nanoseconds. Source: abseil seeds its hashes by an address.
 [[nodiscard]] inline std::uint64_t hash_secret(const void* table) noexcept {
     std::timespec now{};
     std::timespec_get(&now, TIME_UTC);
@@ -69,7 +69,7 @@ public:
         return nearest_depth() != none ? slots_[0].child : nullptr;
     }
 
-    /// The same among all children but the one at `slot`. O(1): the runner-up stands right below the root.
+    /// The nearest among the children except the one at `slot`. O(1): it is in one of the first 3 slots.
     [[nodiscard]] Node* nearest_except(std::uint32_t slot) const noexcept {
         if (slot != 0)
             return nearest();
@@ -125,7 +125,7 @@ public:
             table_->replace(slots_[slot].token, child);
     }
 
-    /// Says that the nearest value below a child is another one. O(log size).
+    /// Sets the depth of the nearest value below a child. O(log size).
     void set_nearest(std::uint32_t slot, Nearest nearest) noexcept {
         const Nearest before = std::exchange(slots_[slot].nearest, nearest);
         if (nearest < before)
@@ -134,7 +134,7 @@ public:
             sift_down(slot);
     }
 
-    /// Takes a child out. O(log size), and amortised the memory given back.
+    /// Removes a child. O(log size); unused memory is freed, amortised.
     void remove(std::uint32_t slot) noexcept {
         if (table_)
             table_->remove(slots_[slot].token);
@@ -199,7 +199,7 @@ private:
                  i = (i + 1) & mask_) {
                 const std::uint32_t home = hash(cells_[i].token);
                 if (((i - home) & mask_) < ((i - hole) & mask_))
-                    continue; // it would leave its own run
+                    continue; // the cell cannot move before its home
                 cells_[hole] = cells_[i];
                 hole = i;
             }
@@ -220,7 +220,7 @@ private:
             return static_cast<std::uint32_t>(x >> 32U) & mask_;
         }
 
-        /// The cell of the token, or the empty one where it would go.
+        /// The cell of the token, or the empty cell for it.
         [[nodiscard]] std::uint32_t locate(Token token) const noexcept {
             std::uint32_t i = hash(token);
             while (cells_[i].child != nullptr && cells_[i].token != token)
@@ -251,7 +251,7 @@ private:
         capacity_ = capacity;
     }
 
-    /// Gives back memory where less than a quarter is used. Where there is none to move to, later.
+    /// Frees memory where less than a quarter is used; later, if memory for the smaller array ran out.
     void shrink() noexcept {
         if (size_ == 0) {
             slots_.reset();
@@ -274,7 +274,7 @@ private:
             table_ = make_table(2 * size_);
         }
         PROMPTKV_CATCH_ALL {
-            // it is merely larger than it has to be
+            // the table stays larger than it has to be
         }
     }
 

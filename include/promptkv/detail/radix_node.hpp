@@ -10,13 +10,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <optional>
 #include <span>
+#include <type_traits>
+#include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// A node, its edge from the parent, and what is to be read from there.
-template <class Value, class Token>
+/// A node with the edge from its parent.
+///
+/// `Slot` holds the node's value: an optional or a pointer, false where there is none. `Hook` is a
+/// victim policy's state of the node.
+template <class Slot, class Token, class Hook>
 struct RadixNode {
     using Children = ChildIndex<RadixNode, Token>;
 
@@ -25,11 +29,11 @@ struct RadixNode {
     std::uint32_t offset = 0;  // where the piece begins
     std::uint32_t edge_length = 0;
     std::uint32_t depth = 0;      // tokens from the root
-    std::uint32_t slot = 0;       // where it stands in the parent's children
+    std::uint32_t slot = 0;       // its place among the parent's children
     RadixNode* nearest = nullptr; // the nearest visible value at or below
     Children children;
-    std::optional<Value> value;
-    bool hidden = false;
+    Slot value{};
+    [[no_unique_address]] Hook hook{};
 
     RadixNode() = default;
     RadixNode(const RadixNode&) = delete;
@@ -40,7 +44,13 @@ struct RadixNode {
     }
 
     [[nodiscard]] const Token* edge() const noexcept { return run->tokens() + offset; }
-    [[nodiscard]] bool visible() const noexcept { return value && !hidden; }
+    /// Whether searches for a nearest value find the node's own. What a pointer points to may say no.
+    [[nodiscard]] bool visible() const noexcept {
+        if constexpr (std::is_pointer_v<Slot>)
+            return value != nullptr && value->shown;
+        else
+            return static_cast<bool>(value);
+    }
 
     /// How many tokens of the edge `key` begins with. O(of them).
     [[nodiscard]] std::size_t matching(std::span<const Token> key) const noexcept {
@@ -49,14 +59,14 @@ struct RadixNode {
         const auto same = [&](std::size_t at, std::size_t n) {
             return std::memcmp(tokens + at, key.data() + at, n * sizeof(Token)) == 0;
         };
-        constexpr std::size_t stride = 2048; // in steps, so that it ends soon after they differ
+        constexpr std::size_t stride = 2048; // in steps, to stop soon after a difference
         std::size_t at = 0;
         while (length - at > stride && same(at, stride))
             at += stride;
         std::size_t left = length - at < stride ? length - at : stride;
         if (same(at, left))
             return at + left;
-        while (left > 8) { // they differ among these
+        while (left > 8) { // a difference is among these
             const std::size_t half = left / 2;
             if (same(at, half)) {
                 at += half;
@@ -76,11 +86,21 @@ struct RadixNode {
         return child != nullptr ? child->nearest : nullptr;
     }
 
-    /// What `nearest` is to be.
+    /// The right value of `nearest`.
     [[nodiscard]] RadixNode* find_nearest() noexcept { return visible() ? this : beyond(); }
 
     [[nodiscard]] std::uint32_t nearest_depth() const noexcept {
         return nearest != nullptr ? nearest->depth : Children::none;
+    }
+
+    /// The tokens from the root to here. Allocates the vector.
+    [[nodiscard]] std::vector<Token> key() const {
+        std::vector<Token> tokens(depth);
+        for (const RadixNode* node = this; node->parent != nullptr; node = node->parent) {
+            std::memcpy(tokens.data() + node->parent->depth, node->edge(),
+                        node->edge_length * sizeof(Token));
+        }
+        return tokens;
     }
 
     /// The next node in preorder; null: it is the last.
@@ -94,10 +114,10 @@ struct RadixNode {
         return nullptr;
     }
 
-    /// The child whose edge goes on in the same run; null: the run's pieces end here.
+    /// The child whose edge is the next piece of the same run; null: this piece is the last.
     [[nodiscard]] RadixNode* next_piece() const noexcept {
         const std::size_t end = std::size_t{offset} + edge_length;
-        if (run == nullptr || end == run->capacity)
+        if (run == nullptr || end == run->end)
             return nullptr;
         RadixNode* child = children.find(run->tokens()[end]);
         return child != nullptr && child->run == run && child->offset == end ? child : nullptr;

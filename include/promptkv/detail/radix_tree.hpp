@@ -8,6 +8,7 @@
 #include <promptkv/detail/run.hpp>
 #include <promptkv/version.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,58 +19,63 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// A compressed radix tree: structure, and the nearest visible value below each node.
+/// A compressed radix tree: its structure, and the nearest visible value below each node.
 ///
 ///     run   1 2 3 4 5          one allocation
-///           |---| |-|          edges of a node and its child, after a split behind the 3
+///           |---| |-|          the edges of a node and its child, after a split behind the 3
 ///
-/// The pieces of a run lie on one path, one after the other, without gaps: a split cuts a piece in
-/// two, and what a piece loses, it loses where the run's pieces end. So two edges that were one are
-/// joined again without a copy. Of a run's memory at least half is in use.
+/// The pieces of a run lie on one path, one after the other, without gaps. A split cuts a piece in
+/// two without copying a token, and joining two pieces of a run copies none either. Two edges of
+/// different runs are joined by copying the shorter one to the longer one, where there is spare room
+/// for it; a new run gets a little spare room. So a token is copied a few times at most, however many
+/// joins an edge goes through. At least half of a run's tokens are in use.
 ///
-/// Exceptions: `node_at` and `split` can throw, and change nothing then.
-template <class Value, class Token>
+/// The owner of a node's value sets and clears it, and calls `value_added` and `value_removed`.
+/// Exceptions: only `node_at` and `split` can throw, and change nothing then.
+template <class Slot, class Token, class Hook>
 class RadixTree {
 public:
-    using Node = RadixNode<Value, Token>;
+    using Node = RadixNode<Slot, Token, Hook>;
     using Key = std::span<const Token>;
 
     struct Place {
-        Node* node;         // the last node that the key reaches in full
-        Node* inside;       // the child in whose edge it ends or leaves; null: at `node` itself
-        std::size_t common; // tokens that match
+        Node* node =
+            nullptr; // the last node that the key reaches in full; null: the tree has no node
+        Node* inside =
+            nullptr; // the child in whose edge the key ends or leaves; null: at `node` itself
+        std::size_t common = 0; // tokens that match
+
+        /// The node below which lies every key that shares `common` tokens.
+        [[nodiscard]] Node* below() const noexcept { return inside != nullptr ? inside : node; }
     };
 
     RadixTree() = default;
     RadixTree(const RadixTree&) = delete;
     RadixTree& operator=(const RadixTree&) = delete;
-    ~RadixTree() { clear(); }
+    ~RadixTree() {
+        clear();
+        delete root_;
+    }
 
     // values /////////////////////////////////////////////////////////////////
 
-    /// Gives a node that has no value one. Requires: it has two children, or is new, or the root.
-    void add_value(Node* node, Value&& value) noexcept {
-        node->value.emplace(std::move(value));
-        node->hidden = false;
+    /// Requires: the node got a value just now, and has two children, or is new, or is the root.
+    void value_added(Node* node) noexcept {
         ++size_;
         refresh(node);
         if (unmerged_)
             merge_above(node);
     }
 
-    /// Takes a node's value, and the node itself where nothing else needs it.
-    void remove_value(Node* node) noexcept {
-        node->value.reset();
-        node->hidden = false;
+    /// Removes the node as well, unless others need it. Requires: the node lost its value just now.
+    void value_removed(Node* node) noexcept {
         --size_;
         refresh(node);
         prune(node);
     }
 
-    void set_hidden(Node* node, bool hidden) noexcept {
-        node->hidden = hidden;
-        refresh(node);
-    }
+    /// The node's value became visible, or no longer is.
+    void visibility_changed(Node* node) noexcept { refresh(node); }
 
     // structure //////////////////////////////////////////////////////////////
 
@@ -78,10 +84,12 @@ public:
     [[nodiscard]] Node* node_at(Key key, Place place) {
         if (key.size() >= std::numeric_limits<std::uint32_t>::max())
             fail_length("promptkv: a key has 2^32 - 1 tokens or more");
+        if (place.node == nullptr)
+            place.node = root_ = new Node();
         const Key rest = key.subspan(place.common);
         if (rest.empty())
             return place.inside == nullptr ? place.node : split(place.inside, place.common);
-        if (place.inside == nullptr && place.node != &root_ && place.node->children.size() == 0)
+        if (place.inside == nullptr && place.node != root_ && place.node->children.size() == 0)
             return grow(place.node, rest);
         auto leaf = make_leaf({}, rest);
         Node* parent = place.node;
@@ -118,47 +126,44 @@ public:
     /// Shortens the edge of a node without children. Requires: parent's depth < depth < node's depth.
     void shorten(Node* node, std::size_t depth) noexcept {
         const std::uint32_t cut = node->depth - static_cast<std::uint32_t>(depth);
-        const bool hidden = std::exchange(node->hidden, true);
-        refresh(node); // its depth is the key in the heaps above
         node->depth -= cut;
         node->edge_length -= cut;
         node->run->release(cut);
         compact(node);
-        node->hidden = hidden;
-        refresh(node);
+        if (node->nearest == nullptr)
+            return;
+        for (Node* below = node; below->parent != nullptr; below = below->parent) {
+            Node* parent = below->parent;
+            parent->children.set_nearest(below->slot, node->depth);
+            parent->nearest = parent->find_nearest();
+            if (parent->nearest != node)
+                return; // nor is it the nearest of a node above
+        }
     }
 
     void clear() noexcept {
-        Node* node = &root_;
+        if (root_ == nullptr)
+            return;
+        Node* node = root_;
         for (;;) { // down to the first leaf, delete it, on with its parent
             if (const std::uint32_t n = node->children.size(); n > 0) {
                 node = node->children[n - 1];
                 continue;
             }
-            if (node == &root_)
+            if (node == root_)
                 break;
             Node* parent = node->parent;
             parent->children.remove(node->slot);
             delete node;
             node = parent;
         }
-        root_.value.reset();
-        root_.hidden = false;
-        root_.nearest = nullptr;
-        size_ = bytes_ = 0;
-        node_count_ = 1;
+        delete std::exchange(root_, nullptr);
+        size_ = bytes_ = node_count_ = 0;
         unmerged_ = false;
     }
 
     void swap(RadixTree& other) noexcept {
-        root_.children.swap(other.root_.children);
-        std::swap(root_.value, other.root_.value);
-        std::swap(root_.hidden, other.root_.hidden);
-        for (RadixTree* tree : {this, &other}) {
-            for (std::uint32_t i = 0; i < tree->root_.children.size(); ++i)
-                tree->root_.children[i]->parent = &tree->root_;
-            tree->root_.nearest = tree->root_.find_nearest();
-        }
+        std::swap(root_, other.root_);
         std::swap(size_, other.size_);
         std::swap(node_count_, other.node_count_);
         std::swap(bytes_, other.bytes_);
@@ -167,11 +172,13 @@ public:
 
     // lookup /////////////////////////////////////////////////////////////////
 
-    /// Const functions only read; this is the one place where const is dropped, for handles.
-    [[nodiscard]] Node* root() const noexcept { return const_cast<Node*>(&root_); }
+    /// Null: the tree has no node.
+    [[nodiscard]] Node* root() const noexcept { return root_; }
 
     [[nodiscard]] Place descend(Key key) const noexcept {
-        Node* node = root();
+        Node* node = root_;
+        if (node == nullptr)
+            return {};
         for (std::size_t at = 0;;) {
             Node* child = at < key.size() ? node->children.find(key[at]) : nullptr;
             if (child == nullptr)
@@ -184,17 +191,63 @@ public:
         }
     }
 
+    static constexpr std::uint32_t max_steps = 64;
+
+    /// Calls `f(node)` for the nodes with a visible value strictly below `node`, nearest first, until `f`
+    /// returns false. Behind the nearest one it gives up after `steps` nodes, at most max_steps, and
+    /// subtracts those that it has looked at.
+    /// Complexity: O(steps), no allocation.
+    template <class F>
+    static void for_each_beyond(const Node* node, std::uint32_t& steps, F f) {
+        Node* nearest = node->beyond();
+        if (nearest == nullptr || !f(nearest))
+            return;
+        // Best first: each step takes the nearest subtree, and puts in its place the two that stand
+        // below it in the parent's heap, and the nearest of its own.
+        struct Subtree {
+            const Node* parent;
+            std::uint32_t slot;
+            std::uint32_t depth;
+        };
+        std::array<Subtree, 2 * max_steps + 2> open;
+        std::size_t n = 0;
+        const auto push = [&](const Node* parent, std::uint32_t slot) {
+            if (slot >= parent->children.size() || n == open.size())
+                return;
+            const std::uint32_t depth = parent->children[slot]->nearest_depth();
+            if (depth != Node::Children::none)
+                open[n++] = Subtree{parent, slot, depth};
+        };
+        push(node, 0);
+        for (; steps > 0 && n > 0; --steps) {
+            std::size_t first = 0;
+            for (std::size_t i = 1; i < n; ++i)
+                first = open[i].depth < open[first].depth ? i : first;
+            const Subtree next = open[first];
+            open[first] = open[--n];
+            Node* child = next.parent->children[next.slot];
+            push(next.parent, 2 * next.slot + 1);
+            push(next.parent, 2 * next.slot + 2);
+            push(child, 0);
+            if (child->visible() && child != nearest && !f(child))
+                return;
+        }
+    }
+
     // observers //////////////////////////////////////////////////////////////
 
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
-    [[nodiscard]] std::size_t node_count() const noexcept { return node_count_; }
+    /// Nodes, the root included.
+    [[nodiscard]] std::size_t node_count() const noexcept {
+        return node_count_ + (root_ != nullptr ? 1 : 0);
+    }
     [[nodiscard]] std::size_t nbytes() const noexcept {
-        return (node_count_ - 1) * sizeof(Node) + bytes_ + root_.children.nbytes();
+        return node_count() * sizeof(Node) + bytes_ + (root_ ? root_->children.nbytes() : 0);
     }
 
     [[nodiscard]] bool check_invariants() const noexcept {
         std::size_t values = 0, nodes = 0, bytes = 0;
-        for (Node* node = root(); node != nullptr; node = node->next()) {
+        for (Node* node = root_; node != nullptr; node = node->next()) {
             ++nodes;
             values += node->value ? std::size_t{1} : 0;
             if (node->nearest != node->find_nearest() || !node->children.check_invariants())
@@ -208,7 +261,7 @@ public:
                 if (child->run == node->run && child != node->next_piece())
                     return false;
             }
-            if (node == &root_)
+            if (node == root_)
                 continue;
             bytes += node->children.nbytes();
             if (node->run != node->parent->run) {
@@ -216,17 +269,17 @@ public:
                 std::size_t live = 0;
                 for (const Node* piece = node; piece != nullptr; piece = piece->next_piece())
                     live += piece->edge_length;
-                if (live != node->run->live)
+                if (live != node->run->live || node->run->end > node->run->capacity)
                     return false;
             }
             if (!node->value && node->children.size() < (unmerged_ ? 1U : 2U))
                 return false;
         }
-        return values == size_ && nodes == node_count_ && bytes == bytes_;
+        return values == size_ && nodes == node_count() && bytes == bytes_;
     }
 
 private:
-    /// Tells the nodes above of another nearest value. Ends where it makes no difference.
+    /// Tells the nodes above of a new nearest value. Stops where it makes no difference.
     void refresh(Node* node) noexcept {
         for (; node != nullptr; node = node->parent) {
             Node* nearest = node->find_nearest();
@@ -240,7 +293,7 @@ private:
 
     // nodes //////////////////////////////////////////////////////////////////
 
-    /// A node with a run of its own, which begins with the tokens `before` its edge; those are not in use.
+    /// A node with a run of its own. The run begins with the tokens `before` the edge, not in use yet.
     [[nodiscard]] static std::unique_ptr<Node> make_leaf(Key before, Key edge) {
         auto node = std::make_unique<Node>();
         node->run = Run<Token>::make(static_cast<std::uint32_t>(before.size() + edge.size()));
@@ -252,11 +305,11 @@ private:
         return node;
     }
 
-    /// Room for a child more, its bytes counted. The root's are asked for when needed.
+    /// Makes room for one more child and counts the bytes, except the root's, which nbytes() asks for.
     void reserve_child(Node* node) {
         const std::size_t before = node->children.nbytes();
         node->children.reserve(1);
-        if (node != &root_)
+        if (node != root_)
             bytes_ += node->children.nbytes() - before;
     }
 
@@ -270,8 +323,8 @@ private:
         return added;
     }
 
-    /// Adds a child to a leaf, and copies the leaf's edge before the child's: where the key that ends
-    /// at the leaf goes because the longer one makes up for it, the two are joined without a copy.
+    /// Adds a child to a leaf, and copies the leaf's edge before the child's. When the value at the leaf
+    /// is removed because the longer one replaces it, the two edges are joined without a copy.
     [[nodiscard]] Node* grow(Node* leaf, Key rest) {
         auto child = make_leaf(Key(leaf->edge(), leaf->edge_length), rest);
         reserve_child(leaf);
@@ -285,7 +338,7 @@ private:
         return add_child(leaf, std::move(child));
     }
 
-    /// Deletes a node that is no child of another any more.
+    /// Deletes a node that its parent no longer has.
     void delete_node(Node* node) noexcept {
         bytes_ -= node->children.nbytes();
         release_edge(node);
@@ -300,15 +353,15 @@ private:
         run->release(node->edge_length);
     }
 
-    /// Removes a node that lost its value, or joins it with its only child; then so its parent.
+    /// Removes a node that lost its value, or joins it with its only child; then does so above.
     void prune(Node* node) noexcept {
         if (unmerged_)
             merge_above(node);
-        while (node != &root_ && !node->value && node->children.size() == 0) {
+        while (node != root_ && !node->value && node->children.size() == 0) {
             Node* parent = node->parent;
             const std::size_t before = parent->children.nbytes();
             parent->children.remove(node->slot);
-            if (parent != &root_)
+            if (parent != root_)
                 bytes_ -= before - parent->children.nbytes();
             const bool shared = parent->run == node->run;
             delete_node(node);
@@ -316,13 +369,13 @@ private:
                 compact(parent);
             node = parent;
         }
-        if (node != &root_ && !node->value && node->children.size() == 1)
+        if (node != root_ && !node->value && node->children.size() == 1)
             merge(node);
     }
 
-    /// Makes up for the merges above a node for which memory was wanting.
+    /// Does the merges above a node that failed for lack of memory.
     void merge_above(Node* node) noexcept {
-        for (node = node->parent; node != nullptr && node != &root_;) {
+        for (node = node->parent; node != nullptr && node != root_;) {
             Node* parent = node->parent;
             if (!node->value && node->children.size() == 1)
                 merge(node);
@@ -330,36 +383,20 @@ private:
         }
     }
 
-    /// Joins a node without a value with its only child, which takes its place. Where there is no
-    /// memory for the longer edge the node stays for now.
+    /// Joins a node without a value with its only child, which takes its place. Without memory for the
+    /// longer edge the node stays for now.
     void merge(Node* node) noexcept {
         Node* child = node->children[0];
-        const std::uint32_t length = node->edge_length + child->edge_length;
         if (child->run == node->run) {
             child->offset = node->offset;
+            child->edge_length += node->edge_length;
             node->run = nullptr;
-        } else {
-            Run<Token>* run = Run<Token>::try_make(length);
-            if (run == nullptr) {
-                unmerged_ = true;
-                return;
-            }
-            std::memcpy(run->tokens(), node->edge(), node->edge_length * sizeof(Token));
-            std::memcpy(run->tokens() + node->edge_length, child->edge(),
-                        child->edge_length * sizeof(Token));
-            Node* above = node->parent->run == node->run ? node->parent : nullptr;
-            Node* below = child->next_piece();
-            release_edge(node);
-            release_edge(child);
-            child->run = run;
-            child->offset = 0;
-            bytes_ += run->nbytes();
-            for (Node* rest : {above, below}) {
-                if (rest != nullptr)
-                    compact(rest);
-            }
+        } else if (node->edge_length >= child->edge_length ? append(node, child)
+                                                           : prepend(node, child)) {
+        } else if (!join_in_new_run(node, child)) {
+            unmerged_ = true;
+            return;
         }
-        child->edge_length = length;
         child->parent = node->parent;
         node->parent->children.replace(node->slot, child);
         bytes_ -= node->children.nbytes();
@@ -367,10 +404,74 @@ private:
         delete node;
     }
 
+    /// Copies the child's edge behind the node's, if the node's run has spare room there.
+    bool append(Node* node, Node* child) noexcept {
+        Run<Token>* run = node->run;
+        const std::uint32_t end = node->offset + node->edge_length;
+        if (run->capacity - end < child->edge_length)
+            return false;
+        std::memcpy(run->tokens() + end, child->edge(), child->edge_length * sizeof(Token));
+        run->end = end + child->edge_length;
+        run->live += child->edge_length;
+        Node* below = child->next_piece();
+        release_edge(child);
+        child->run = run;
+        child->offset = node->offset;
+        child->edge_length += node->edge_length;
+        node->run = nullptr; // the child has it now
+        if (below != nullptr)
+            compact(below);
+        return true;
+    }
+
+    /// Copies the node's edge before the child's, if the child's run has spare room there.
+    bool prepend(Node* node, Node* child) noexcept {
+        if (child->offset < node->edge_length)
+            return false;
+        child->offset -= node->edge_length;
+        child->edge_length += node->edge_length;
+        child->run->live += node->edge_length;
+        std::memcpy(child->run->tokens() + child->offset, node->edge(),
+                    node->edge_length * sizeof(Token));
+        Node* above = node->parent->run == node->run ? node->parent : nullptr;
+        release_edge(node);
+        if (above != nullptr)
+            compact(above);
+        return true;
+    }
+
+    /// Copies both edges to a new run, with spare room for the next join on the side of the longer one.
+    bool join_in_new_run(Node* node, Node* child) noexcept {
+        const std::uint32_t length = node->edge_length + child->edge_length;
+        constexpr std::uint32_t spare_part = 32;
+        Run<Token>* run = Run<Token>::try_make(length, length / spare_part);
+        if (run == nullptr)
+            return false;
+        const bool spare_behind = node->edge_length >= child->edge_length;
+        const std::uint32_t offset = spare_behind ? 0 : length / spare_part;
+        std::memcpy(run->tokens() + offset, node->edge(), node->edge_length * sizeof(Token));
+        std::memcpy(run->tokens() + offset + node->edge_length, child->edge(),
+                    child->edge_length * sizeof(Token));
+        run->end = offset + length;
+        Node* above = node->parent->run == node->run ? node->parent : nullptr;
+        Node* below = child->next_piece();
+        release_edge(node);
+        release_edge(child);
+        child->run = run;
+        child->offset = offset;
+        child->edge_length = length;
+        bytes_ += run->nbytes();
+        for (Node* rest : {above, below}) {
+            if (rest != nullptr)
+                compact(rest);
+        }
+        return true;
+    }
+
     // runs ///////////////////////////////////////////////////////////////////
 
-    /// Moves the pieces of a node's run to a smaller one where less than half is in use. Amortised
-    /// O(1) a token that went out of use. Where memory is wanting the run stays as it is.
+    /// Moves the pieces of a node's run to a smaller run when less than half is in use. Amortised O(1)
+    /// a token that is no longer in use. The run stays as it is if memory ran out.
     void compact(Node* node) noexcept {
         Run<Token>* run = node->run;
         if (run->live >= run->capacity / 2)
@@ -392,11 +493,11 @@ private:
         }
     }
 
-    Node root_;
-    std::size_t size_ = 0; // values
-    std::size_t node_count_ = 1;
-    std::size_t bytes_ = 0; // runs, and the child indexes of all nodes but the root
-    bool unmerged_ = false; // there may be nodes to merge, for which memory was wanting
+    Node* root_ = nullptr;       // made with the first node; it never moves
+    std::size_t size_ = 0;       // values
+    std::size_t node_count_ = 0; // without the root
+    std::size_t bytes_ = 0;      // runs, and the child indexes of all nodes but the root
+    bool unmerged_ = false;      // there may be nodes whose merge failed for lack of memory
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

@@ -11,23 +11,24 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// Tokens in one allocation, which follow this header. The edges that splits made of one edge share
-/// them: each has a piece of its own. Freed with its last token that is in use.
+/// Tokens in one allocation, behind this header. The edges that splits made of one edge share the
+/// run: each edge has a piece. The run is freed with the last piece.
 template <class Token>
 struct alignas(Token) alignas(std::uint32_t) Run {
     std::uint32_t live;     // tokens that an edge has
+    std::uint32_t end;      // tokens that were written; what an edge lost stays
     std::uint32_t capacity; // tokens that there is memory for
 
     [[nodiscard]] static std::size_t nbytes_of(std::size_t n) noexcept {
         return sizeof(Run) + n * sizeof(Token);
     }
     [[nodiscard]] static Run* make(std::uint32_t n) {
-        return new (::operator new(nbytes_of(n))) Run{n, n};
+        return new (::operator new(nbytes_of(n))) Run{n, n, n};
     }
-    /// The same; null where memory is wanting.
-    [[nodiscard]] static Run* try_make(std::uint32_t n) noexcept {
-        void* memory = ::operator new(nbytes_of(n), std::nothrow);
-        return memory != nullptr ? new (memory) Run{n, n} : nullptr;
+    /// A run of `n` tokens with memory for `more`. Null if memory ran out.
+    [[nodiscard]] static Run* try_make(std::uint32_t n, std::uint32_t more = 0) noexcept {
+        void* memory = ::operator new(nbytes_of(std::size_t{n} + more), std::nothrow);
+        return memory != nullptr ? new (memory) Run{n, n, n + more} : nullptr;
     }
 
     [[nodiscard]] Token* tokens() noexcept { return reinterpret_cast<Token*>(this + 1); }

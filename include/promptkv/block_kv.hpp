@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT
+// BlockUse, SharedBlock, BlockKV: a payload of shared blocks, ready to use.
+#ifndef PROMPTKV_BLOCK_KV_HPP
+#define PROMPTKV_BLOCK_KV_HPP
+
+#include <promptkv/config.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/version.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI {
+
+/// Counts the payloads in a cache's account that hold a block. Lives in the block, or beside it in an
+/// engine's own pool; zero at first. The cache alone changes it, also of a const block.
+///
+/// A block belongs to one cache at a time (asserted): a payload that goes from one cache to another, such
+/// as one that a removal listener got, needs blocks of its own there.
+/// Thread safety: any.
+class BlockUse {
+public:
+    BlockUse() = default;
+    BlockUse(const BlockUse&) = delete;
+    BlockUse& operator=(const BlockUse&) = delete;
+    ~BlockUse() { PROMPTKV_ASSERT(count() == 0); } // a payload in a cache would point to nothing
+
+    /// Payloads in a cache's account that hold the block.
+    [[nodiscard]] std::uint32_t count() const noexcept {
+        return payloads_.load(std::memory_order_acquire);
+    }
+
+    /// One payload more. Returns whether it is the first. For the cache alone.
+    bool acquire(const void* cache) const noexcept {
+        if (payloads_.fetch_add(1, std::memory_order_acq_rel) == 0) {
+            cache_.store(cache, std::memory_order_relaxed);
+            return true;
+        }
+        PROMPTKV_ASSERT(
+            cache_.load(std::memory_order_relaxed) == cache &&
+            "a block belongs to one cache at a time: copy what is in it to a new block");
+        return false;
+    }
+    /// One payload less. Returns whether it was the last. For the cache alone.
+    bool release() const noexcept { return payloads_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
+
+private:
+    mutable std::atomic<std::uint32_t> payloads_{0};
+    mutable std::atomic<const void*> cache_{nullptr};
+};
+
+/// A counted pointer to an immutable block. Copies share the block.
+///
+/// Requires of `T`: `kv_traits<T>::nbytes`, asked once.
+/// Thread safety: as std::shared_ptr.
+template <class T>
+class SharedBlock {
+    static_assert(SizedPayload<T>,
+                  "a block needs nbytes: a member, or a specialisation of promptkv::kv_traits");
+
+    struct Counted {
+        explicit Counted(T&& block) : value(std::move(block)) {}
+        T value;
+        std::size_t nbytes = kv_traits<T>::nbytes(value);
+        BlockUse use;
+    };
+
+public:
+    /// Throws: what the allocation or the move of `block` throws.
+    explicit SharedBlock(T block) : counted_(std::make_shared<Counted>(std::move(block))) {}
+
+    [[nodiscard]] const T& operator*() const noexcept { return counted_->value; }
+    [[nodiscard]] const T* operator->() const noexcept { return std::addressof(counted_->value); }
+    [[nodiscard]] std::size_t nbytes() const noexcept { return counted_->nbytes; }
+    [[nodiscard]] const BlockUse& use() const noexcept { return counted_->use; }
+
+    /// Whether somebody outside of a cache's account holds the block too.
+    [[nodiscard]] bool in_use() const noexcept {
+        return static_cast<std::size_t>(counted_.use_count()) > counted_->use.count();
+    }
+
+    /// Whether both point to the same block.
+    friend bool operator==(const SharedBlock&, const SharedBlock&) = default;
+
+private:
+    std::shared_ptr<const Counted> counted_;
+};
+
+/// KV state as blocks of `block_tokens` tokens each, and optionally a state at the end of its key.
+///
+///     tokens   0 ...... 64 ..... 128 .. 150       block_tokens = 64, length() = 150
+///     blocks  [   #0   ][   #1   ][   #2   ]      #2 may hold tokens beyond 150: a restore ignores them
+///     state                           [ S ]       at 150, of a recurrent or hybrid model
+///
+/// Without a `State` it serves every prefix of its key, can be cut and cloned, and both share blocks.
+/// With one it serves its whole key only, and still shares the blocks of its attention layers; as long as
+/// `set_state` was not called it serves nothing.
+///
+/// `nbytes()` is the sum over its blocks and the state, as their `kv_traits` say.
+/// Thread safety: a const object may be read from several threads.
+/// Exceptions: strong guarantee.
+template <class Block, class State = void>
+class BlockKV {
+    static constexpr bool has_states = !std::is_void_v<State>;
+    using StateOrNone = std::conditional_t<has_states, State, std::byte>;
+
+public:
+    using block_type = SharedBlock<Block>;
+
+    /// Without blocks. Requires: block_tokens > 0.
+    explicit BlockKV(std::size_t block_tokens) noexcept : block_tokens_(block_tokens) {
+        PROMPTKV_ASSERT(block_tokens > 0);
+    }
+    BlockKV(const BlockKV&) = default;
+    BlockKV& operator=(const BlockKV&) = default;
+    BlockKV(BlockKV&& other) noexcept
+        : blocks_(std::move(other.blocks_)), state_(std::move(other.state_)),
+          block_tokens_(other.block_tokens_), length_(std::exchange(other.length_, 0)),
+          block_bytes_(std::exchange(other.block_bytes_, 0)) {
+        other.blocks_.clear();
+    }
+    BlockKV& operator=(BlockKV&& other) noexcept {
+        BlockKV(std::move(other)).swap(*this);
+        return *this;
+    }
+    ~BlockKV() = default;
+
+    void swap(BlockKV& other) noexcept {
+        blocks_.swap(other.blocks_);
+        state_.swap(other.state_);
+        std::swap(block_tokens_, other.block_tokens_);
+        std::swap(length_, other.length_);
+        std::swap(block_bytes_, other.block_bytes_);
+    }
+
+    // building ///////////////////////////////////////////////////////////////
+
+    /// Adds the block of the next `tokens` tokens: of block_tokens, or fewer for the last one.
+    /// Requires: length() is a multiple of block_tokens(); 0 < tokens <= block_tokens().
+    void append(block_type block, std::size_t tokens) {
+        PROMPTKV_ASSERT(length_ % block_tokens_ == 0);
+        PROMPTKV_ASSERT(tokens > 0 && tokens <= block_tokens_);
+        const std::size_t nbytes = block.nbytes();
+        blocks_.push_back(std::move(block));
+        length_ += tokens;
+        block_bytes_ += nbytes;
+    }
+    void append(Block block, std::size_t tokens) { append(block_type(std::move(block)), tokens); }
+
+    /// Sets the state at the end of the key.
+    void set_state(StateOrNone state)
+        requires has_states
+    {
+        state_ = std::make_shared<const StateOrNone>(std::move(state));
+    }
+
+    // observers //////////////////////////////////////////////////////////////
+
+    [[nodiscard]] std::span<const block_type> blocks() const noexcept { return blocks_; }
+    [[nodiscard]] bool has_state() const noexcept { return state_ != nullptr; }
+    /// Requires: has_state().
+    [[nodiscard]] const StateOrNone& state() const noexcept
+        requires has_states
+    {
+        PROMPTKV_ASSERT(has_state());
+        return *state_;
+    }
+
+    // what the cache asks: see kv_traits /////////////////////////////////////
+
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        if constexpr (has_states)
+            return block_bytes_ + (state_ ? kv_traits<State>::nbytes(*state_) : 0);
+        else
+            return block_bytes_;
+    }
+    [[nodiscard]] std::size_t length() const noexcept { return length_; }
+    [[nodiscard]] std::size_t block_tokens() const noexcept { return block_tokens_; }
+
+    [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept {
+        if constexpr (has_states)
+            return n >= length_ && has_state() ? length_ : 0;
+        else
+            return n < length_ ? n : length_;
+    }
+
+    /// The first `n` tokens; the blocks are shared. Requires: n <= length(). O(n / block_tokens).
+    [[nodiscard]] BlockKV clone_prefix(std::size_t n) const
+        requires(!has_states)
+    {
+        return first(n);
+    }
+
+    /// The whole blocks of the first `n` tokens, without a state. O(n / block_tokens).
+    [[nodiscard]] BlockKV shared_prefix(std::size_t n) const
+        requires has_states
+    {
+        return first((n < length_ ? n : length_) / block_tokens_ * block_tokens_);
+    }
+
+    /// Drops the blocks that begin at or beyond `n` and returns them; nothing if memory ran out.
+    std::optional<BlockKV> truncate(std::size_t n) noexcept
+        requires(!has_states)
+    {
+        if (n >= length_)
+            return std::nullopt;
+        const std::size_t keep = (n + block_tokens_ - 1) / block_tokens_;
+        std::optional<BlockKV> tail(std::in_place, block_tokens_);
+        tail->length_ = length_ - (keep * block_tokens_ < length_ ? keep * block_tokens_ : length_);
+        if (!move_blocks(keep, *tail))
+            tail.reset();
+        length_ = n;
+        return tail;
+    }
+
+    template <class F>
+    void for_each_block(std::size_t from, F&& f) const {
+        for (std::size_t i = (from + block_tokens_ - 1) / block_tokens_; i < blocks_.size(); ++i)
+            f(blocks_[i].use(), blocks_[i].nbytes(), InUse{blocks_[i]});
+    }
+
+    /// Returns the blocks that it gave up, if there are any and there is memory.
+    std::optional<BlockKV> adopt_blocks(std::size_t n, const BlockKV& other) noexcept {
+        if (other.block_tokens_ != block_tokens_)
+            return std::nullopt;
+        std::size_t whole = n / block_tokens_;
+        whole = whole < blocks_.size() ? whole : blocks_.size();
+        whole = whole < other.blocks_.size() ? whole : other.blocks_.size();
+        std::optional<BlockKV> given_up;
+        for (std::size_t i = 0; i < whole; ++i) {
+            if (blocks_[i] == other.blocks_[i])
+                continue;
+            if (!given_up) {
+                given_up.emplace(block_tokens_);
+                static_cast<void>(given_up->try_reserve(whole - i));
+            }
+            block_bytes_ += other.blocks_[i].nbytes() - blocks_[i].nbytes();
+            if (given_up->blocks_.size() < given_up->blocks_.capacity())
+                given_up->blocks_.push_back(std::move(blocks_[i]));
+            blocks_[i] = other.blocks_[i];
+        }
+        return given_up;
+    }
+
+private:
+    /// Asks a block whether it is in use only where somebody wants to know.
+    struct InUse {
+        const block_type& block;
+        operator bool() const noexcept { // NOLINT(google-explicit-constructor): converts when asked
+            return block.in_use();
+        }
+    };
+
+    [[nodiscard]] BlockKV first(std::size_t n) const {
+        PROMPTKV_ASSERT(n <= length_);
+        BlockKV prefix(block_tokens_);
+        const std::size_t whole = (n + block_tokens_ - 1) / block_tokens_;
+        prefix.blocks_.reserve(whole);
+        for (std::size_t i = 0; i < whole; ++i) {
+            prefix.block_bytes_ += blocks_[i].nbytes();
+            prefix.blocks_.push_back(blocks_[i]);
+        }
+        prefix.length_ = n;
+        return prefix;
+    }
+
+    [[nodiscard]] bool try_reserve(std::size_t n) noexcept {
+#ifdef __cpp_exceptions
+        try {
+            blocks_.reserve(n);
+        } catch (...) {
+            return false;
+        }
+#else
+        blocks_.reserve(n);
+#endif
+        return true;
+    }
+
+    /// Moves the blocks from number `from` on to `tail`, as far as there is memory, and drops the others.
+    [[nodiscard]] bool move_blocks(std::size_t from, BlockKV& tail) noexcept {
+        const bool moves = tail.try_reserve(blocks_.size() - from);
+        std::size_t nbytes = 0;
+        for (std::size_t i = from; i < blocks_.size(); ++i) {
+            nbytes += blocks_[i].nbytes();
+            if (moves)
+                tail.blocks_.push_back(std::move(blocks_[i]));
+        }
+        block_bytes_ -= nbytes;
+        tail.block_bytes_ += nbytes;
+        blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(from), blocks_.end());
+        return moves;
+    }
+
+    std::vector<block_type> blocks_;
+    std::shared_ptr<const StateOrNone> state_;
+    std::size_t block_tokens_;
+    std::size_t length_ = 0;
+    std::size_t block_bytes_ = 0;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI
+
+#endif

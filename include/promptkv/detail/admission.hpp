@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+// Admission: whether a payload may be stored, and how much of it. Pure functions over the parts.
+#ifndef PROMPTKV_DETAIL_ADMISSION_HPP
+#define PROMPTKV_DETAIL_ADMISSION_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/ledger.hpp>
+#include <promptkv/detail/lookup.hpp>
+#include <promptkv/detail/parts.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// A payload that is to be stored: one that is there, or one that room is to be reserved for.
+template <class KV>
+struct Incoming {
+    std::size_t nbytes; // that it refers to, or an estimate
+    std::size_t length; // tokens of its key
+    std::size_t shared; // leading tokens whose blocks `kv` has
+    const KV* kv; // the payload; of a reservation: one in the cache that shares tokens, or null
+    bool is_reservation;
+};
+
+/// What becomes of it.
+template <class R>
+struct Decision {
+    Outcome outcome = Outcome::no_room;
+    std::size_t tokens = 0; // how much of the key is stored or present; 0: nothing
+    R* present = nullptr;   // the entry that serves these tokens already
+};
+
+/// The bytes of its first `n` tokens: in proportion to the tokens, unless its blocks tell.
+template <class KV>
+[[nodiscard]] std::size_t bytes_of_first(const Incoming<KV>& incoming, std::size_t n) noexcept {
+    if (n >= incoming.length)
+        return incoming.nbytes;
+    if constexpr (BlockPayload<KV>) {
+        if (!incoming.is_reservation) {
+            std::size_t nbytes = incoming.nbytes;
+            kv_traits<KV>::for_each_block(*incoming.kv, n,
+                                          [&](const BlockUse&, std::size_t block_bytes,
+                                              const auto&) { nbytes = less(nbytes, block_bytes); });
+            return nbytes;
+        }
+    }
+    if (incoming.nbytes <= unlimited / incoming.length)
+        return (incoming.nbytes * n + incoming.length - 1) / incoming.length;
+    const double part = static_cast<double>(n) / static_cast<double>(incoming.length);
+    return std::min(incoming.nbytes,
+                    static_cast<std::size_t>(part * static_cast<double>(incoming.nbytes)) + 1);
+}
+
+/// The bytes of its first `n` tokens that leased payloads hold as well.
+template <class KV>
+[[nodiscard]] std::size_t leased_of_first([[maybe_unused]] const Incoming<KV>& incoming,
+                                          [[maybe_unused]] std::size_t n,
+                                          [[maybe_unused]] const LeasedBlocks& leased) {
+    std::size_t nbytes = 0;
+    if constexpr (BlockPayload<KV>) {
+        if (incoming.kv == nullptr)
+            return 0;
+        const auto count = [&](std::size_t from, bool add) {
+            kv_traits<KV>::for_each_block(
+                *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
+                    if (leased.contains(use))
+                        nbytes = add ? nbytes + block_bytes : less(nbytes, block_bytes);
+                });
+        };
+        count(0, true);
+        if (const std::size_t end = std::min(n, incoming.shared); end < incoming.length)
+            count(end, false);
+    }
+    return nbytes;
+}
+
+/// Whether the key of `n` tokens at the spot needs to be stored at all. `own_is_present`: not where it has
+/// an entry.
+template <class R>
+[[nodiscard]] Decision<R>
+present_or_stored(const Parts<R>& parts, const typename Index<R>::Spot& spot, std::size_t n,
+                  typename R::TierEnum tier, bool own_is_present) noexcept {
+    R* own = spot.record(n);
+    if (own != nullptr && !own->is_entry)
+        own = nullptr;
+    if (!parts.is_mlx_lm()) {
+        R* present = own_is_present ? own : nullptr;
+        if (present == nullptr)
+            present = longer_serving<R>(spot, n, tier);
+        if (present != nullptr)
+            return {Outcome::present, n, present};
+    }
+    return {own != nullptr ? Outcome::replaced : Outcome::stored, n, nullptr};
+}
+
+/// Decides. A result of `stored` with fewer tokens than the key has means that this part of it fits;
+/// whether that part needs to be stored is decided anew. `pins`: see Ledger::leased_blocks.
+template <class R>
+[[nodiscard]] Decision<R> decide(const Parts<R>& parts, const typename Index<R>::Spot& spot,
+                                 const Incoming<typename R::KV>& incoming, std::size_t n,
+                                 typename R::TierEnum tier, bool own_is_present,
+                                 std::vector<PayloadLease<typename R::KV>>& pins) {
+    using KV = typename R::KV;
+    const Decision<R> needed = present_or_stored(parts, spot, n, tier, own_is_present);
+    if (needed.outcome == Outcome::present)
+        return needed;
+    const std::size_t max_bytes = parts.options.max_bytes;
+    const bool over = incoming.nbytes > max_bytes || max_bytes == 0;
+    const bool can_part = TruncatablePayload<KV> && !parts.is_mlx_lm() &&
+                          parts.options.max_partial > 0 && max_bytes > 0;
+    if (over && !can_part)
+        return {Outcome::too_large, 0, nullptr};
+
+    const R* own = spot.record(n);
+    const bool own_leased = own != nullptr && own->is_entry && own->payload->leased();
+    const std::size_t max_entries = parts.options.max_entries;
+    if (parts.ledger.leased_entries_at_most() >= max_entries &&
+        less(parts.ledger.leased().entries, own_leased ? 1 : 0) >= max_entries)
+        return {Outcome::no_room, 0, nullptr};
+
+    // The sum over the leased payloads never says less than is held; only where it refuses are the
+    // blocks counted one by one.
+    if (!over && incoming.nbytes <= less(max_bytes, parts.ledger.pinned_at_most()))
+        return needed;
+    const LeasedBlocks leased = parts.ledger.leased_blocks(pins);
+    const std::size_t room = less(max_bytes, leased.nbytes);
+    const auto needs = [&](std::size_t first) {
+        return less(bytes_of_first(incoming, first), leased_of_first(incoming, first, leased));
+    };
+    if (!over && needs(n) <= room)
+        return needed;
+    if (!can_part || n == 0)
+        return {over ? Outcome::too_large : Outcome::no_room, 0, nullptr};
+
+    const std::size_t most =
+        over ? static_cast<std::size_t>(static_cast<double>(max_bytes) *
+                                        std::min(parts.options.max_partial, 1.0))
+             : max_bytes;
+    const std::size_t step =
+        incoming.kv != nullptr ? block_tokens(*incoming.kv) : parts.block_tokens;
+    const auto fits = [&](std::size_t first) {
+        return needs(first) <= room && bytes_of_first(incoming, first) <= most;
+    };
+    std::size_t enough = 0, too_many = (n - 1) / step + 1; // in blocks
+    while (too_many - enough > 1) {
+        const std::size_t middle = enough + (too_many - enough) / 2;
+        (fits(middle * step) ? enough : too_many) = middle;
+    }
+    std::size_t part = enough * step;
+    if (!incoming.is_reservation)
+        part = served_prefix(*incoming.kv, n, part);
+    if (part == 0)
+        return {over ? Outcome::too_large : Outcome::no_room, 0, nullptr};
+    return {Outcome::stored, part, nullptr};
+}
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,626 @@
+// SPDX-License-Identifier: MIT
+// Cache: the order of the steps of a lookup, an insert and a removal.
+#ifndef PROMPTKV_DETAIL_CACHE_HPP
+#define PROMPTKV_DETAIL_CACHE_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/config.hpp>
+#include <promptkv/detail/admission.hpp>
+#include <promptkv/detail/eviction.hpp>
+#include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/lookup.hpp>
+#include <promptkv/detail/removals.hpp>
+#include <promptkv/detail/storing.hpp>
+#include <promptkv/detail/usage.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/stats.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// What is behind the face of a cache: the parts, a mutex, and the steps of each call.
+///
+/// A step that can fail comes first, then the change, then listeners and destructors: `Call` runs these
+/// when the cache is whole again and the mutex is unlocked.
+template <class R, class Mutex>
+class Cache {
+public:
+    using KV = typename R::KV;
+    using Model = typename R::Model;
+    using Token = typename R::Token;
+    using TierEnum = typename R::TierEnum;
+    using ModelView = typename R::ModelView;
+    using Tokens = typename R::Tokens;
+    using Options = typename Parts<R>::Options;
+    using Listener = typename Removals<R>::Listener;
+    using Payload = typename R::Payload;
+
+    explicit Cache(const Options& options) : parts_(options) {}
+    Cache(const Cache&) = delete;
+    Cache& operator=(const Cache&) = delete;
+    ~Cache() {
+        set_listener(nullptr);
+        parts_.options.max_entries = 0; // a payload's destructor may call, but stores nothing
+        Call call(*this);
+        clear(call);
+    }
+
+    /// A call that may change the cache. It holds the mutex until its end; then what was removed is
+    /// reported and destroyed.
+    class Call {
+    public:
+        explicit Call(Cache& cache) : cache_(cache) {
+            cache_.mutex_.lock();
+            cache_.drain(*this);
+            cache_.keep_limits(*this);
+        }
+        Call(const Call&) = delete;
+        Call& operator=(const Call&) = delete;
+        ~Call() { gone.deliver(cache_.parts_.index, cache_.mutex_, cache_.parts_.listener); }
+
+        Removals<R> gone;
+        // These end, or are destroyed, after the mutex is unlocked.
+        std::vector<PayloadLease<KV>> pins;
+        std::optional<KV> adopted; // what an incoming payload gave up for shared blocks
+        std::optional<KV> cut_off; // the part of it that is not kept
+        std::optional<KV> copy;
+
+    private:
+        Cache& cache_;
+    };
+
+    /// A call that changes nothing.
+    class Look {
+    public:
+        explicit Look(const Cache& cache) : mutex_(cache.mutex_) { mutex_.lock(); }
+        Look(const Look&) = delete;
+        Look& operator=(const Look&) = delete;
+        ~Look() { mutex_.unlock(); }
+
+    private:
+        Mutex& mutex_;
+    };
+
+    // lookup /////////////////////////////////////////////////////////////////
+
+    [[nodiscard]] Choice<R> choose(ModelView model, Tokens tokens, FetchOptions options,
+                                   Eligibility can) const {
+        PROMPTKV_ASSERT(options.align >= 1);
+        options.align = std::max<std::size_t>(options.align, 1);
+        return detail::choose<R>(parts_.index.locate(model, tokens), tokens.size(), options, can);
+    }
+
+    /// Counts a lookup and does what it does to recency. Returns its number.
+    std::uint64_t count(const Choice<R>& choice, Tokens tokens) noexcept {
+        return Usage<R>(parts_).count(choice, tokens);
+    }
+    void refresh(const Choice<R>& choice, Tokens tokens) noexcept {
+        Usage<R>(parts_).refresh(choice, tokens);
+    }
+
+    [[nodiscard]] PayloadLease<KV> lease(R& record) noexcept {
+        return parts_.ledger.lease(*record.payload);
+    }
+
+    /// Moves the match's payload out, cut to what is reused, and removes the entry.
+    void take(const Choice<R>& choice, std::optional<KV>& kv, Call& call) noexcept {
+        R& record = *choice.record;
+        Payload& payload = *record.payload;
+        const bool is_cut = choice.reused < record.length();
+        ++parts_.stats.taken;
+        Eviction<R>(parts_, call.gone).remove(record, RemovalReason::taken);
+        if (is_cut)
+            assign(call.cut_off, truncate(payload.kv, choice.reused));
+        kv.emplace(std::move(payload.kv));
+    }
+
+    [[nodiscard]] auto explain(ModelView model, Tokens tokens, FetchOptions options) const {
+        options.align = std::max<std::size_t>(options.align, 1);
+        return detail::explain<R>(parts_.index, model, tokens, options, can_fetch<KV>);
+    }
+
+    // insertion //////////////////////////////////////////////////////////////
+
+    /// `own_is_present`: an entry of the key makes the insert needless.
+    Inserted insert(ModelView model, Tokens tokens, KV& kv, TierEnum tier,
+                    const InsertOptions& options, Call& call, bool own_is_present = false) {
+        if constexpr (MeasuredPayload<KV>)
+            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
+        tier = static_cast<TierEnum>(tier_index(tier));
+        typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
+        if (R* sharing = spot.common() > 0 ? Index<R>::any_sharing(spot) : nullptr)
+            assign(call.adopted, adopt_blocks(kv, spot.common(), sharing->kv()));
+        const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), tokens.size(), tokens.size(),
+                                    std::addressof(kv), false};
+        const Decision<R> decision =
+            decide(spot, model, tokens, incoming, tier, own_is_present, call);
+        Inserted inserted;
+        inserted.outcome = decision.outcome;
+        inserted.tokens = decision.tokens;
+        if (decision.outcome == Outcome::present)
+            use_present(decision, spot, tokens, tier, options, call);
+        if (decision.outcome == Outcome::stored || decision.outcome == Outcome::replaced) {
+            Storing<R>(parts_, call.gone)
+                .store(spot, model, tokens.first(decision.tokens),
+                       {kv, bytes_of_first(incoming, decision.tokens),
+                        decision.tokens < tokens.size(), tier, options, inserted, call.cut_off});
+            if (decision.tokens < tokens.size() && inserted.tokens > 0)
+                ++parts_.stats.stored_in_part;
+        }
+        ++counter(inserted.outcome);
+        return inserted;
+    }
+
+    bool mark(ModelView model, Tokens tokens, TierEnum tier, Call& call) {
+        tier = static_cast<TierEnum>(tier_index(tier));
+        const auto spot = parts_.index.locate(model, tokens);
+        R* own = spot.record(tokens.size());
+        if (own != nullptr && own->is_entry) {
+            Storing<R>(parts_, call.gone).raise(*own, tier);
+            refresh({spot, own, tokens.size(), Match::exact, MissReason::none}, tokens);
+            return true;
+        }
+        if (R* longer = longer_serving<R>(spot, tokens.size(), tier);
+            longer != nullptr && !parts_.is_mlx_lm()) {
+            refresh({spot, longer, tokens.size(), Match::longer, MissReason::none}, tokens);
+            return true;
+        }
+        if constexpr (PrefixClonable<KV>) {
+            const R* longer = longer_serving<R>(spot, tokens.size(), TierEnum{});
+            if (longer == nullptr)
+                return false;
+            KV& kv = call.copy.emplace(clone(longer->kv(), tokens.size()));
+            const Inserted inserted = insert(model, tokens, kv, tier, {}, call);
+            return inserted.outcome == Outcome::stored && inserted.tokens == tokens.size();
+        } else {
+            return false;
+        }
+    }
+
+    // reservation ////////////////////////////////////////////////////////////
+
+    /// What an erase may void: the key of a reservation.
+    struct Claim {
+        Claim(ModelView name, Tokens key, std::uint64_t of_session)
+            : model(name), tokens(key.begin(), key.end()), session(of_session) {}
+        const Model model;
+        const std::vector<Token> tokens;
+        const std::uint64_t session;
+        bool is_void = false; // under the cache's lock
+    };
+
+    struct Reserved {
+        Outcome outcome = Outcome::cancelled;
+        std::size_t tokens = 0;
+        std::shared_ptr<Claim> claim;  // null: no room is held
+        PayloadLease<KV> prefix;       // what is stored of the key
+        std::size_t prefix_tokens = 0; // and how many tokens that is
+        HeldBytes<KV> held;
+        bool is_part = false;    // of the key that was asked for
+        std::size_t evicted = 0; // entries, to make the room
+        std::size_t cut = 0;
+    };
+
+    [[nodiscard]] Reserved reserve(ModelView model, Tokens tokens, std::size_t nbytes,
+                                   TierEnum tier, const InsertOptions& options, Call& call) {
+        tier = static_cast<TierEnum>(tier_index(tier));
+        typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
+        const R* sharing = spot.common() > 0 ? Index<R>::any_sharing(spot) : nullptr;
+        const std::size_t shared =
+            sharing != nullptr ? shareable(*sharing, spot.common(), tokens.size()) : 0;
+        const Incoming<KV> incoming{nbytes, tokens.size(), shared,
+                                    sharing != nullptr ? std::addressof(sharing->kv()) : nullptr,
+                                    true};
+        const Decision<R> decision = decide(spot, model, tokens, incoming, tier, true, call);
+        Reserved reserved;
+        reserved.outcome = decision.outcome;
+        reserved.tokens = decision.tokens;
+        reserved.is_part = decision.tokens < tokens.size();
+        if (decision.outcome == Outcome::present)
+            use_present(decision, spot, tokens, tier, options, call);
+        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced) {
+            ++counter(decision.outcome);
+            return reserved;
+        }
+        auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), options.session);
+        if (claims_.size() == claims_.capacity())
+            std::erase_if(claims_, [](const auto& each) { return each.expired(); });
+        claims_.push_back(claim);
+        std::size_t held = bytes_of_first(incoming, decision.tokens);
+        if constexpr (BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>)) {
+            const std::size_t n = std::min(shared, decision.tokens);
+            reserved.prefix_tokens = n > 0 ? shareable(*sharing, n, decision.tokens) : 0;
+            if (reserved.prefix_tokens > 0) {
+                reserved.prefix = share_prefix(*sharing, reserved.prefix_tokens);
+                held = less(held, reserved.prefix.get()->nbytes);
+            }
+        }
+        const auto evicted = Eviction<R>(parts_, call.gone).make_room(limits(), held, 0);
+        reserved.evicted = evicted.entries;
+        reserved.cut = evicted.cuts;
+        reserved.held = parts_.ledger.reserve(held);
+        reserved.claim = std::move(claim);
+        return reserved;
+    }
+
+    /// Stores what a reservation was made for. If it throws, the reservation is as before.
+    /// `whole`: the key of a payload that may be larger than the part that there is room for.
+    Inserted commit(Reserved& reserved, KV& kv, TierEnum tier, const InsertOptions& options,
+                    Call& call, std::optional<Tokens> whole = std::nullopt) {
+        if (reserved.claim == nullptr || reserved.claim->is_void)
+            return cancel(call);
+        const Tokens key = whole.value_or(Tokens(reserved.claim->tokens));
+        std::size_t n = key.size();
+        if constexpr (MeasuredPayload<KV>) {
+            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) <= n);
+            n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
+        }
+        if (reserved.prefix)
+            assign(call.copy, adopt_blocks(kv, std::min(n, reserved.prefix_tokens),
+                                           std::as_const(reserved.prefix.get()->kv)));
+        if (n == 0 && !key.empty())
+            return cancel(call); // nothing was made
+        const std::size_t held = reserved.held.nbytes();
+        reserved.held.give_back();
+        Inserted inserted;
+        PROMPTKV_TRY {
+            inserted = insert(reserved.claim->model, key.first(n), kv, tier, options, call, true);
+        }
+        PROMPTKV_CATCH_ALL {
+            reserved.held = parts_.ledger.reserve(held);
+            PROMPTKV_RETHROW;
+        }
+        const bool is_stored =
+            inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced;
+        if (reserved.is_part && !whole && is_stored && inserted.tokens == n)
+            ++parts_.stats.stored_in_part;
+        return inserted;
+    }
+
+    /// A caller who had room made no payload.
+    Inserted cancel(Call& /*call*/) noexcept {
+        Inserted inserted;
+        inserted.outcome = Outcome::cancelled;
+        ++parts_.stats.cancelled;
+        return inserted;
+    }
+
+    // removal ////////////////////////////////////////////////////////////////
+
+    std::size_t pop_prefixes(ModelView model, Tokens tokens, Call& call) {
+        const auto spot = parts_.index.locate(model, tokens);
+        void_claims([&](const Claim& claim) {
+            return claim.model == model && claim.tokens.size() < tokens.size() &&
+                   std::equal(claim.tokens.begin(), claim.tokens.end(), tokens.begin());
+        });
+        Chain chain;
+        R* entry = Index<R>::entry_at_or_above(spot.place.node);
+        for (; entry != nullptr; entry = Index<R>::prefix_of(*entry)) {
+            if (entry->length() < tokens.size())
+                chain.push(*entry);
+        }
+        return remove(chain, RemovalReason::erased, call);
+    }
+
+    bool erase(ModelView model, Tokens tokens, Call& call) {
+        R* entry = parts_.index.locate(model, tokens).record(tokens.size());
+        void_claims([&](const Claim& claim) {
+            return claim.model == model && std::equal(claim.tokens.begin(), claim.tokens.end(),
+                                                      tokens.begin(), tokens.end());
+        });
+        Chain chain;
+        if (entry != nullptr && entry->is_entry)
+            chain.push(*entry);
+        return remove(chain, RemovalReason::erased, call) > 0;
+    }
+
+    std::size_t erase_below(ModelView model, Tokens tokens, Call& call) {
+        const auto spot = parts_.index.locate(model, tokens);
+        void_claims([&](const Claim& claim) {
+            return claim.model == model && claim.tokens.size() >= tokens.size() &&
+                   std::equal(tokens.begin(), tokens.end(), claim.tokens.begin());
+        });
+        Chain chain;
+        Index<R>::for_each_below(spot, tokens.size(), [&](R& record) { chain.push(record); });
+        return remove(chain, RemovalReason::erased, call);
+    }
+
+    std::size_t erase_session(ModelView model, std::uint64_t session, Call& call) {
+        Partition<R>* home = parts_.index.find(model);
+        if (session == 0)
+            return 0;
+        void_claims(
+            [&](const Claim& claim) { return claim.session == session && claim.model == model; });
+        Chain chain;
+        if (home != nullptr) {
+            Index<R>::for_each(*home, [&](R& record) {
+                if (record.is_entry && record.session == session && !record.many_sessions)
+                    chain.push(record);
+            });
+        }
+        return remove(chain, RemovalReason::erased, call);
+    }
+
+    std::size_t erase_model(ModelView model, Call& call) {
+        Partition<R>* home = parts_.index.find(model);
+        void_claims([&](const Claim& claim) { return claim.model == model; });
+        Chain chain;
+        if (home != nullptr)
+            Index<R>::for_each(*home, [&](R& record) { chain.push(record); });
+        return remove(chain, RemovalReason::erased, call);
+    }
+
+    std::size_t clear(Call& call) noexcept {
+        for (const std::weak_ptr<Claim>& each : claims_) {
+            if (const std::shared_ptr<Claim> claim = each.lock())
+                claim->is_void = true;
+        }
+        Chain chain;
+        parts_.index.for_each_home([&](Partition<R>& home) {
+            Index<R>::for_each(home, [&](R& record) { chain.push(record); });
+        });
+        return remove(chain, RemovalReason::cleared, call);
+    }
+
+    std::size_t trim_to(CacheLimits trimmed, Call& call) noexcept {
+        return Eviction<R>(parts_, call.gone).make_room(trimmed, 0, 0).entries;
+    }
+    void set_limits(CacheLimits limits, Call& call) noexcept {
+        parts_.options.max_bytes = limits.max_bytes;
+        parts_.options.max_entries = limits.max_entries;
+        trim_to(limits, call);
+    }
+    /// Evicts one victim. Its blocks are in use until it is destroyed, at the end of the call.
+    auto evict(std::size_t nbytes, Call& call) noexcept {
+        return Eviction<R>(parts_, call.gone).evict(nbytes);
+    }
+    void set_listener(std::shared_ptr<const Listener> listener) noexcept {
+        mutex_.lock();
+        parts_.listener.swap(listener);
+        mutex_.unlock();
+    }
+
+    // observers; under Look //////////////////////////////////////////////////
+
+    [[nodiscard]] CacheLimits limits() const noexcept {
+        return {parts_.options.max_bytes, parts_.options.max_entries};
+    }
+    [[nodiscard]] std::size_t size() const noexcept { return parts_.ledger.size(); }
+    [[nodiscard]] std::size_t nbytes() const noexcept { return parts_.ledger.nbytes(); }
+    [[nodiscard]] std::size_t nbytes(ModelView model) const {
+        const Partition<R>* home = parts_.index.find(model);
+        return home != nullptr ? home->nbytes : 0;
+    }
+    [[nodiscard]] std::size_t index_nbytes() const noexcept {
+        constexpr std::size_t payload = sizeof(Payload) - sizeof(KV);
+        constexpr std::size_t claim =
+            sizeof(Claim) + 2 * sizeof(void*); // with the pointer's counts
+        std::size_t bytes = parts_.index.nbytes() + size() * (sizeof(R) + payload) +
+                            parts_.ledger.leased_apart() * sizeof(Payload) +
+                            claims_.capacity() * sizeof(claims_[0]);
+        for (const std::weak_ptr<Claim>& each : claims_) {
+            if (const std::shared_ptr<Claim> held = each.lock())
+                bytes += claim + held->tokens.capacity() * sizeof(Token);
+        }
+        return bytes;
+    }
+    [[nodiscard]] Stats stats() const noexcept {
+        Stats stats = parts_.stats;
+        stats.bytes_referenced = parts_.ledger.referenced();
+        stats.bytes_leased = parts_.ledger.leased().nbytes;
+        stats.bytes_reserved = parts_.ledger.reserved();
+        stats.peak_nbytes = parts_.ledger.peak();
+        return stats;
+    }
+    [[nodiscard]] TierStats stats(TierEnum tier) const noexcept {
+        TierStats stats = parts_.tiers[tier_index(tier)];
+        stats.entries = parts_.ledger.entries(tier);
+        stats.nbytes = parts_.ledger.referenced(tier);
+        return stats;
+    }
+
+    template <class F>
+    void for_each(F f) const {
+        parts_.order.for_each(f);
+    }
+
+    [[nodiscard]] std::size_t evictable_nbytes() const {
+        std::size_t nbytes = 0;
+        [[maybe_unused]] std::unordered_map<const BlockUse*, std::uint32_t> seen;
+        parts_.order.for_each([&](const R& record) {
+            if (record.payload->leased())
+                return;
+            nbytes += record.payload->nbytes;
+            if constexpr (BlockPayload<KV>) {
+                kv_traits<KV>::for_each_block(
+                    record.kv(), 0, [&](const BlockUse& use, std::size_t block_bytes, bool in_use) {
+                        if (in_use || ++seen[&use] < use.count())
+                            nbytes = less(nbytes, block_bytes);
+                    });
+            }
+        });
+        return nbytes;
+    }
+
+    [[nodiscard]] bool check_invariants() const {
+        const auto each_entry = [&](auto f) { parts_.order.for_each(f); };
+        bool sound = parts_.index.check_invariants() && parts_.order.check_invariants() &&
+                     parts_.ledger.check_invariants(each_entry);
+        parts_.index.for_each_home([&](const Partition<R>& home) {
+            for (const auto& session : home.sessions)
+                sound = sound && session.second->last_of_session &&
+                        session.second->session == session.first;
+        });
+        return sound;
+    }
+
+private:
+    /// Entries that are to be removed.
+    struct Chain {
+        R* first = nullptr;
+        void push(R& record) noexcept {
+            if (record.is_entry)
+                record.next = std::exchange(first, &record);
+        }
+    };
+
+    std::size_t remove(Chain chain, RemovalReason reason, Call& call) noexcept {
+        Eviction<R> eviction(parts_, call.gone);
+        std::size_t entries = 0;
+        while (R* record = chain.first) {
+            chain.first = record->next;
+            eviction.remove(*record, reason);
+            ++entries;
+        }
+        (reason == RemovalReason::cleared ? parts_.stats.cleared : parts_.stats.erased) += entries;
+        return entries;
+    }
+
+    /// Voids the reservations whose key `covers`. Throws what comparing models or an allocation throws;
+    /// nothing has changed then.
+    template <class Covers>
+    void void_claims(Covers covers) {
+        std::vector<std::shared_ptr<Claim>> covered;
+        for (const std::weak_ptr<Claim>& each : claims_) {
+            std::shared_ptr<Claim> claim = each.lock();
+            if (claim != nullptr && covers(std::as_const(*claim)))
+                covered.push_back(std::move(claim));
+        }
+        for (const std::shared_ptr<Claim>& claim : covered)
+            claim->is_void = true;
+    }
+
+    /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
+    void drain(Call& call) noexcept {
+        if (!parts_.ledger.has_ended())
+            return;
+        Eviction<R> eviction(parts_, call.gone);
+        std::array<R*, 32> sorted{}; // chain i is empty or has 2^i records
+        parts_.ledger.drain([&](R& record) {
+            if (!record.is_aside() || record.payload->set_aside())
+                return;
+            record.next = nullptr;
+            R* chain = &record;
+            std::size_t i = 0;
+            for (; i + 1 < sorted.size() && sorted[i] != nullptr; ++i)
+                chain = merged(std::exchange(sorted[i], nullptr), chain);
+            sorted[i] = merged(sorted[i], chain);
+        });
+        R* back = nullptr;
+        for (R* chain : sorted)
+            back = merged(back, chain);
+        if (back == nullptr)
+            return;
+        while (back != nullptr)
+            parts_.put_back(*std::exchange(back, back->next));
+    }
+
+    /// Evicts what was leased when a limit was lowered.
+    void keep_limits(Call& call) noexcept {
+        if (size() > limits().max_entries || nbytes() > limits().max_bytes)
+            Eviction<R>(parts_, call.gone).make_room(limits(), 0, 0);
+    }
+
+    /// Two chains as one; those that were set aside last come first.
+    [[nodiscard]] static R* merged(R* a, R* b) noexcept {
+        R* first = nullptr;
+        R** at = &first;
+        while (a != nullptr && b != nullptr) {
+            R*& next = a->aside > b->aside ? a : b;
+            *at = next;
+            at = &(*at)->next;
+            next = *at;
+        }
+        *at = a != nullptr ? a : b;
+        return first;
+    }
+
+    // deciding ///////////////////////////////////////////////////////////////
+
+    /// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits.
+    [[nodiscard]] Decision<R> decide(typename Index<R>::Spot& spot, ModelView model, Tokens tokens,
+                                     const Incoming<KV>& incoming, TierEnum tier,
+                                     bool own_is_present, Call& call) const {
+        Decision<R> decision =
+            detail::decide(parts_, spot, incoming, tokens.size(), tier, own_is_present, call.pins);
+        if (decision.outcome != Outcome::stored || decision.tokens == tokens.size())
+            return decision;
+        spot = parts_.index.locate(model, tokens.first(decision.tokens));
+        return present_or_stored(parts_, spot, decision.tokens, tier, own_is_present);
+    }
+
+    /// An entry serves the key already. The key's own entry rises to the tier.
+    void use_present(const Decision<R>& decision, const typename Index<R>::Spot& spot,
+                     Tokens tokens, TierEnum tier, const InsertOptions& options,
+                     Call& call) noexcept {
+        R& present = *decision.present;
+        const bool is_own = present.length() == decision.tokens;
+        if (is_own) {
+            Storing<R> storing(parts_, call.gone);
+            storing.raise(present, tier);
+            storing.join_session(present, options.session);
+        }
+        refresh({spot, &present, decision.tokens, is_own ? Match::exact : Match::longer,
+                 MissReason::none},
+                tokens.first(decision.tokens));
+    }
+
+    /// How many of the first `n` tokens of a key of `length` tokens a reservation can share with an entry:
+    /// whole blocks, or the whole key.
+    [[nodiscard]] static std::size_t shareable([[maybe_unused]] const R& from,
+                                               [[maybe_unused]] std::size_t n,
+                                               [[maybe_unused]] std::size_t length) noexcept {
+        if constexpr (BlockPayload<KV> && SharedPrefixPayload<KV>) {
+            return n - n % block_tokens(from.kv());
+        } else if constexpr (BlockPayload<KV> && PrefixClonable<KV>) {
+            n = served_prefix(from.kv(), from.length(), n);
+            return n == length ? n : n - n % block_tokens(from.kv());
+        } else {
+            return 0;
+        }
+    }
+
+    /// A leased payload of the first `n` tokens of an entry. Requires: n is shareable.
+    [[nodiscard]] PayloadLease<KV> share_prefix(const R& from, std::size_t n) {
+        auto made = std::make_unique<Payload>(parts_.ledger.account());
+        return parts_.ledger.lease_apart(std::move(made), share(from.kv(), n));
+    }
+
+    [[nodiscard]] std::uint64_t& counter(Outcome outcome) noexcept {
+        Stats& stats = parts_.stats;
+        switch (outcome) {
+        case Outcome::stored:
+            return stats.stored;
+        case Outcome::replaced:
+            return stats.replaced;
+        case Outcome::present:
+            return stats.present;
+        case Outcome::declined:
+            return stats.declined;
+        case Outcome::cancelled:
+            return stats.cancelled;
+        case Outcome::too_large:
+            return stats.too_large;
+        default:
+            return stats.no_room;
+        }
+    }
+
+    Parts<R> parts_;
+    std::vector<std::weak_ptr<Claim>> claims_; // of reservations that may be alive
+    mutable Mutex mutex_;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

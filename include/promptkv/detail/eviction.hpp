@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: MIT
+// Eviction: which entry leaves when there is no room, and how much of it.
+#ifndef PROMPTKV_DETAIL_EVICTION_HPP
+#define PROMPTKV_DETAIL_EVICTION_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/index.hpp>
+#include <promptkv/detail/ledger.hpp>
+#include <promptkv/detail/parts.hpp>
+#include <promptkv/detail/record.hpp>
+#include <promptkv/detail/removals.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/stats.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// The evictions and other removals of a cache. Each says what it did.
+template <class R>
+class Eviction {
+public:
+    using KV = typename R::KV;
+    using Node = typename R::Node;
+    using Payload = typename R::Payload;
+
+    struct Evicted {
+        std::size_t entries = 0;
+        std::size_t cuts = 0;
+        std::size_t bytes = 0; // freed
+    };
+
+    Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}
+
+    /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
+    /// to evict. Never evicts `incoming`, which must be set aside.
+    /// Requires: both are within the limits.
+    Evicted make_room(CacheLimits limits, std::size_t nbytes, std::size_t entries,
+                      const R* incoming = nullptr) noexcept {
+        incoming_ = incoming;
+        Evicted evicted;
+        while (parts_.ledger.size() > limits.max_entries - entries && evict_entry(evicted)) {
+        }
+        const std::size_t most = less(limits.max_bytes, nbytes);
+        while (parts_.ledger.nbytes() > most) {
+            if (!evict_bytes(parts_.ledger.nbytes() - most, false, evicted) &&
+                !drop_passed(false, evicted))
+                break;
+        }
+        put_back_passed();
+        return evicted;
+    }
+
+    /// Evicts one victim, for `nbytes` bytes that nobody outside of the cache uses.
+    Evicted evict(std::size_t nbytes) noexcept {
+        Evicted evicted;
+        if (!evict_bytes(nbytes, true, evicted))
+            static_cast<void>(drop_passed(true, evicted));
+        put_back_passed();
+        return evicted;
+    }
+
+    /// An entry leaves the policy, the account and, unless its key is to be reported, the index.
+    /// Returns the bytes that this freed.
+    std::size_t remove(R& record, RemovalReason reason) noexcept {
+        if (record.last_of_session)
+            record.home->sessions.erase(record.session);
+        parts_.order.leave(record);
+        record.aside = 0;
+        const auto left = parts_.ledger.remove(record);
+        record.left_bytes = record.payload->nbytes;
+        record.left_tokens = nullptr;
+        record.reason = reason;
+        record.is_entry = false;
+        record.payload->record = nullptr;
+        if (left.leased)
+            record.payload = nullptr; // its last lease destroys it
+        gone_.push(record);           // first, so that its partition stays
+        if (record.node != nullptr) {
+            if (parts_.listener != nullptr)
+                parts_.index.show(record, false);
+            else
+                parts_.index.unlink(record);
+        }
+        return left.freed;
+    }
+
+private:
+    static constexpr int max_longer = 16;
+    static constexpr int max_path = 512;
+
+    /// The policy's victim. Leased entries that come up are set aside until their last lease ends.
+    [[nodiscard]] R* candidate() noexcept {
+        for (;;) {
+            R* record = parts_.order.victim();
+            if (record == nullptr || !record->payload->set_aside())
+                return record;
+            parts_.set_aside(*record);
+        }
+    }
+
+    /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves.
+    [[nodiscard]] static bool has_chance(const R& record) noexcept {
+        return record.chance > 0 && !Index<R>::others_serve(record, record.chance);
+    }
+    /// The entry becomes the most recent, once.
+    void take_chance(R& record) noexcept {
+        const bool superseded = record.superseded;
+        parts_.use(record);
+        record.superseded = superseded;
+    }
+
+    bool evict_entry(Evicted& evicted) noexcept {
+        for (;;) {
+            R* record = candidate();
+            if (record == nullptr)
+                return false;
+            if (has_chance(*record)) {
+                take_chance(*record);
+                continue;
+            }
+            drop(thinnest(*record), evicted);
+            return true;
+        }
+    }
+
+    /// Evicts `wanted` bytes, or fewer where the victim has fewer. `in_use`: what is used outside of the
+    /// cache does not count as freed. False: no entry can free anything.
+    bool evict_bytes(std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
+        for (;;) {
+            R* record = candidate();
+            if (record == nullptr)
+                return false;
+            if (has_chance(*record)) {
+                if (cut(*record, wanted, record->chance, in_use, evicted))
+                    return true;
+                take_chance(*record);
+                continue;
+            }
+            R& thinned = thinnest(*record);
+            if (evict_from(thinned, wanted, in_use, evicted) ||
+                (&thinned != record && evict_from(*record, wanted, in_use, evicted)))
+                return true;
+            bool found = false;
+            int asked = 0;
+            std::uint32_t steps = Index<R>::Tree::max_steps;
+            Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
+                R& longer = *node->value;
+                found = !longer.is_aside() && !longer.payload->leased() &&
+                        evict_from(longer, wanted, in_use, evicted);
+                return !found && ++asked < max_longer;
+            });
+            if (found)
+                return true;
+            pass_over(*record);
+        }
+    }
+
+    /// False: dropping the entry would free nothing.
+    bool evict_from(R& record, std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
+        if (cut(record, wanted, 0, in_use, evicted))
+            return true;
+        if (Ledger<R>::held_alone(record, 0, in_use) == 0)
+            return false;
+        drop(record, evicted, in_use);
+        return true;
+    }
+
+    // entries that free nothing, for the time of a call ////////////////////////
+
+    void pass_over(R& record) noexcept {
+        parts_.set_aside(record);
+        record.next = std::exchange(passed_, &record);
+    }
+    /// Puts them back in their order: the first that was passed over is the coldest again.
+    void put_back_passed() noexcept {
+        while (passed_ != nullptr)
+            parts_.put_back(*std::exchange(passed_, passed_->next));
+    }
+    /// Entries that hold the same blocks free nothing one by one: drops one of them. False: the blocks of
+    /// those that were passed over are held by leases and reservations as well, or memory ran out.
+    bool drop_passed(bool in_use, Evicted& evicted) noexcept {
+        R* found = nullptr;
+        if constexpr (BlockPayload<KV>) {
+            PROMPTKV_TRY {
+                std::unordered_map<const BlockUse*, std::uint32_t> passed;
+                for_each_passed_block([&](R&, const BlockUse& use, std::size_t nbytes, bool) {
+                    if (nbytes > 0)
+                        ++passed[&use];
+                });
+                for_each_passed_block(
+                    [&](R& record, const BlockUse& use, std::size_t, bool used_outside) {
+                        const auto seen = passed.find(&use);
+                        if (seen != passed.end() && seen->second == use.count() &&
+                            !(in_use && used_outside))
+                            found = &record; // in the end the first that was passed over
+                    });
+            }
+            PROMPTKV_CATCH_ALL {}
+        }
+        put_back_passed();
+        if (found != nullptr)
+            drop(*found, evicted, in_use);
+        return found != nullptr;
+    }
+
+    template <class F>
+    void for_each_passed_block(F f) {
+        for (R* record = passed_; record != nullptr; record = record->next) {
+            kv_traits<KV>::for_each_block(
+                record->kv(), 0, [&](const BlockUse& use, std::size_t nbytes, bool used_outside) {
+                    f(*record, use, nbytes, used_outside);
+                });
+        }
+    }
+
+    // whole entries ////////////////////////////////////////////////////////////
+
+    /// A payload may say that it has any number of bytes, so the sum stops at the largest number.
+    void count_freed(std::uint64_t nbytes) noexcept {
+        std::uint64_t& sum = parts_.stats.bytes_evicted;
+        sum = sum + nbytes >= sum ? sum + nbytes : ~std::uint64_t{0};
+    }
+
+    void drop(R& record, Evicted& evicted, bool in_use = false) noexcept {
+        const std::size_t alone = in_use ? Ledger<R>::held_alone(record, 0, true) : 0;
+        const std::size_t tier = tier_index(record.tier);
+        ++parts_.stats.evicted;
+        ++parts_.tiers[tier].evicted;
+        if (!record.used)
+            ++parts_.stats.evicted_unused;
+        parts_.stats.tokens_evicted += record.length();
+        const std::size_t freed = remove(record, RemovalReason::evicted);
+        count_freed(freed);
+        ++evicted.entries;
+        evicted.bytes += in_use ? alone : freed;
+    }
+
+    /// In the place of a superseded entry: the one on the same path without branches whose removal leaves
+    /// the smallest gap between its neighbours, so that what stays is spread evenly. An incoming entry is
+    /// no neighbour: the next turn may branch off right before it.
+    [[nodiscard]] R& thinnest(R& record) noexcept {
+        if (!record.superseded)
+            return record;
+        Node* node = record.node;
+        for (int i = 0; i < max_path && node->children.size() == 1; ++i)
+            node = node->children[0];
+        R* best = &record;
+        std::size_t best_gap = unlimited;
+        R* pending = nullptr; // an entry, while the next one above is looked for
+        std::size_t above_pending = unlimited;
+        std::size_t below = unlimited;
+        const auto judge = [&](std::size_t above) {
+            if (pending != nullptr && above_pending != unlimited &&
+                above_pending - above <= best_gap) {
+                best_gap = above_pending - above;
+                best = pending;
+            }
+        };
+        for (int i = 0; i < 2 * max_path; ++i) {
+            R* here = node->value;
+            if (here != nullptr && here->is_entry && here != incoming_) {
+                judge(node->depth);
+                const bool eligible =
+                    here->superseded && !here->is_aside() && !here->payload->leased();
+                pending = eligible ? here : nullptr;
+                above_pending = below;
+                below = node->depth;
+            }
+            if (node->parent == nullptr || node->parent->children.size() > 1)
+                break;
+            node = node->parent;
+        }
+        const R* beyond = Index<R>::entry_at_or_above(node->parent);
+        judge(beyond != nullptr ? beyond->length() : 0);
+        return *best;
+    }
+
+    // tails ////////////////////////////////////////////////////////////////////
+
+    /// Cuts the tail off an entry, down to `least` tokens at most, so that `wanted` bytes are freed.
+    /// False: it cannot be cut so, or is better dropped; nothing has changed.
+    bool cut(R& record, std::size_t wanted, std::size_t least, bool in_use,
+             Evicted& evicted) noexcept {
+        if constexpr (TruncatablePayload<KV>) {
+            if (parts_.is_mlx_lm() || record.payload->nbytes == 0)
+                return false;
+            const std::size_t kept = cut_point(record, wanted, least, in_use);
+            if (kept == 0 || kept >= record.length() || Index<R>::others_serve(record, kept))
+                return false;
+            return cut_to(record, kept, in_use, evicted);
+        } else {
+            return false;
+        }
+    }
+
+    /// Where to cut: the largest multiple of the payload's block_tokens that frees `wanted` bytes. Where
+    /// none does: the smallest one from `least` on, if that frees something; else 0.
+    [[nodiscard]] static std::size_t cut_point(const R& record, std::size_t wanted,
+                                               std::size_t least, bool in_use) noexcept {
+        const std::size_t length = record.length();
+        const std::size_t step = block_tokens(record.kv());
+        const std::size_t low = (least + step - 1) / step * step;
+        if (low >= length)
+            return 0;
+        std::size_t kept = proportional_cut(record, wanted) / step * step;
+        if constexpr (!BlockPayload<KV>) {
+            const std::size_t served = served_prefix(record.kv(), length, std::max(kept, low));
+            return served >= least ? served : 0;
+        }
+        const std::size_t top = (length - 1) / step * step;
+        kept = std::clamp(kept, low, std::max(top, low));
+        std::size_t too_far = top + step; // does not free enough
+        std::size_t first_block = 0;      // of what was summed last
+        std::size_t freed = Ledger<R>::held_alone(record, kept, in_use, &first_block);
+        if (freed >= wanted && kept > 0 && freed - first_block < wanted)
+            return kept; // the guess is mostly right
+        while (freed < wanted) {
+            if (kept == low)
+                return freed > 0 ? low : 0;
+            too_far = kept;
+            const std::size_t stride = (length - kept + step - 1) / step * step;
+            kept = kept > low + stride ? kept - stride : low;
+            freed = Ledger<R>::held_alone(record, kept, in_use);
+        }
+        while (too_far - kept > step) {
+            const std::size_t middle = kept + (too_far - kept) / step / 2 * step;
+            (Ledger<R>::held_alone(record, middle, in_use) >= wanted ? kept : too_far) = middle;
+        }
+        return kept;
+    }
+
+    /// The length that frees `wanted` bytes if the bytes are proportional to the tokens.
+    [[nodiscard]] static std::size_t proportional_cut(const R& record,
+                                                      std::size_t wanted) noexcept {
+        const std::size_t length = record.length();
+        const std::size_t nbytes = record.payload->nbytes;
+        if (wanted >= nbytes)
+            return 0;
+        if (wanted <= unlimited / length - 1)
+            return length - (wanted * length + nbytes - 1) / nbytes;
+        const double part = static_cast<double>(wanted) / static_cast<double>(nbytes);
+        return less(length, static_cast<std::size_t>(part * static_cast<double>(length)) + 1);
+    }
+
+    bool cut_to(R& record, std::size_t kept, bool in_use, Evicted& evicted) noexcept {
+        std::unique_ptr<R> left(new (std::nothrow) R());
+        if (left == nullptr)
+            return false;
+        left->payload = new (std::nothrow) Payload(parts_.ledger.account());
+        const std::size_t length = record.length();
+        const bool reports = parts_.listener != nullptr;
+        if (reports)
+            Index<R>::remember_tokens(*left, *record.node);
+        if (left->payload == nullptr || !parts_.index.shorten(record, kept)) {
+            delete left->payload;
+            delete left->left_tokens;
+            return false;
+        }
+        Payload& payload = *record.payload;
+        const bool count_alone = BlockPayload<KV> && in_use;
+        const std::size_t alone = count_alone ? Ledger<R>::held_alone(record, kept, true) : 0;
+        const std::size_t held = release_blocks(payload.kv, kept);
+        const std::size_t before = payload.nbytes;
+        if (std::optional<KV> tail = truncate(payload.kv, kept))
+            left->payload->emplace(std::move(*tail));
+        const std::size_t tail_bytes = less(before, kv_traits<KV>::nbytes(payload.kv));
+        const std::size_t freed = less(tail_bytes, held);
+        parts_.ledger.shrink(record, before - tail_bytes, freed);
+        parts_.index.show(record, record.serves_parts());
+
+        ++parts_.stats.cut;
+        ++parts_.tiers[tier_index(record.tier)].cut;
+        parts_.stats.tokens_evicted += length - kept;
+        count_freed(freed);
+        ++evicted.cuts;
+        evicted.bytes += count_alone ? alone : freed;
+        left->home = record.home;
+        left->tier = record.tier;
+        left->reason = RemovalReason::cut;
+        left->left_kept = static_cast<std::uint32_t>(kept);
+        left->left_bytes = tail_bytes;
+        gone_.push(*left.release());
+        if (freed == 0) // nothing was gained: it can only be dropped
+            drop(record, evicted);
+        return true;
+    }
+
+    Parts<R>& parts_;
+    Removals<R>& gone_;
+    const R* incoming_ = nullptr;
+    R* passed_ = nullptr; // a chain, the last that was passed over first
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

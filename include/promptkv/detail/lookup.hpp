@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+// Lookup: which entry a prompt can use, how much of it, and why not. Pure functions over the index.
+#ifndef PROMPTKV_DETAIL_LOOKUP_HPP
+#define PROMPTKV_DETAIL_LOOKUP_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/index.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// Which entries a lookup can use.
+struct Eligibility {
+    bool parts;  // a part of an entry, and not only the whole
+    bool longer; // entries that continue or branch off beyond what is shared
+    bool leased;
+};
+template <class KV>
+inline constexpr Eligibility can_clone{PrefixClonable<KV>, PrefixClonable<KV>, true};
+template <class KV>
+inline constexpr Eligibility can_lease{true, PrefixReusable<KV>, true};
+template <class KV>
+inline constexpr Eligibility can_take{TruncatablePayload<KV>, false, false};
+/// What a fetch can use; a lease, where the payload cannot be copied.
+template <class KV>
+inline constexpr Eligibility can_fetch = ClonablePayload<KV> ? can_clone<KV> : can_lease<KV>;
+
+/// The choice of a lookup.
+template <class R>
+struct Choice {
+    typename Index<R>::Spot spot; // of the prompt
+    R* record = nullptr;          // null: a miss
+    std::size_t reused = 0;
+    Match match = Match::none;
+    MissReason miss = MissReason::nothing_shared;
+};
+
+/// How many of the first `n` tokens of an entry can be reused: a multiple of `align`, 0 included, where
+/// the payload serves one, else what it serves.
+template <class R>
+[[nodiscard]] std::size_t reusable(const R& record, std::size_t n, std::size_t align,
+                                   bool parts) noexcept {
+    const std::size_t length = record.length();
+    const std::size_t served = served_prefix(record.kv(), length, n);
+    if (!parts)
+        return served == length ? served : 0;
+    for (std::size_t aligned = served; aligned > 0;) {
+        if (aligned % align == 0)
+            return aligned;
+        aligned = served_prefix(record.kv(), length, aligned - aligned % align);
+    }
+    const bool serves_any = served > 0 && record.serves_parts() &&
+                            served_prefix(record.kv(), length, served - 1) == served - 1;
+    return serves_any ? 0 : served;
+}
+
+/// The entry of which the prompt can reuse most.
+///
+/// From the deepest node that matches up, each node on the path offers its own entry, then longer ones,
+/// nearest first: at most 16 of these in all, and at each node only until one serves all that is
+/// shared. The longest reuse wins; at equal reuse an entry that needs no cut, then the one asked first.
+/// Complexity: O(matched tokens), no allocation.
+template <class R>
+[[nodiscard]] Choice<R> choose(const typename Index<R>::Spot& spot, std::size_t n_tokens,
+                               FetchOptions options, Eligibility can) noexcept {
+    using Node = typename R::Node;
+    constexpr std::size_t max_longer = 16;
+    const std::size_t limit = less(n_tokens, options.min_remaining);
+    const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
+    Choice<R> best;
+    best.spot = spot;
+    MissReason miss = spot.common() > 0 ? MissReason::not_cuttable : MissReason::nothing_shared;
+    const auto note = [&](MissReason reason) { miss = std::max(miss, reason); };
+    bool best_is_whole = false;
+
+    // Returns whether the entry serves all that can be reused here.
+    const auto ask = [&](R& record, std::size_t shared, Match match) {
+        if (record.payload->leased() && !can.leased) {
+            note(MissReason::leased);
+            return false;
+        }
+        const std::size_t wanted = std::min(shared, limit);
+        const std::size_t reused = reusable(record, wanted, options.align, can.parts);
+        if (reused < least) {
+            if (reused > 0)
+                note(MissReason::below_min_reuse);
+            if (shared > limit && reusable(record, shared, options.align, can.parts) >= least)
+                note(MissReason::needs_last_token);
+            return false;
+        }
+        const bool is_whole = reused == record.length();
+        if (reused > best.reused || (reused == best.reused && is_whole && !best_is_whole)) {
+            best.record = &record;
+            best.reused = reused;
+            best.match = match;
+            best_is_whole = is_whole;
+        }
+        return reused == wanted;
+    };
+
+    std::array<const R*, max_longer> asked; // the first n_asked of them
+    std::size_t n_asked = 0;
+    const auto ask_longer = [&](R& record, std::size_t shared) {
+        const auto end = asked.begin() + static_cast<std::ptrdiff_t>(n_asked);
+        if (std::find(asked.begin(), end, &record) != end)
+            return true;
+        if (n_asked == max_longer)
+            return false;
+        asked[n_asked++] = &record;
+        return !ask(record, shared, Match::longer);
+    };
+
+    std::uint32_t steps = Index<R>::Tree::max_steps; // beyond all nodes of the path together
+    Node* inside = spot.place.inside;
+    if (inside != nullptr && can.longer && spot.common() > 0)
+        Index<R>::for_each_longer(spot, steps,
+                                  [&](R& record) { return ask_longer(record, spot.common()); });
+    for (Node* node = spot.place.node; node != nullptr; node = node->parent) {
+        const std::size_t shared = node->depth;
+        const std::size_t wanted = std::min(shared, limit);
+        if (best.reused > shared || (best_is_whole && best.reused >= wanted))
+            break;
+        if (R* own = node->value; own != nullptr && own->is_entry)
+            ask(*own, shared, shared == n_tokens ? Match::exact : Match::shorter);
+        const bool wants_reason = limit == 0 && shared > 0;
+        if ((best.reused < wanted || wants_reason) && can.longer && n_asked < max_longer)
+            Index<R>::Tree::for_each_beyond(
+                node, steps, [&](Node* longer) { return ask_longer(*longer->value, shared); });
+    }
+    best.miss = best.record != nullptr ? MissReason::none : miss;
+    return best;
+}
+
+/// An entry, of `tier` or a more persistent one, that continues the key of `n` tokens at the spot and
+/// serves it. Null: none was found.
+template <class R>
+[[nodiscard]] R* longer_serving(const typename Index<R>::Spot& spot, std::size_t n,
+                                typename R::TierEnum tier) noexcept {
+    R* found = nullptr;
+    int asked = 0;
+    if (PrefixReusable<typename R::KV> && spot.home != nullptr && spot.common() == n) {
+        std::uint32_t steps = Index<R>::Tree::max_steps;
+        Index<R>::for_each_longer(spot, steps, [&](R& record) {
+            if (record.tier >= tier && record.serves(n))
+                found = &record;
+            return found == nullptr && ++asked < 16;
+        });
+    }
+    return found;
+}
+
+/// What a person wants to know of a prompt. `index` is for the other models.
+template <class R>
+[[nodiscard]] Explanation<typename R::Token, typename R::TierEnum>
+explain(const Index<R>& index, typename R::ModelView model, typename R::Tokens tokens,
+        FetchOptions options, Eligibility can) {
+    constexpr int max_models = 1024;
+    const Choice<R> choice = choose<R>(index.locate(model, tokens), tokens.size(), options, can);
+    Explanation<typename R::Token, typename R::TierEnum> why;
+    why.reason = choice.miss;
+    why.match = choice.match;
+    why.reused = choice.reused;
+    why.requested = tokens.size();
+    why.matched = choice.spot.common();
+    if (why.reason == MissReason::nothing_shared) {
+        int asked = 0;
+        index.for_each_home([&](Partition<R>& home) {
+            if (&home == choice.spot.home || asked++ >= max_models)
+                return;
+            if (choose<R>(Index<R>::locate(home, tokens), tokens.size(), options, can).record)
+                why.reason = MissReason::other_model;
+        });
+    }
+    const R* nearest = choice.record;
+    if (nearest == nullptr && why.matched > 0)
+        nearest = Index<R>::any_sharing(choice.spot);
+    if (nearest == nullptr)
+        return why;
+    why.nearest_tokens = nearest->length();
+    why.nearest_tier = nearest->tier;
+    const std::vector<typename R::Token> key = nearest->node->key();
+    const auto parts = std::mismatch(key.begin(), key.end(), tokens.begin(), tokens.end());
+    if (parts.first != key.end() && parts.second != tokens.end())
+        why.differs.emplace(*parts.second, *parts.first);
+    return why;
+}
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

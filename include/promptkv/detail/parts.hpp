@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// Parts: index, ledger, policy, counters and options of a cache, side by side.
+#ifndef PROMPTKV_DETAIL_PARTS_HPP
+#define PROMPTKV_DETAIL_PARTS_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/index.hpp>
+#include <promptkv/detail/ledger.hpp>
+#include <promptkv/detail/removals.hpp>
+#include <promptkv/stats.hpp>
+#include <promptkv/tier.hpp>
+#include <promptkv/version.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// The parts of a cache. They know nothing of each other.
+template <class R>
+struct Parts {
+    using Policy = typename R::Policy;
+    using Options = CacheOptions<typename Policy::Options>;
+
+    explicit Parts(const Options& given) : options(given), order(options.policy, options.rules) {}
+
+    Options options;
+    Index<R> index;
+    Ledger<R> ledger;
+    typename Policy::template Order<R, typename R::TierEnum> order;
+    Stats stats;
+    std::array<TierStats, tier_traits<typename R::TierEnum>::count> tiers{}; // what only counts up
+    std::shared_ptr<const typename Removals<R>::Listener> listener;
+    std::size_t block_tokens = 1; // of the last payload that was stored
+    std::uint32_t asides = 0;     // running number of entries that were set aside
+
+    [[nodiscard]] bool is_mlx_lm() const noexcept { return options.rules == Rules::mlx_lm; }
+    [[nodiscard]] CacheLimits limits() const noexcept {
+        return {options.max_bytes, options.max_entries};
+    }
+
+    // what the policy is told ////////////////////////////////////////////////
+
+    void use(R& record) noexcept {
+        order.used(record);
+        record.aside = 0;
+        record.chance = 0;
+        record.superseded = false;
+    }
+    void demote(R& record) noexcept {
+        order.demote(record);
+        record.aside = 0;
+    }
+    void put_back(R& record) noexcept {
+        order.put_back(record);
+        record.aside = 0;
+    }
+    void set_aside(R& record) noexcept {
+        order.set_aside(record);
+        if (++asides == 0)
+            ++asides;
+        record.aside = asides;
+    }
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+// Record: one known key, from first to last. Partition: the keys of one model.
+#ifndef PROMPTKV_DETAIL_RECORD_HPP
+#define PROMPTKV_DETAIL_RECORD_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/radix_tree.hpp>
+#include <promptkv/detail/shared_payload.hpp>
+#include <promptkv/version.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <unordered_map>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+template <class R>
+struct Partition;
+
+/// One known key: an entry, or one that left and waits to be reported. The comments say who writes
+/// what; everybody may read.
+template <class KVType, class ModelType, class TokenType, class TierEnumType, class PolicyType>
+struct Record {
+    using KV = KVType;
+    using Model = ModelType;
+    using Token = TokenType;
+    using TierEnum = TierEnumType;
+    using Policy = PolicyType;
+    using Node = RadixNode<Record*, Token, typename Policy::NodeHook>;
+    using Tree = RadixTree<Record*, Token, typename Policy::NodeHook>;
+    using Payload = SharedPayload<KV>;
+    using ModelView =
+        std::conditional_t<std::is_same_v<Model, std::string>, std::string_view, const Model&>;
+    using Tokens = std::span<const Token>;
+
+    // the index
+    Partition<Record>* home = nullptr; // its model
+    Node* node = nullptr;              // null: the index does not have it
+
+    // the policy
+    typename Policy::template Hook<Record> hook{};
+
+    // the cache
+    Payload* payload =
+        nullptr;            // of an entry; afterwards what there is to report and destroy, or null
+    Record* next = nullptr; // in a chain of the call under way
+    union {
+        std::uint64_t session = 0; // an entry's: the first that stored it; 0: none
+        std::size_t left_bytes;    // afterwards: what the payload, or the tail, refers to
+    };
+    union {
+        std::uint64_t stored_at = 0;     // an entry's: lookups before it was stored
+        std::vector<Token>* left_tokens; // afterwards: the key, unless it can be read from the node
+    };
+    std::uint32_t aside = 0;     // when it was set aside, as a running number; 0: it is not
+    std::uint32_t chance = 0;    // tokens that a longer match used since its own last use
+    std::uint32_t left_kept = 0; // of a cut: tokens that the entry kept
+    TierEnum tier{};
+    RemovalReason reason{};
+    bool shown : 1 =
+        false; // lookups of other keys may find it as a longer one; the index writes it
+    bool is_entry : 1 = false;
+    bool used : 1 = false;            // it, or an entry that it absorbed, served a lookup
+    bool superseded : 1 = false;      // by a longer entry, and not used since
+    bool many_sessions : 1 = false;   // it was stored by more than one
+    bool last_of_session : 1 = false; // its partition's `sessions` points here
+
+    Record() = default;
+    Record(const Record&) = delete;
+    Record& operator=(const Record&) = delete;
+    ~Record() = default;
+
+    [[nodiscard]] std::size_t length() const noexcept { return node->depth; }
+    [[nodiscard]] bool is_aside() const noexcept { return aside != 0; }
+    /// Requires: it is an entry.
+    [[nodiscard]] const KV& kv() const noexcept { return payload->kv; }
+    /// Whether it serves the first `n` tokens of its key.
+    [[nodiscard]] bool serves(std::size_t n) const noexcept {
+        return is_entry && served_prefix(kv(), length(), n) == n;
+    }
+    /// Whether it may serve less than its whole key. An entry of one token may serve the empty key.
+    [[nodiscard]] bool serves_parts() const noexcept {
+        if constexpr (PrefixReusable<KV>)
+            return length() <= 1 || served_prefix(kv(), length(), length() - 1) > 0;
+        else
+            return false;
+    }
+};
+
+/// The keys of one model.
+template <class R>
+struct Partition {
+    Partition(typename R::ModelView name, std::size_t hash_of_name)
+        : model(name), hash(hash_of_name) {}
+
+    const typename R::Model model;
+    const std::size_t
+        hash; // of the model, kept so that removing it asks nothing of the caller's type
+    typename R::Tree tree;
+    std::size_t nbytes = 0; // what its entries refer to; the ledger writes it
+    std::unordered_map<std::uint64_t, R*> sessions; // the entry that a session stored last
+    std::atomic<std::size_t> owners{1}; // the index, and removals that are not reported yet
+
+    void release() noexcept {
+        if (owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
+            delete this;
+    }
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

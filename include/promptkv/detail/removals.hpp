@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+// Removals: what left during a call. It is reported, then destroyed, last of all.
+#ifndef PROMPTKV_DETAIL_REMOVALS_HPP
+#define PROMPTKV_DETAIL_REMOVALS_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/record.hpp>
+#include <promptkv/version.hpp>
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// The records that left during one call, in their order. Each call has its own, so that a listener or
+/// a destructor may make calls, which deliver what they removed before they return.
+template <class R>
+class Removals {
+public:
+    using Listener = std::function<void(
+        Removal<typename R::KV, typename R::Model, typename R::Token, typename R::TierEnum>&)>;
+
+    Removals() = default;
+    Removals(const Removals&) = delete;
+    Removals& operator=(const Removals&) = delete;
+    ~Removals() { PROMPTKV_ASSERT(first_ == nullptr); }
+
+    [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
+
+    /// Takes over a record that left.
+    void push(R& record) noexcept {
+        record.home->owners.fetch_add(1, std::memory_order_relaxed);
+        record.next = nullptr;
+        (last_ != nullptr ? last_->next : first_) = &record;
+        last_ = &record;
+    }
+
+    /// Reports each record and destroys it with its payload. `lock` is locked before and afterwards not;
+    /// only the index is touched under it, and one key at a time is read from there.
+    template <class Index, class Mutex>
+    void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener) noexcept {
+        if (listener == nullptr) {
+            lock.unlock();
+            while (R* record = pop())
+                destroy(record);
+            return;
+        }
+        while (R* record = pop()) {
+            if (record->node != nullptr) {
+                index.remember_tokens(*record, *record->node);
+                index.unlink(*record);
+            }
+            lock.unlock();
+            report(*record, *listener);
+            destroy(record);
+            lock.lock();
+        }
+        lock.unlock();
+    }
+
+private:
+    R* pop() noexcept {
+        R* record = first_;
+        if (record != nullptr) {
+            first_ = record->next;
+            if (first_ == nullptr)
+                last_ = nullptr;
+        }
+        return record;
+    }
+
+    static void report(R& record, const Listener& listener) noexcept {
+        const std::span<const typename R::Token> tokens =
+            record.left_tokens != nullptr ? std::span<const typename R::Token>(*record.left_tokens)
+                                          : std::span<const typename R::Token>();
+        const bool can_move = record.payload != nullptr && record.payload->has_kv &&
+                              record.reason != RemovalReason::taken;
+        Removal<typename R::KV, typename R::Model, typename R::Token, typename R::TierEnum> removal{
+            record.home->model,
+            tokens,
+            record.left_kept,
+            record.tier,
+            record.left_bytes,
+            record.reason,
+            can_move ? std::addressof(record.payload->kv) : nullptr};
+        listener(removal);
+    }
+
+    static void destroy(R* record) noexcept {
+        if (record->payload != nullptr) {
+            record->payload->destroy_kv();
+            record->payload->drop(R::Payload::in_cache);
+        }
+        delete record->left_tokens;
+        record->home->release();
+        delete record;
+    }
+
+    R* first_ = nullptr;
+    R* last_ = nullptr;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

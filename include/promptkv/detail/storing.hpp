@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT
+// Storing: what an insert changes once it is decided.
+#ifndef PROMPTKV_DETAIL_STORING_HPP
+#define PROMPTKV_DETAIL_STORING_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/eviction.hpp>
+#include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/index.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// Puts payloads into a cache: links the key, and settles what the new entry means for others.
+template <class R>
+class Storing {
+public:
+    using KV = typename R::KV;
+    using TierEnum = typename R::TierEnum;
+    using ModelView = typename R::ModelView;
+    using Tokens = typename R::Tokens;
+    using Payload = typename R::Payload;
+
+    Storing(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), eviction_(parts, gone) {}
+
+    /// A payload that is to be stored.
+    struct Insert {
+        KV& kv;
+        std::size_t nbytes; // that it refers to; of a part: an estimate
+        bool is_part;       // only the part that the key's tokens are is kept
+        TierEnum tier;
+        const InsertOptions& options;
+        Inserted& inserted;         // the answer
+        std::optional<KV>& cut_off; // gets the part that is not kept
+    };
+
+    /// Links a record for the key and puts the payload there. Where a part is kept whose bytes only the cut
+    /// tells, and it does not fit, the payload stays the caller's, cut.
+    void store(typename Index<R>::Spot spot, ModelView model, Tokens tokens, const Insert& insert) {
+        auto payload = std::make_unique<Payload>(parts_.ledger.account());
+        payload->nbytes = insert.nbytes;
+        auto record = std::make_unique<R>();
+        if (insert.is_part && !cut_to_part(*payload, tokens.size(), insert))
+            return;
+        const std::uint64_t session =
+            parts_.is_mlx_lm() || insert.options.side_request ? 0 : insert.options.session;
+        bool is_new_session = false;
+        if (session != 0 && spot.home != nullptr)
+            is_new_session = spot.home->sessions.try_emplace(session, nullptr).second;
+        R* former = spot.record(tokens.size());
+        if (former != nullptr && !former->is_entry)
+            former = nullptr;
+        R* linked = nullptr;
+        PROMPTKV_TRY {
+            linked = &parts_.index.link(spot, model, tokens, std::move(record));
+            if (session != 0 && spot.home == nullptr)
+                linked->home->sessions.try_emplace(session, nullptr);
+        }
+        PROMPTKV_CATCH_ALL {
+            if (linked != nullptr) {
+                parts_.index.unlink(*linked);
+                delete linked;
+            } else if (is_new_session) {
+                spot.home->sessions.erase(session);
+            }
+            PROMPTKV_RETHROW;
+        }
+        settle_in(*linked, former, std::move(payload), session, insert);
+    }
+
+    /// The tier of an entry rises; it absorbs as a new entry of that tier does.
+    void raise(R& record, TierEnum tier) noexcept {
+        if (tier <= record.tier)
+            return;
+        parts_.order.leave(record);
+        record.aside = 0;
+        parts_.ledger.retier(record, tier);
+        parts_.order.enter(record);
+        absorb(record);
+    }
+
+    /// One more session stored the entry; 0: none.
+    void join_session(R& record, std::uint64_t session) noexcept {
+        if (session == 0 || session == record.session)
+            return;
+        if (record.session == 0) {
+            record.session = session;
+            return;
+        }
+        record.many_sessions = true;
+        if (record.last_of_session) {
+            record.home->sessions.erase(record.session);
+            record.last_of_session = false;
+        }
+    }
+
+private:
+    /// False: it does not fit, as the answer says now.
+    [[nodiscard]] bool cut_to_part(Payload& payload, std::size_t n, const Insert& insert) noexcept {
+        assign(insert.cut_off, truncate(insert.kv, n));
+        if constexpr (!BlockPayload<KV>) { // else the blocks have told
+            payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
+            if (payload.nbytes > less(parts_.options.max_bytes, parts_.ledger.pinned_at_most())) {
+                insert.inserted.outcome = Outcome::no_room;
+                insert.inserted.tokens = 0;
+                return false;
+            }
+        }
+        return true;
+    }
+
+    /// Nothing in here can fail.
+    void settle_in(R& record, R* former, std::unique_ptr<Payload> payload, std::uint64_t session,
+                   const Insert& insert) noexcept {
+        const InsertOptions& options = insert.options;
+        payload->record = &record;
+        parts_.block_tokens = block_tokens(insert.kv);
+        const std::size_t added = parts_.ledger.hold(insert.kv, payload->nbytes);
+        payload->emplace(std::move(insert.kv));
+        record.payload = payload.release();
+        record.is_entry = true;
+        record.tier = former != nullptr ? std::max(former->tier, insert.tier) : insert.tier;
+        record.session = options.session;
+        record.stored_at = parts_.stats.lookups;
+        parts_.index.show(record, record.serves_parts());
+        if (former != nullptr)
+            replace(record, *former, options);
+        if (session != 0)
+            begin_turn(record, session, options.request);
+        insert.inserted.absorbed = absorb(record);
+        if (!parts_.is_mlx_lm() && !options.side_request)
+            supersede(record);
+
+        parts_.order.enter(record); // it counts in its tier, but is no victim of its own insert
+        parts_.set_aside(record);
+        const auto evicted = eviction_.make_room(parts_.limits(), added, 1, &record);
+        insert.inserted.evicted = evicted.entries;
+        insert.inserted.cut = evicted.cuts;
+        parts_.ledger.add(record, added);
+        parts_.use(record);
+    }
+
+    void replace(R& record, R& former, const InsertOptions& options) noexcept {
+        record.used = former.used;
+        record.many_sessions = former.many_sessions;
+        record.session = former.session;
+        if (former.last_of_session) {
+            record.home->sessions.find(former.session)->second = &record;
+            record.last_of_session = true;
+            former.last_of_session = false;
+        }
+        join_session(record, options.session);
+        eviction_.remove(former, RemovalReason::replaced);
+        if (parts_.listener != nullptr)
+            Index<R>::remember_tokens(former, *record.node);
+    }
+
+    /// The session's last entry becomes the next victim of its tier if it is a dead branch; `record` is
+    /// the session's last entry now.
+    void begin_turn(R& record, std::uint64_t session, std::uint64_t request) noexcept {
+        auto& sessions = record.home->sessions;
+        const auto found = sessions.find(session);
+        if (found == sessions.end())
+            return; // the key is of several sessions
+        R* last = found->second;
+        if (last != nullptr && last != &record) {
+            last->last_of_session = false;
+            const bool is_later = request == 0 || request > last->stored_at;
+            if (is_later && !last->many_sessions && last->node->children.size() == 0 &&
+                !is_on_path(*last, record) && !is_on_path(record, *last)) {
+                parts_.demote(*last);
+                ++parts_.stats.demoted;
+            }
+        }
+        record.last_of_session = !record.many_sessions;
+        if (record.last_of_session)
+            found->second = &record;
+        else
+            sessions.erase(found);
+    }
+
+    [[nodiscard]] static bool is_on_path(const R& entry, const R& record) noexcept {
+        const auto* node = record.node;
+        while (node != nullptr && node->depth > entry.node->depth)
+            node = node->parent;
+        return node == entry.node;
+    }
+
+    /// Removes the entries on strict prefixes that the record serves, unless they are more persistent.
+    std::size_t absorb(R& record) noexcept {
+        std::size_t absorbed = 0;
+        if (!record.serves_parts())
+            return absorbed;
+        for (R *prefix = Index<R>::prefix_of(record), *next = nullptr; prefix != nullptr;
+             prefix = next) {
+            next = Index<R>::prefix_of(*prefix);
+            if ((prefix->tier > record.tier && !parts_.is_mlx_lm()) ||
+                !record.serves(prefix->length()))
+                continue;
+            record.used = record.used || prefix->used;
+            eviction_.remove(*prefix, RemovalReason::absorbed);
+            ++absorbed;
+        }
+        parts_.stats.absorbed += absorbed;
+        return absorbed;
+    }
+
+    /// Demotes the entries on strict prefixes, of the same or a less persistent tier, up to the first
+    /// prefix that an entry off the record's path continues. Only for payloads that cannot be cut.
+    void supersede(R& record) noexcept {
+        if constexpr (!TruncatablePayload<KV>) {
+            constexpr int max_path = 512;
+            auto* node = record.node->parent;
+            for (int i = 0; i < max_path && node != nullptr && node->children.size() == 1; ++i) {
+                R* prefix = node->value;
+                node = node->parent;
+                if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||
+                    prefix->superseded)
+                    continue;
+                parts_.demote(*prefix);
+                prefix->superseded = true;
+                ++parts_.stats.superseded;
+            }
+        }
+    }
+
+    Parts<R>& parts_;
+    Eviction<R> eviction_;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// What a victim policy is; TieredLRU.
+#ifndef PROMPTKV_VICTIM_POLICY_HPP
+#define PROMPTKV_VICTIM_POLICY_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/tier_queues.hpp>
+#include <promptkv/version.hpp>
+
+#include <concepts>
+#include <cstddef>
+
+namespace promptkv::inline PROMPTKV_ABI {
+
+/// A victim policy decides which entry a cache evicts next: a plain type `P` with
+///
+///     P::Options            its options, a struct with defaults
+///     P::Hook<R>            its state in each record; the record's member `hook`
+///     P::NodeHook           its state in each node of the index; empty where it needs none
+///     P::Order<R, TierEnum> the order itself, made from (const P::Options&, Rules)
+///
+/// The cache tells the order what happens. A record has `tier` and `is_aside()`, which the cache alone
+/// changes: a record leaves before its tier changes, and enters again; `is_aside()` says during a call
+/// whether the record was set aside before the call.
+///
+/// | call           | meaning                                                                     |
+/// |----------------|-----------------------------------------------------------------------------|
+/// | `enter(r)`     | a new entry, or one whose tier changed                                      |
+/// | `used(r)`      | a lookup used the entry                                                     |
+/// | `demote(r)`    | the entry is obsolete: let it be the next victim of its tier                |
+/// | `leave(r)`     | the entry left                                                              |
+/// | `set_aside(r)` | it cannot be a victim now, since it is leased; it came up as one            |
+/// | `put_back(r)`  | it can again; it is the coldest of its tier                                 |
+/// | `victim()`     | the next victim, which stays where it is; null: there is none               |
+/// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the next victim to the last one     |
+///
+/// `used`, `demote` and `leave` may concern a record that is set aside; the first two end that.
+template <class P, class R, class TierEnum>
+concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
+                                const typename P::template Order<R, TierEnum> asked, R& record,
+                                const typename P::Options& options, Rules rules) {
+    typename P::NodeHook;
+    typename P::template Hook<R>;
+    requires std::constructible_from<typename P::template Order<R, TierEnum>,
+                                     const typename P::Options&, Rules>;
+    order.enter(record);
+    order.used(record);
+    order.demote(record);
+    order.leave(record);
+    order.set_aside(record);
+    order.put_back(record);
+    { order.victim() } -> std::same_as<R*>;
+    asked.for_each(+[](R&) {});
+    { asked.check_invariants() } -> std::same_as<bool>;
+};
+
+/// The least recently used entry of a tier; which tier, says the rule of CacheOrder.
+struct TieredLRU {
+    struct Options {};
+    struct NodeHook {};
+
+    template <class R>
+    using Hook = detail::ListHook<R>;
+
+    template <class R, class TierEnum>
+    class Order {
+    public:
+        Order(const Options& /*options*/, Rules rules) noexcept : queues_(rules == Rules::mlx_lm) {}
+
+        void enter(R& record) noexcept { queues_.push_hot(record); }
+        void used(R& record) noexcept {
+            leave(record);
+            queues_.push_hot(record);
+        }
+        void demote(R& record) noexcept {
+            leave(record);
+            queues_.push_cold(record);
+        }
+        void leave(R& record) noexcept { queues_.remove(record, record.is_aside()); }
+        void set_aside(R& record) noexcept { queues_.set_aside(record); }
+        void put_back(R& record) noexcept { demote(record); }
+        [[nodiscard]] R* victim() const noexcept { return queues_.victim(); }
+
+        template <class F>
+        void for_each(F f) const {
+            queues_.for_each(f);
+        }
+        [[nodiscard]] bool check_invariants() const noexcept { return queues_.check_invariants(); }
+
+    private:
+        detail::TierQueues<R, TierEnum> queues_;
+    };
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI
+
+#endif
