@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: MIT
-// Timing an operation and its bound in turn, in the same process, so that both meet the same machine.
+// Timing an operation and its bound in turn, in one process: a slow moment of the machine hits both.
 #ifndef PROMPTKV_BENCHMARKS_INTERLEAVE_HPP
 #define PROMPTKV_BENCHMARKS_INTERLEAVE_HPP
 
 #include "targets.hpp"
-
-#include <benchmark/benchmark.h>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bench {
 
-/// Ends the program with a message unless `right`: what is wrong is not worth timing.
+/// Makes the compiler believe that `value` is read, and that memory may have changed.
+template <class T>
+void use(const T& value) {
+    asm volatile("" : : "r,m"(value) : "memory");
+}
+
+/// Ends the program with a message unless `right`: a wrong answer is not worth timing.
 inline void require(bool right, const char* what) {
     if (!right) {
         std::fprintf(stderr, "wrong result: %s\n", what);
@@ -44,35 +48,44 @@ double nanoseconds(std::size_t calls, Operation& operation) {
     return time.count() / static_cast<double>(calls);
 }
 
-/// Times a batch of `operation` and a batch of `bound` in each iteration of `state`, after one of
-/// each that does not count. `undo` and `undo_bound` follow each batch, untimed.
+/// One run of a case: how much it measures, and what came out.
+struct Run {
+    int pairs; // batches of operation and bound
+    bool quick;
+    double bound = 0; // nanoseconds a call, the median
+    double low = 0;   // 10th percentile of the operation's
+    double high = 0;  // 90th percentile
+    Target result{};  // of the operation against what is allowed
+};
+
+/// Times a batch of `operation` and a batch of `bound`, run.pairs times. The first batch of each is not
+/// counted. `undo` and `undo_bound` follow each batch and are not timed.
 template <class Operation, class Undo, class Bound, class UndoBound>
-Paired interleave(benchmark::State& state, std::size_t calls, Operation operation, Undo undo,
-                  Bound bound, UndoBound undo_bound) {
+Paired interleave(const Run& run, std::size_t calls, Operation operation, Undo undo, Bound bound,
+                  UndoBound undo_bound) {
     Paired times;
     nanoseconds(calls, operation);
     undo();
     nanoseconds(calls, bound);
     undo_bound();
-    for ([[maybe_unused]] auto _ : state) {
+    for (int i = 0; i < run.pairs; ++i) {
         times.operation.push_back(nanoseconds(calls, operation));
         undo();
         times.bound.push_back(nanoseconds(calls, bound));
         undo_bound();
-        state.SetIterationTime(1e-9 * times.operation.back());
     }
     return times;
 }
 
-/// The same for what leaves nothing behind, in batches of about 20 microseconds.
+/// The same for operations that change nothing, in batches of about 20 microseconds.
 template <class Operation, class Bound>
-Paired interleave(benchmark::State& state, Operation operation, Bound bound) {
+Paired interleave(const Run& run, Operation operation, Bound bound) {
     std::size_t calls = 1;
     while (calls < 1024 && nanoseconds(calls, operation) * static_cast<double>(calls) < 20'000) {
         calls *= 2;
     }
     const auto nothing = [] {};
-    return interleave(state, calls, operation, nothing, bound, nothing);
+    return interleave(run, calls, operation, nothing, bound, nothing);
 }
 
 /// What an operation may cost: `factor` times its bound and `extra_ns` more.
@@ -82,49 +95,37 @@ struct Allowance {
     std::string target{}; // names a row of the table of targets; none if empty
 };
 
-/// Reports the medians, the ratio to the bound with its spread, and what of the allowance was used.
-inline void report(benchmark::State& state, const Paired& times, const Allowance& allowance) {
+/// Fills in the result of a run.
+inline void report(Run& run, const Paired& times, const Allowance& allowance) {
     std::vector<double> allowed;
     for (const double bound : times.bound) {
         allowed.push_back(allowance.factor * bound + allowance.extra_ns);
     }
-    const Target target = compare(allowance.target, times.operation, allowed);
-    const std::vector<double> ratios = quotients(times.operation, times.bound);
-    if (!allowance.target.empty()) {
-        std::ostringstream row;
-        row << target;
-        state.SetLabel(row.str());
-    }
-    state.counters["ns"] = target.measured;
-    state.counters["ns_p10"] = quantile(times.operation, 0.1);
-    state.counters["ns_p90"] = quantile(times.operation, 0.9);
-    state.counters["bound_ns"] = median(times.bound);
-    state.counters["ratio"] = median(ratios);
-    state.counters["ratio_p10"] = quantile(ratios, 0.1);
-    state.counters["ratio_p90"] = quantile(ratios, 0.9);
-    state.counters["allowed_ns"] = target.allowed;
-    state.counters["of_allowed"] = target.ratio;
-    state.counters["of_allowed_p10"] = target.low;
-    state.counters["of_allowed_p90"] = target.high;
+    run.bound = median(times.bound);
+    run.low = quantile(times.operation, 0.1);
+    run.high = quantile(times.operation, 0.9);
+    run.result = compare(allowance.target, times.operation, allowed);
 }
 
-/// How much is measured.
-struct Effort {
-    int pairs = 1'500; // batches of operation and bound
-    bool quick = false;
+/// A row of micro.csv.
+struct Case {
+    std::string family;
+    std::string series;
+    std::size_t x; // tokens, entries or children
+    std::function<void(Run&)> measure;
 };
 
-/// Registers `body` as FAMILY/SERIES/x.
-inline void add(const Effort& effort, const std::string& family, const std::string& series,
-                std::size_t x, const std::function<void(benchmark::State&)>& body) {
-    const std::string name = family + '/' + series + '/' + std::to_string(x);
-    benchmark::RegisterBenchmark(name.c_str(), body)->Iterations(effort.pairs)->UseManualTime();
+using Cases = std::vector<Case>;
+
+inline void add(Cases& cases, std::string family, std::string series, std::size_t x,
+                std::function<void(Run&)> measure) {
+    cases.push_back({std::move(family), std::move(series), x, std::move(measure)});
 }
 
-void add_lookups(const Effort& effort);
-void add_inserts(const Effort& effort);
-void add_evictions(const Effort& effort);
-void add_longer(const Effort& effort);
+void add_lookups(Cases& cases);
+void add_inserts(Cases& cases);
+void add_evictions(Cases& cases);
+void add_longer(Cases& cases);
 
 } // namespace bench
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The nearest longer entry below a node with many children, against one with ten, evictions going on.
+// The nearest longer entry below a node with many children, against one with ten. Each lookup follows an
+// insert that evicts another child.
 #include "interleave.hpp"
 #include "prompts.hpp"
 
@@ -8,7 +9,7 @@
 namespace bench {
 namespace {
 
-/// A full cache in which all entries continue the same 64 tokens, by 8 to 71 of their own.
+/// A full cache in which all entries continue the same 64 tokens, by 8 to 71 more.
 class Wide {
 public:
     explicit Wide(std::size_t width) : cache_({.max_entries = width}) {
@@ -20,10 +21,10 @@ public:
         }
         require(cache_.size() == width, "children stored");
         const auto found = cache_.probe(model, asked_, {.min_remaining = 0});
-        require(found.match == promptkv::Match::longer && found.reused == 64, "nearest longer");
+        require(found.match() == promptkv::Match::longer && found.reused() == 64, "nearest longer");
     }
 
-    /// Makes the next child, and in a full cache room for it.
+    /// Makes the key of the next child.
     void make_child() {
         child_ = shared_;
         ++made_;
@@ -38,7 +39,8 @@ public:
     }
 
     void ask() {
-        benchmark::DoNotOptimize(cache_.lease_nearest(model, asked_, {.min_remaining = 0}).reused);
+        const auto lease = cache_.lease_nearest(model, asked_, {.min_remaining = 0});
+        use(lease.reused());
     }
 
 private:
@@ -49,7 +51,7 @@ private:
     std::uint64_t made_ = 0;
 };
 
-/// Returns: the median of what reading the clock twice takes.
+/// Returns: what reading the clock twice takes, the median.
 double clock_ns() {
     std::vector<double> times;
     times.reserve(1'001);
@@ -60,15 +62,15 @@ double clock_ns() {
     return median(times);
 }
 
-/// Times what follows an eviction and an insert, or all three, one by one.
-void by_width(benchmark::State& state, std::size_t width, bool whole_step) {
+/// Times each lookup after an insert that evicts; with `whole_step` the insert too.
+void by_width(Run& run, std::size_t width, bool whole_step) {
     Wide narrow(10);
     Wide wide(width);
     const double clock = clock_ns();
     const auto mean = [clock, whole_step](Wide& node) {
         constexpr int steps = 32;
         double sum = 0;
-        for (int i = 0; i < steps; ++i) {
+        for (int k = 0; k < steps; ++k) {
             node.make_child();
             const auto step = [&node](std::size_t) {
                 node.store_child();
@@ -85,26 +87,24 @@ void by_width(benchmark::State& state, std::size_t width, bool whole_step) {
         return sum / steps;
     };
     Paired times;
-    for ([[maybe_unused]] auto _ : state) {
+    for (int i = 0; i < run.pairs; ++i) {
         times.operation.push_back(mean(wide));
         times.bound.push_back(mean(narrow));
-        state.SetIterationTime(1e-9 * times.operation.back());
     }
     Allowance allowance{.factor = 3};
     if (width == 100'000 && !whole_step) {
         allowance.target = "longer below 100000 children against 10 [ns]";
     }
-    report(state, times, allowance);
+    report(run, times, allowance);
 }
 
 } // namespace
 
-void add_longer(const Effort& effort) {
-    for (const std::size_t width : {10U, 100U, 1'000U, 10'000U, 100'000U}) {
-        add(effort, "longer", "lookup", width,
-            [=](benchmark::State& state) { by_width(state, width, false); });
-        add(effort, "longer", "eviction + insert + lookup", width,
-            [=](benchmark::State& state) { by_width(state, width, true); });
+void add_longer(Cases& cases) {
+    for (const std::size_t width : {10U, 1'000U, 100'000U}) {
+        add(cases, "longer", "lookup", width, [=](Run& run) { by_width(run, width, false); });
+        add(cases, "longer", "insert and eviction too", width,
+            [=](Run& run) { by_width(run, width, true); });
     }
 }
 

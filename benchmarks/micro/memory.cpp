@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: MIT
-// What the index takes: by its own account, and by that of the allocator.
+// The memory of the index, as the allocator and as index_nbytes() say, and the allocations of lookups.
 //
 // usage: promptkv_memory [INSERTS [FOLDER]]
-// Writes FOLDER/memory.csv, FOLDER/churn.csv and FOLDER/targets-memory.csv.
+// Writes FOLDER/memory.csv and FOLDER/targets-memory.csv.
 #include "prompts.hpp"
 #include "targets.hpp"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <initializer_list>
+#include <iomanip>
 #include <malloc.h>
 #include <new>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -65,7 +70,8 @@ using bench::append_tokens;
 using bench::Cache;
 using bench::compare;
 using bench::Cuttable;
-using bench::median;
+using bench::in_blocks;
+using bench::InBlocks;
 using bench::model;
 using bench::Prompt;
 using bench::prompt_of;
@@ -74,32 +80,102 @@ using bench::store;
 using bench::Token;
 using bench::unseen;
 
+/// Ends the program with a message unless `right`.
+void require(bool right, const char* what) {
+    if (!right) {
+        std::fprintf(stderr, "wrong result: %s\n", what);
+        std::exit(EXIT_FAILURE);
+    }
+}
+
+/// Writes the rows of memory.csv and of the targets.
+class Report {
+public:
+    explicit Report(const std::string& folder)
+        : csv_(folder + "/memory.csv"), targets_(folder + "/targets-memory.csv") {
+        csv_ << "keys,entries,tokens,allocated,index_nbytes,bytes_per_token,"
+                "bytes_per_entry_beyond_tokens\n";
+        std::printf("%-40s %8s %12s %14s %22s\n", "keys", "entries", "bytes/token", "rest/entry",
+                    "index_nbytes/allocated");
+    }
+
+    /// `tokens` are distinct: a token that several keys share counts once. `bytes`: from the allocator.
+    void index(const std::string& keys, std::size_t entries, std::size_t tokens, std::size_t bytes,
+               std::size_t index_nbytes, bool is_target = true) {
+        const auto n = static_cast<double>(tokens);
+        const auto e = static_cast<double>(entries);
+        const auto allocated_bytes = static_cast<double>(bytes);
+        const double rest = (allocated_bytes - n * sizeof(Token)) / e;
+        csv_ << keys << ',' << entries << ',' << tokens << ',' << bytes << ',' << index_nbytes
+             << ',' << std::setprecision(4) << allocated_bytes / n << ',' << rest << '\n';
+        std::printf("%-40s %8zu %12.3f %14.1f %22.3f\n", keys.c_str(), entries, allocated_bytes / n,
+                    rest, static_cast<double>(index_nbytes) / allocated_bytes);
+        if (is_target) {
+            targets_ << compare("index of " + keys + " [bytes]", {allocated_bytes},
+                                {4.2 * n + 300 * e});
+        }
+    }
+
+    /// A target of 0.
+    void none(const std::string& what, std::size_t n) {
+        targets_ << compare(what, {static_cast<double>(n)}, {0});
+    }
+
+private:
+    std::ofstream csv_;
+    std::ofstream targets_;
+};
+
 /// `entries` keys of `n` tokens, the first `shared_percent` of them common to all.
-void fill(std::size_t entries, std::size_t n, std::size_t shared_percent, std::ofstream& csv,
-          std::ofstream& targets) {
+void fill(std::size_t entries, std::size_t n, std::size_t shared_percent, Report& report) {
     const std::size_t shared = n * shared_percent / 100;
     const std::size_t before = allocated;
     Cache<Cuttable> cache;
     for (std::size_t i = 0; i < entries; ++i) {
         store(cache, prompt_of(i, n, shared));
     }
-    const auto bytes = static_cast<double>(allocated - before);
-    const auto tokens = static_cast<double>(shared + entries * (n - shared));
-    const double bytes_an_entry =
-        (bytes - tokens * sizeof(Token)) / static_cast<double>(entries); // beyond the tokens
-    const auto counted_bytes = static_cast<double>(cache.index_nbytes());
-    csv << shared_percent << ',' << n << ',' << entries << ',' << tokens << ',' << bytes << ','
-        << counted_bytes << ',' << bytes / tokens << ',' << bytes_an_entry << '\n';
-    std::printf("%5zu %% %8zu %8zu %14.3f %14.1f %22.3f\n", shared_percent, n, entries,
-                bytes / tokens, bytes_an_entry, counted_bytes / bytes);
-    targets << compare("index of keys of " + std::to_string(n) + " tokens " +
-                           std::to_string(shared_percent) + " % shared [bytes]",
-                       {bytes}, {4.2 * tokens + 300 * static_cast<double>(entries)});
+    require(cache.size() == entries, "entries stored");
+    report.index(
+        "keys of " + std::to_string(n) + " tokens " + std::to_string(shared_percent) + " % shared",
+        entries, shared + entries * (n - shared), allocated - before, cache.index_nbytes());
 }
 
-/// Random inserts into a full cache, each of which evicts: new keys, keys that branch off known ones,
-/// beginnings of known ones, in all tiers.
-void churn(std::size_t inserts, std::ofstream& csv, std::ofstream& targets) {
+/// Keys that a hostile client chooses: each branches off one long key at another token, one token long.
+void comb(std::size_t entries, Report& report) {
+    const std::size_t before = allocated;
+    Prompt stem = prompt_of(0, entries);
+    const std::size_t aside = allocated - before;
+    Cache<Cuttable> cache;
+    store(cache, stem);
+    for (std::size_t i = 1; i < entries; ++i) {
+        const Token next = stem[i];
+        stem[i] = unseen;
+        cache.insert(model, std::span(stem).first(i + 1), Cuttable(i + 1), promptkv::Tier::user);
+        stem[i] = next;
+    }
+    require(cache.size() == entries, "hostile keys stored");
+    report.index("hostile keys one token off another", entries, 2 * entries - 1,
+                 allocated - before - aside, cache.index_nbytes(), false);
+}
+
+/// Returns: the tokens of a trie of these keys.
+std::size_t distinct_tokens(std::vector<Prompt> keys) {
+    std::sort(keys.begin(), keys.end());
+    std::size_t tokens = 0;
+    const Prompt none;
+    const Prompt* previous = &none;
+    for (const Prompt& key : keys) {
+        const auto differ =
+            std::mismatch(key.begin(), key.end(), previous->begin(), previous->end());
+        tokens += static_cast<std::size_t>(key.end() - differ.first);
+        previous = &key;
+    }
+    return tokens;
+}
+
+/// Random inserts into a full cache, in all tiers: new keys, keys that branch off known ones, and
+/// prefixes of known ones. Each evicts an entry.
+void churn(std::size_t inserts, Report& report) {
     constexpr std::size_t entries = 10'000;
     Random random(11);
     std::vector<Prompt> recent(1'000);
@@ -107,14 +183,9 @@ void churn(std::size_t inserts, std::ofstream& csv, std::ofstream& targets) {
         prompt.reserve(256);
     }
     Prompt prompt;
-    prompt.reserve(256);
+    prompt.reserve(512);
     const std::size_t before = allocated;
     Cache<Cuttable> cache({.max_entries = entries});
-    std::vector<double> early; // bytes in the second tenth of the inserts
-    std::vector<double> late;  // and in the last
-    early.reserve(64);
-    late.reserve(64);
-    const std::size_t aside = allocated - before;
     for (std::size_t i = 1; i <= inserts; ++i) {
         const Prompt& known = recent[random.below(1'000)];
         const std::uint32_t kind = random.below(16);
@@ -129,75 +200,60 @@ void churn(std::size_t inserts, std::ofstream& csv, std::ofstream& targets) {
         prompt.resize(std::min<std::size_t>(prompt.size(), 256));
         const auto tier = static_cast<promptkv::Tier>(kind < 12 ? 0 : kind < 14 ? 1 : 2);
         cache.insert(model, prompt, Cuttable(prompt.size()), tier);
-        recent[random.below(1'000)] = prompt;
-        if (i % (inserts / 200) == 0) {
-            const auto bytes = static_cast<double>(allocated - before - aside);
-            csv << i << ',' << bytes << ',' << cache.index_nbytes() << ',' << cache.size() << '\n';
-            if (i > inserts / 10 && i <= inserts / 5) {
-                early.push_back(bytes);
-            } else if (i > inserts - inserts / 10) {
-                late.push_back(bytes);
-            }
-        }
+        recent[random.below(1'000)] = prompt; // within its capacity
     }
-    if (cache.size() != entries || !cache.check_invariants()) {
-        std::fprintf(stderr, "wrong result: the cache after the inserts\n");
-        std::exit(EXIT_FAILURE);
-    }
-    std::printf("\n%zu inserts into %zu entries: %.0f bytes early, %.0f bytes late\n", inserts,
-                entries, median(early), median(late));
-    targets << compare("index after " + std::to_string(inserts) + " inserts and evictions [bytes]",
-                       {median(late)}, {1.02 * median(early)});
+    const std::size_t bytes = allocated - before;
+    require(cache.size() == entries && cache.check_invariants(), "the cache after the inserts");
+    std::vector<Prompt> keys;
+    cache.for_each(
+        [&](const auto& entry) { keys.emplace_back(entry.tokens.begin(), entry.tokens.end()); });
+    report.index("keys after " + std::to_string(inserts) + " inserts and evictions", entries,
+                 distinct_tokens(std::move(keys)), bytes, cache.index_nbytes());
 }
 
-/// Lookups of every kind, between which nothing may be allocated.
-void lookups(std::ofstream& targets) {
-    Cache<Cuttable> cache;
+/// Lookups of every kind, during which nothing may be allocated.
+template <class KV, class MakeKV>
+void lookups(const std::string& payloads, MakeKV make, Report& report) {
+    constexpr std::size_t n = 4'096;
+    Cache<KV> cache;
     for (std::size_t i = 0; i < 100; ++i) {
-        store(cache, prompt_of(i, 4'096, 2'048));
+        store(cache, prompt_of(i, n, n / 2), make(n));
     }
-    Prompt branch = prompt_of(0, 4'096, 2'048);
+    Prompt branch = prompt_of(0, n, n / 2);
     branch[3'000] = unseen;
-    Prompt longer = prompt_of(1, 4'096, 2'048);
+    Prompt longer = prompt_of(1, n, n / 2);
     longer.push_back(unseen);
-    const Prompt unknown = prompt_of(1'000, 4'096);
-    const Prompt exact = prompt_of(2, 4'096, 2'048);
+    const Prompt unknown = prompt_of(1'000, n);
+    const Prompt exact = prompt_of(2, n, n / 2);
     const std::size_t before = allocations;
     std::size_t reused = 0;
     for (const Prompt* prompt :
          std::initializer_list<const Prompt*>{&branch, &longer, &unknown, &exact}) {
         for (int i = 0; i < 1'000; ++i) {
-            reused += cache.probe(model, *prompt).reused;
-            reused += cache.lease_nearest(model, *prompt).reused;
+            reused += cache.probe(model, *prompt).reused();
+            reused += cache.lease_nearest(model, *prompt).reused();
         }
     }
-    if (reused != std::size_t{2'000} * (3'000 + 4'096 + 0 + 4'095)) {
-        std::fprintf(stderr, "wrong result: lookups\n");
-        std::exit(EXIT_FAILURE);
-    }
-    const auto made = static_cast<double>(allocations - before);
-    targets << compare("allocations of 4000 probes and 4000 leases", {made}, {0});
+    const std::size_t made = allocations - before;
+    require(reused == std::size_t{2'000} * (3'000 + n + 0 + n - 1), "lookups");
+    report.none("allocations of 4000 probes and 4000 leases " + payloads, made);
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
     const std::size_t inserts = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 10'000'000;
-    const std::string folder = argc > 2 ? argv[2] : ".";
-    std::ofstream targets(folder + "/targets-memory.csv");
-    std::ofstream csv(folder + "/memory.csv");
-    csv << "shared_percent,n,entries,tokens,allocated,index_nbytes,bytes_per_token,"
-           "bytes_per_entry_beyond_tokens\n";
-    std::printf("%7s %8s %8s %14s %14s %22s\n", "shared", "tokens", "entries", "bytes/token",
-                "rest/entry", "index_nbytes/allocated");
+    Report report(argc > 2 ? argv[2] : ".");
     for (const std::size_t shared : {0U, 50U, 99U}) {
         for (const std::size_t n : {128U, 1'024U, 4'096U}) {
-            fill(10'000, n, shared, csv, targets);
+            fill(10'000, n, shared, report);
         }
     }
-    lookups(targets);
-    std::ofstream churn_csv(folder + "/churn.csv");
-    churn_csv << "inserts,allocated,index_nbytes,entries\n";
-    churn(inserts < 1'000 ? 1'000 : inserts, churn_csv, targets);
+    comb(10'000, report);
+    churn(std::max<std::size_t>(inserts, 100'000), report);
+    lookups<Cuttable>(
+        "without state", [](std::size_t n) { return Cuttable(n); }, report);
+    lookups<InBlocks>(
+        "of blocks", [](std::size_t n) { return in_blocks(n, 64); }, report);
     return EXIT_SUCCESS;
 }

@@ -5,6 +5,7 @@
 
 #include <promptkv/promptkv.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -69,7 +70,7 @@ inline std::vector<Prompt> prompts_of(std::size_t count, std::size_t n, std::siz
     return prompts;
 }
 
-/// Attention state that knows its length alone: one byte a token, can be cut anywhere.
+/// Attention state that only knows its length: one byte a token, can be cut anywhere.
 struct Cuttable {
     std::size_t tokens = 0;
 
@@ -80,7 +81,7 @@ struct Cuttable {
     void truncate(std::size_t n) noexcept { tokens = n; }
 };
 
-/// State that can be used as a whole alone, such as a recurrent one, and owns memory.
+/// State that serves its whole key only, such as a recurrent one, and owns memory.
 struct Whole {
     std::unique_ptr<std::byte[]> state;
 
@@ -88,12 +89,42 @@ struct Whole {
     std::size_t nbytes() const noexcept { return 256; }
 };
 
+/// A block that only knows its length: one byte a token.
+struct Block {
+    std::size_t tokens = 0;
+
+    std::size_t nbytes() const noexcept { return tokens; }
+};
+
+using InBlocks = promptkv::BlockKV<Block>;
+
+/// Appends new blocks until `kv` holds `n` tokens. Requires: what it holds ends at a block.
+inline void append_blocks(InBlocks& kv, std::size_t n) {
+    while (kv.length() < n) {
+        const std::size_t tokens = std::min(n - kv.length(), kv.block_tokens());
+        kv.append(Block{tokens}, tokens);
+    }
+}
+
+/// Returns: a payload of `n` tokens in blocks that nobody else holds.
+inline InBlocks in_blocks(std::size_t n, std::size_t block_tokens) {
+    InBlocks kv(block_tokens);
+    append_blocks(kv, n);
+    return kv;
+}
+
 template <class KV>
 using Cache = promptkv::LRUPromptCache<KV>;
 
 template <class KV>
+promptkv::Outcome store(Cache<KV>& cache, const Prompt& prompt, KV&& kv,
+                        std::string_view in = model) {
+    return cache.insert(in, prompt, std::move(kv), promptkv::Tier::assistant).outcome;
+}
+
+template <class KV>
 promptkv::Outcome store(Cache<KV>& cache, const Prompt& prompt, std::string_view in = model) {
-    return cache.insert(in, prompt, KV(prompt.size()), promptkv::Tier::assistant).outcome;
+    return store(cache, prompt, KV(prompt.size()), in);
 }
 
 /// Compares `prompt` with tokens that lie elsewhere: the least that a lookup must do.

@@ -13,7 +13,7 @@
 
 namespace bench {
 
-/// Returns: the value that a share of `p` of `values` stays at or below; 0 if there are none.
+/// Returns: the quantile `p` of `values`, 0 <= p <= 1; 0 if there are no values.
 inline double quantile(std::vector<double> values, double p) {
     if (values.empty()) {
         return 0;
@@ -27,7 +27,7 @@ inline double median(std::vector<double> values) {
     return quantile(std::move(values), 0.5);
 }
 
-/// Returns: the quotients of neighbours; nothing divided by nothing is 0.
+/// Returns: the quotients of equal indices; 0 / 0 is 0.
 inline std::vector<double> quotients(const std::vector<double>& of, const std::vector<double>& by) {
     std::vector<double> result;
     for (std::size_t i = 0; i < of.size(); ++i) {
@@ -36,10 +36,10 @@ inline std::vector<double> quotients(const std::vector<double>& of, const std::v
     return result;
 }
 
-/// Measured values and the allowed ones that belong to them, in the unit that `name` says.
+/// Measured values and what is allowed, in the unit that `name` says.
 ///
-/// The ratio is the median of measured / allowed, its spread the 10th and 90th percentile; a target
-/// is met when the ratio is at most 1.
+/// The ratio is the median of measured / allowed; `low` and `high` are the 10th and 90th percentile. A
+/// target is met when the ratio is at most 1.
 struct Target {
     std::string name; // without a comma
     double measured = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Throughput among threads: ConcurrentPromptCache beside LRUPromptCache under one mutex.
+// Throughput of several threads: ConcurrentPromptCache beside LRUPromptCache behind one mutex.
 //
 // usage: promptkv_threads [REPETITIONS [FOLDER]]
 // Writes FOLDER/threads.csv.
@@ -37,10 +37,10 @@ using promptkv::Tier;
 
 constexpr std::size_t n_tokens = 2'048; // of each key
 constexpr std::size_t shared = 1'024;   // of these, common to all
-constexpr std::size_t conversations = 64;
-constexpr std::size_t one_offs = 32;
+constexpr std::size_t conversations = 32;
+constexpr std::size_t one_offs = 64; // more than conversations: so the tier rule evicts these alone
 
-/// State with memory of its own, `bytes_per_token` for each token, that a clone copies.
+/// State that owns `bytes_per_token` for each token; a clone copies them.
 class State {
 public:
     State(std::size_t tokens, std::size_t bytes_per_token)
@@ -65,10 +65,10 @@ private:
     std::unique_ptr<std::byte[]> memory_;
 };
 
-/// What one does without the facade.
+/// What a caller does without ConcurrentPromptCache.
 class OneMutex {
 public:
-    explicit OneMutex(promptkv::CacheOptions options) : cache_(options) {}
+    explicit OneMutex(promptkv::LRUPromptCache<State>::Options options) : cache_(options) {}
 
     auto fetch_nearest(std::string_view in, const Prompt& prompt) {
         const std::lock_guard lock(mutex_);
@@ -84,13 +84,13 @@ private:
     promptkv::LRUPromptCache<State> cache_;
 };
 
-/// Of four calls three fetch a conversation that goes on, and one stores something that is not asked
-/// for again, which evicts another.
+/// Three calls in four fetch the state of a conversation. The fourth stores a key that is never asked
+/// for again, and evicts such a key.
 ///
 /// Returns: calls a second, of all threads together.
 template <class Cache>
 double throughput(std::size_t n_threads, std::size_t calls, std::size_t bytes_per_token) {
-    Cache cache({.max_entries = conversations + one_offs, .cut_granularity = 0});
+    Cache cache({.max_entries = conversations + one_offs});
     std::vector<Prompt> prompts;
     for (std::size_t i = 0; i < conversations; ++i) {
         Prompt prompt = prompt_of(i, n_tokens, shared);
@@ -113,7 +113,7 @@ double throughput(std::size_t n_threads, std::size_t calls, std::size_t bytes_pe
             for (std::size_t i = 0; i < calls; ++i) {
                 if (i % 4 != 3) {
                     const Prompt& prompt = prompts[random.below(conversations)];
-                    wrong += cache.fetch_nearest(model, prompt).reused == n_tokens ? 0U : 1U;
+                    wrong += cache.fetch_nearest(model, prompt).reused() == n_tokens ? 0U : 1U;
                     continue;
                 }
                 one_off[shared] = static_cast<bench::Token>(unseen + 1 + t * calls + i);

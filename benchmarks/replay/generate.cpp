@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,7 @@ private:
 /// System prompt, question, answer, question, answer, …
 struct Chat {
     std::vector<Range> parts;
+    std::uint64_t session = 0;
     std::uint64_t turns_left = 0;
 };
 
@@ -90,7 +92,7 @@ public:
 
     void add_request() {
         if (random_.chance(one_off_share)) {
-            append({popular_system_prompt(), fresh(document_length)});
+            append({popular_system_prompt(), fresh(document_length)}, 0, {});
         } else {
             // squared: some users write much more often than others
             const double u = random_.uniform();
@@ -114,7 +116,9 @@ private:
         return system_prompts_[static_cast<std::size_t>(rank) - 1];
     }
 
-    Chat new_chat() { return {{popular_system_prompt()}, random_.length(turns_length)}; }
+    Chat new_chat() {
+        return {{popular_system_prompt()}, ++last_session_, random_.length(turns_length)};
+    }
 
     void take_turn(Chat& chat) {
         const std::size_t turns = chat.parts.size() / 2;
@@ -126,20 +130,23 @@ private:
             }
             chat.parts.push_back(fresh(question_length));
         }
-        append(chat.parts);
-        chat.parts.push_back(fresh(answer_length));
+        const Range answer = fresh(answer_length);
+        append(chat.parts, chat.session, std::span(&answer, 1));
+        chat.parts.push_back(answer);
         --chat.turns_left;
         if (chat.turns_left == 0 || tokens_of(chat.parts) > longest_chat) {
             chat = new_chat();
         }
     }
 
-    void append(const std::vector<Range>& parts) {
-        trace_.append(tokens_of(parts), parts.front().length, parts);
+    void append(const std::vector<Range>& parts, std::uint64_t session,
+                std::span<const Range> answer) {
+        trace_.append(tokens_of(parts), parts.front().length, parts, session, answer);
     }
 
     Random random_;
     std::int64_t next_id_ = 0;
+    std::uint64_t last_session_ = 0;
     std::vector<Range> system_prompts_;
     std::vector<Chat> chats_;
     Trace trace_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// read_input: files, standard input, and liblzma.
+// LineReader: files, standard input, and liblzma.
 #include "input.hpp"
 
 #include <fmt/format.h>
@@ -10,44 +10,35 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <limits>
-#include <memory>
 #include <stdexcept>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace replay {
 namespace {
 
-constexpr std::size_t chunk_bytes = std::size_t{1} << 16;
+constexpr std::size_t chunk_bytes = std::size_t{1} << 16U;
+constexpr std::uint64_t max_xz_memory = std::uint64_t{256} << 20U; // xz -9 needs 65 MiB
 
 struct CloseFile {
-    void operator()(std::FILE* file) const noexcept { std::fclose(file); }
-};
-
-struct EndStream {
-    void operator()(lzma_stream* stream) const noexcept { lzma_end(stream); }
-};
-
-std::string read_all(std::FILE* file, const std::string& name) {
-    std::string text;
-    std::vector<char> chunk(chunk_bytes);
-    while (true) {
-        const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), file);
-        text.append(chunk.data(), count);
-        if (count < chunk.size()) {
-            break;
+    void operator()(std::FILE* file) const noexcept {
+        if (file != stdin) {
+            std::fclose(file);
         }
     }
-    if (std::ferror(file) != 0) {
-        throw std::runtime_error(fmt::format("{}: {}", name, std::strerror(errno)));
-    }
-    return text;
+};
+
+bool is_xz(std::string_view bytes) noexcept {
+    using namespace std::string_view_literals;
+    return bytes.starts_with("\xFD\x37zXZ\0"sv);
 }
 
 std::string problem_of(lzma_ret code) {
     switch (code) {
     case LZMA_MEM_ERROR:
-        return "not enough memory to unpack it";
+    case LZMA_MEMLIMIT_ERROR:
+        return "too much memory is needed to unpack it";
     case LZMA_OPTIONS_ERROR:
         return "the xz file uses a filter that is not supported";
     case LZMA_BUF_ERROR:
@@ -59,54 +50,118 @@ std::string problem_of(lzma_ret code) {
 
 } // namespace
 
-bool is_xz(std::string_view bytes) noexcept {
-    using namespace std::string_view_literals;
-    return bytes.starts_with("\xFD\x37zXZ\0"sv);
-}
-
-std::string unpack_xz(std::string_view packed) {
-    lzma_stream stream = LZMA_STREAM_INIT;
-    if (lzma_stream_decoder(&stream, std::numeric_limits<std::uint64_t>::max(),
-                            LZMA_CONCATENATED) != LZMA_OK) {
-        throw std::runtime_error("the xz decoder does not start");
-    }
-    const std::unique_ptr<lzma_stream, EndStream> ends_stream(&stream);
-    stream.next_in = reinterpret_cast<const std::uint8_t*>(packed.data());
-    stream.avail_in = packed.size();
-    std::string text;
-    std::vector<std::uint8_t> chunk(chunk_bytes);
-    lzma_ret code = LZMA_OK;
-    while (code == LZMA_OK) {
-        stream.next_out = chunk.data();
-        stream.avail_out = chunk.size();
-        code = lzma_code(&stream, LZMA_FINISH);
-        text.append(reinterpret_cast<const char*>(chunk.data()), chunk.size() - stream.avail_out);
-    }
-    if (code != LZMA_STREAM_END) {
-        throw std::runtime_error(problem_of(code));
-    }
-    return text;
-}
-
-std::string read_input(const std::string& path) {
-    std::string text;
-    if (path == "-") {
-        text = read_all(stdin, "standard input");
-    } else {
-        const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "rb"));
-        if (file == nullptr) {
-            throw std::runtime_error(fmt::format("{}: {}", path, std::strerror(errno)));
+/// The content of the file, chunk by chunk.
+class LineReader::Bytes {
+public:
+    explicit Bytes(const std::string& path)
+        : name_(path == "-" ? "standard input" : path),
+          file_(path == "-" ? stdin : std::fopen(path.c_str(), "rb")) {
+        if (file_ == nullptr) {
+            fail(std::strerror(errno));
         }
-        text = read_all(file.get(), path);
+        const std::string_view start = read();
+        if (!is_xz(start)) {
+            rest = start;
+            return;
+        }
+        if (lzma_stream_decoder(&xz_, max_xz_memory, LZMA_CONCATENATED) != LZMA_OK) {
+            fail("the xz decoder does not start");
+        }
+        packed_ = true;
+        unpacked_.resize(chunk_bytes);
+        feed(start);
     }
-    if (!is_xz(text)) {
-        return text;
+    ~Bytes() { lzma_end(&xz_); }
+
+    Bytes(const Bytes&) = delete;
+    Bytes& operator=(const Bytes&) = delete;
+
+    /// Puts the next chunk into `rest`. Returns: false at the end.
+    bool refill() {
+        rest = packed_ ? unpack() : read();
+        return !rest.empty();
     }
-    try {
-        return unpack_xz(text);
-    } catch (const std::runtime_error& problem) {
-        throw std::runtime_error(fmt::format("{}: {}", path, problem.what()));
+
+    std::string_view rest; // of the chunk, not yet taken
+
+private:
+    [[noreturn]] void fail(std::string_view problem) const {
+        throw std::runtime_error(fmt::format("{}: {}", name_, problem));
     }
+
+    std::string_view read() {
+        const std::size_t count = std::fread(chunk_.data(), 1, chunk_.size(), file_.get());
+        if (std::ferror(file_.get()) != 0) {
+            fail(std::strerror(errno));
+        }
+        return {chunk_.data(), count};
+    }
+
+    void feed(std::string_view packed) {
+        xz_.next_in = reinterpret_cast<const std::uint8_t*>(packed.data());
+        xz_.avail_in = packed.size();
+    }
+
+    std::string_view unpack() {
+        while (!ended_) {
+            if (xz_.avail_in == 0) {
+                feed(read());
+            }
+            const bool at_end = xz_.avail_in == 0;
+            xz_.next_out = reinterpret_cast<std::uint8_t*>(unpacked_.data());
+            xz_.avail_out = unpacked_.size();
+            const lzma_ret code = lzma_code(&xz_, at_end ? LZMA_FINISH : LZMA_RUN);
+            ended_ = code == LZMA_STREAM_END;
+            if (code != LZMA_OK && !ended_) {
+                fail(problem_of(code));
+            }
+            const std::size_t count = unpacked_.size() - xz_.avail_out;
+            if (count > 0) {
+                return {unpacked_.data(), count};
+            }
+        }
+        return {};
+    }
+
+    std::string name_;
+    std::unique_ptr<std::FILE, CloseFile> file_;
+    std::vector<char> chunk_ = std::vector<char>(chunk_bytes);
+    bool packed_ = false;
+    bool ended_ = false;
+    lzma_stream xz_ = LZMA_STREAM_INIT;
+    std::vector<char> unpacked_;
+};
+
+LineReader::LineReader(const std::string& path) : bytes_(std::make_unique<Bytes>(path)) {}
+LineReader::~LineReader() = default;
+
+bool LineReader::next(std::string& line) {
+    line.clear();
+    bool any = false;
+    bool ended = false;
+    while (!ended && (!bytes_->rest.empty() || bytes_->refill())) {
+        std::string_view& rest = bytes_->rest;
+        const std::size_t end = rest.find('\n');
+        ended = end != std::string_view::npos;
+        const std::string_view part = rest.substr(0, end);
+        if (part.size() > max_line_bytes - line.size()) {
+            throw std::invalid_argument(
+                fmt::format("a line of more than {} bytes", max_line_bytes));
+        }
+        line += part;
+        rest.remove_prefix(part.size() + (ended ? 1 : 0));
+        any = true;
+    }
+    if (line.ends_with('\r')) {
+        line.pop_back();
+    }
+    return any;
+}
+
+Trace load_trace(const std::string& path, std::size_t limit) {
+    LineReader reader(path);
+    return parse_trace([&reader](std::string& line) { return reader.next(line); },
+                       path == "-" ? "<stdin>" : path, limit);
 }
 
 } // namespace replay

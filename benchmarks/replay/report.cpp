@@ -8,7 +8,8 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,7 +25,31 @@ constexpr std::array<std::string_view, Result::tier_count> tier_names{"assistant
                                                                       "system"};
 
 std::string_view name_of(PayloadKind payload) {
-    return payload == PayloadKind::whole ? "whole" : "cuttable";
+    switch (payload) {
+    case PayloadKind::blocks:
+        return "blocks";
+    case PayloadKind::prefix:
+        return "prefix";
+    case PayloadKind::whole:
+        break;
+    }
+    return "whole";
+}
+
+std::string_view name_of(InsertWay way) {
+    switch (way) {
+    case InsertWay::prompt:
+        return "prompt";
+    case InsertWay::tiers:
+        return "tiers";
+    case InsertWay::server:
+        break;
+    }
+    return "server";
+}
+
+bool names_sessions(const Settings& settings) {
+    return settings.insert == InsertWay::server && settings.sessions;
 }
 
 std::uint64_t bytes_per_block(const Report& report) {
@@ -87,16 +112,14 @@ std::string describe(const Trace& trace) {
 }
 
 std::string describe(const Settings& settings) {
-    std::string text = fmt::format("{} payload, {}, {} bytes a token, ", name_of(settings.payload),
-                                   settings.tiers ? "system and user tiers" : "one tier",
-                                   grouped(settings.bytes_per_token));
-    const bool cuts = settings.payload == PayloadKind::cuttable && settings.cut_granularity > 0;
-    text +=
-        cuts ? fmt::format("cuts in steps of {}", grouped(settings.cut_granularity)) : "no cuts";
-    text += settings.keep_anchors ? "" : ", no anchors";
-    text += settings.supersede ? "" : ", no superseding";
-    text += settings.refresh_on_fetch ? "" : ", no refresh";
-    if (settings.max_entries != std::numeric_limits<std::size_t>::max()) {
+    std::string text = fmt::format("{} payload", name_of(settings.payload));
+    if (settings.payload == PayloadKind::blocks && settings.block_tokens > 1) {
+        text += fmt::format(" of {} ids", grouped(settings.block_tokens));
+    }
+    text += fmt::format(", insert {}, rules of {}, {} bytes a token", name_of(settings.insert),
+                        promptkv::name(settings.rules), grouped(settings.bytes_per_token));
+    text += settings.insert == InsertWay::server && !settings.sessions ? ", no sessions" : "";
+    if (settings.max_entries != promptkv::unlimited) {
         text += fmt::format(", at most {} entries", grouped(settings.max_entries));
     }
     return text + '\n';
@@ -104,6 +127,23 @@ std::string describe(const Settings& settings) {
 
 std::string readable(const Capacity& capacity) {
     return capacity.unit == Capacity::Unit::blocks ? grouped(capacity.amount) : to_string(capacity);
+}
+
+std::string readable(std::optional<double> ratio) {
+    return ratio.has_value() ? fmt::format("{:.5f}", *ratio) : "-";
+}
+
+void append(Row& row, const Row& cells) {
+    row.insert(row.end(), cells.begin(), cells.end());
+}
+
+/// Block LRU, the difference to it, and the optimum.
+Row comparison(std::span<const Figure> figures, const Result& result) {
+    const auto block_lru = find_figure(figures, "block_lru", result.capacity);
+    return {readable(block_lru),
+            block_lru.has_value() ? fmt::format("{:+.5f}", result.token_hit_ratio() - *block_lru)
+                                  : "-",
+            readable(find_figure(figures, "optimal", result.capacity))};
 }
 
 /// A field of a CSV line, quoted where it has to be.
@@ -140,32 +180,38 @@ ordered_json figures(const Report& report, const Result& result) {
     for (std::size_t tier = 0; tier < Result::tier_count; ++tier) {
         row[fmt::format("cut_{}", tier_names[tier])] = result.cut[tier];
     }
+    row["refused"] = result.refused;
     row["entries"] = result.entries;
-    row["anchors"] = result.anchors;
     row["nbytes"] = result.bytes;
+    row["bytes_referenced"] = result.bytes_referenced;
     row["index_nbytes"] = result.index_bytes;
     row["operations_per_second"] = static_cast<std::uint64_t>(result.operations_per_second());
     row["fetch_p50_ns"] = result.fetch.p50.count();
     row["fetch_p99_ns"] = result.fetch.p99.count();
     row["insert_p50_ns"] = result.insert.p50.count();
     row["insert_p99_ns"] = result.insert.p99.count();
+    if (!report.figures.empty()) {
+        for (const char* policy : {"block_lru", "optimal"}) {
+            const auto ratio = find_figure(report.figures, policy, result.capacity);
+            row[policy] = ratio.has_value() ? ordered_json(*ratio) : ordered_json(nullptr);
+        }
+    }
     return row;
 }
 
 ordered_json settings_object(const Settings& settings) {
     ordered_json object;
     object["payload"] = name_of(settings.payload);
-    object["tiers"] = settings.tiers;
+    object["block_tokens"] = settings.block_tokens;
+    object["insert"] = name_of(settings.insert);
+    object["sessions"] = names_sessions(settings);
+    object["rules"] = promptkv::name(settings.rules);
     object["bytes_per_token"] = settings.bytes_per_token;
-    if (settings.max_entries == std::numeric_limits<std::size_t>::max()) {
+    if (settings.max_entries == promptkv::unlimited) {
         object["max_entries"] = nullptr;
     } else {
         object["max_entries"] = settings.max_entries;
     }
-    object["cut_granularity"] = settings.cut_granularity;
-    object["keep_anchors"] = settings.keep_anchors;
-    object["supersede"] = settings.supersede;
-    object["refresh_on_fetch"] = settings.refresh_on_fetch;
     return object;
 }
 
@@ -182,26 +228,27 @@ std::string csv_cell(const ordered_json& value) {
 } // namespace
 
 std::string format_table(const Report& report) {
-    const bool tiers = report.settings.tiers;
+    const bool tiers = report.settings.insert != InsertWay::prompt;
+    const bool compared = !report.figures.empty();
     std::vector<Row> rows;
-    rows.push_back({"capacity", "hit ratio", "requests hit", "tokens saved",
-                    tiers ? "evicted a/u/s" : "evicted", tiers ? "cut a/u/s" : "cut", "entries",
-                    "ops/s", "fetch p50", "p99", "insert p50", "p99"});
+    rows.push_back({"capacity", "hit ratio"});
+    if (compared) {
+        append(rows.back(), {"block LRU", "difference", "optimum"});
+    }
+    append(rows.back(), {"requests hit", "tokens saved", tiers ? "evicted a/u/s" : "evicted",
+                         tiers ? "cut a/u/s" : "cut", "entries", "ops/s", "fetch p50", "p99",
+                         "insert p50", "p99"});
     for (const Result& result : report.results) {
-        rows.push_back({
-            readable(result.capacity),
-            fmt::format("{:.5f}", result.token_hit_ratio()),
-            grouped(result.requests_hit),
-            grouped(result.tokens_saved),
-            by_tier(result.evicted, tiers),
-            by_tier(result.cut, tiers),
-            grouped(result.entries),
-            grouped(static_cast<std::uint64_t>(result.operations_per_second())),
-            readable(result.fetch.p50),
-            readable(result.fetch.p99),
-            readable(result.insert.p50),
-            readable(result.insert.p99),
-        });
+        rows.push_back({readable(result.capacity), readable(result.token_hit_ratio())});
+        if (compared) {
+            append(rows.back(), comparison(report.figures, result));
+        }
+        append(rows.back(),
+               {grouped(result.requests_hit), grouped(result.tokens_saved),
+                by_tier(result.evicted, tiers), by_tier(result.cut, tiers), grouped(result.entries),
+                grouped(static_cast<std::uint64_t>(result.operations_per_second())),
+                readable(result.fetch.p50), readable(result.fetch.p99), readable(result.insert.p50),
+                readable(result.insert.p99)});
     }
     return describe(report.trace) + describe(report.settings) + '\n' + aligned(rows);
 }

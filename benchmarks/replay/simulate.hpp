@@ -3,6 +3,8 @@
 #ifndef PROMPTKV_REPLAY_SIMULATE_HPP
 #define PROMPTKV_REPLAY_SIMULATE_HPP
 
+#include <promptkv/cache_types.hpp>
+
 #include "capacity.hpp"
 #include "trace.hpp"
 
@@ -15,28 +17,29 @@
 
 namespace replay {
 
-/// What the KV state of the replayed engine can do.
+/// What the KV state of the replayed engine is.
 enum class PayloadKind : std::uint8_t {
-    cuttable, ///< full attention: serves every prefix, can be cut to any length
-    whole,    ///< recurrent state: serves its whole key only
+    blocks, ///< full attention in blocks that entries share (promptkv::BlockKV)
+    prefix, ///< full attention of its own: serves every prefix, can be cut, shares nothing
+    whole,  ///< recurrent state: serves its whole key only
+};
+
+/// What is stored of a request.
+enum class InsertWay : std::uint8_t {
+    prompt, ///< the prompt, as `assistant`
+    tiers,  ///< the system prompt as `system`, the prompt as `user`
+    server, ///< the same, and the prompt with its output as `assistant`, each in its session
 };
 
 /// How the trace is replayed and with which options of the cache.
 struct Settings {
-    PayloadKind payload = PayloadKind::cuttable;
-    bool tiers = false; ///< store system prompts as `system` and prompts as `user`
+    PayloadKind payload = PayloadKind::blocks;
+    InsertWay insert = InsertWay::prompt;
+    promptkv::Rules rules = promptkv::Rules::promptkv;
+    std::uint64_t block_tokens = 1; ///< block ids of the trace that a shared block holds
+    bool sessions = true;           ///< whether InsertWay::server names the sessions of the trace
     std::uint64_t bytes_per_token = 131'072; ///< 8 KV heads of 128 in 32 layers, 16 bits a number
-    std::size_t max_entries = std::numeric_limits<std::size_t>::max();
-    std::size_t cut_granularity = 1; ///< blocks
-    bool keep_anchors = true;
-    bool supersede = true;
-    bool refresh_on_fetch = true;
-
-    /// The cache that promptkv started from: everything off that it adds.
-    void follow_reference() noexcept {
-        cut_granularity = 0;
-        keep_anchors = supersede = refresh_on_fetch = false;
-    }
+    std::size_t max_entries = promptkv::unlimited;
 };
 
 /// Time of the faster half of the operations, and of all but a hundredth of them.
@@ -54,14 +57,15 @@ struct Result {
     std::uint64_t requests_hit = 0; ///< those of which at least one block was reused
     std::uint64_t tokens = 0;
     std::uint64_t tokens_saved = 0;
-    std::array<std::uint64_t, tier_count> evicted{}; ///< entries dropped, by tier
-    std::array<std::uint64_t, tier_count> cut{};     ///< entries shortened instead, by tier
+    std::array<std::uint64_t, tier_count> evicted{}; ///< entries evicted whole, by tier
+    std::array<std::uint64_t, tier_count> cut{};     ///< entries cut instead, by tier
+    std::uint64_t refused = 0;                       ///< inserts: too_large, no_room, declined
     std::uint64_t entries = 0;                       ///< at the end, as are the following
-    std::uint64_t anchors = 0;
     std::uint64_t bytes = 0;
+    std::uint64_t bytes_referenced = 0; ///< a shared block counts once for each entry
     std::uint64_t index_bytes = 0;
     std::uint64_t operations = 0;
-    std::chrono::nanoseconds time{0}; ///< in the cache alone
+    std::chrono::nanoseconds time{0}; ///< of the operations
     Latency fetch;
     Latency insert;
 
@@ -74,10 +78,11 @@ using Progress = std::function<void(std::size_t)>;
 
 /// Replays `trace` in order through a cache of `capacity`. A block id is a token of the key, and an
 /// entry takes `bytes_per_token` for each token of its whole blocks. For each request:
-/// 1. fetch with all its ids (a lease: nothing is copied); the blocks reused count for
-///    `block_size` tokens each, the request for no more than its input;
-/// 2. with tiers, where the system prompt is known: insert its whole blocks as `system`;
-/// 3. insert the whole blocks of the input as `user` with tiers, as `assistant` without.
+/// 1. lease with all its ids; the blocks reused count for `block_size` tokens each, the request for
+///    no more than its input;
+/// 2. insert what `InsertWay` says, as far as the trace knows it: whole blocks alone. A payload of
+///    blocks is built as an engine builds it: reserve, extend what is stored already, commit.
+/// Throws: std::invalid_argument when the bytes of all prompts together are more than can be counted.
 [[nodiscard]] Result simulate(const Trace& trace, const Settings& settings,
                               const Capacity& capacity, const Progress& progress = nullptr);
 

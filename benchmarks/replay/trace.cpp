@@ -2,6 +2,8 @@
 // Trace: bookkeeping of requests, and the parsers of the compact format and of Mooncake's JSONL.
 #include "trace.hpp"
 
+#include "text.hpp"
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +12,8 @@
 #include <charconv>
 #include <filesystem>
 #include <system_error>
+#include <unordered_map>
+#include <utility>
 
 namespace replay {
 namespace {
@@ -18,6 +22,7 @@ using nlohmann::json;
 
 constexpr std::string_view compact_mark = "#ptrace1 ";
 constexpr std::uint64_t mooncake_block_size = 512;
+constexpr int max_json_depth = 16;
 constexpr std::uint64_t max_id = std::numeric_limits<std::int64_t>::max() - 1; // ids are counted up
 
 /// What is wrong with a line; the place is added where the lines are counted.
@@ -68,9 +73,15 @@ void parse_ranges(std::string_view text, std::string_view what, std::vector<Rang
 }
 
 json parse_object(std::string_view text) {
+    const auto is_shallow = [](int depth, json::parse_event_t, json&) {
+        if (depth > max_json_depth) { // a value of any depth would be built, and destroyed
+            fail("JSON of more than {} levels", max_json_depth);
+        }
+        return true;
+    };
     json value;
     try {
-        value = json::parse(text);
+        value = json::parse(text, is_shallow);
     } catch (const json::parse_error& error) {
         fail("not valid JSON, at byte {}", error.byte);
     } catch (const json::exception&) {
@@ -105,82 +116,150 @@ void parse_compact_header(std::string_view line, Trace& trace) {
     if (trace.block_size == 0) {
         fail("\"block_size\" is 0");
     }
+    if (trace.block_size > Trace::max_block_size) {
+        fail("\"block_size\" is larger than {}", Trace::max_block_size);
+    }
     if (const auto name = header.find("name"); name != header.end() && name->is_string()) {
         trace.name = name->get<std::string>();
     }
 }
 
-/// t_ms, session, input_tokens, output_tokens, system_tokens, kind, ranges, [output_ranges]
-void parse_compact_line(std::string_view line, Trace& trace, std::vector<Range>& scratch) {
-    constexpr std::size_t min_columns = 7;
-    constexpr std::size_t max_columns = 8;
-    const auto columns = static_cast<std::size_t>(std::count(line.begin(), line.end(), '\t')) + 1;
-    if (columns < min_columns || columns > max_columns) {
-        fail("{} columns where {} or {} are due", columns, min_columns, max_columns);
+/// Reads the lines of one trace.
+class Parser {
+public:
+    explicit Parser(std::string_view source) {
+        trace_.name = std::filesystem::path(source).filename().string();
     }
-    std::array<std::string_view, max_columns> column;
-    for (std::string_view& cell : column) {
-        cell = take_until(line, '\t');
-    }
-    parse_number(column[0], "t_ms");
-    const std::uint64_t input_tokens = parse_number(column[2], "input_tokens");
-    parse_number(column[3], "output_tokens");
-    const std::uint64_t system_tokens = parse_number(column[4], "system_tokens");
-    parse_ranges(column[7], "output_ranges", scratch);
-    parse_ranges(column[6], "ranges", scratch);
-    trace.append(input_tokens, system_tokens, scratch);
-}
 
-/// {"timestamp": …, "input_length": …, "output_length": …, "hash_ids": […]}
-void parse_mooncake_line(std::string_view line, Trace& trace, std::vector<Range>& scratch) {
-    const json object = parse_object(line);
-    const std::uint64_t input_tokens = number_member(object, "input_length");
-    const json& ids = member(object, "hash_ids");
-    if (!ids.is_array()) {
-        fail("\"hash_ids\" is not an array");
-    }
-    scratch.clear();
-    for (const json& id : ids) {
-        if (!id.is_number_unsigned() || id.get<std::uint64_t>() > max_id) {
-            fail("\"hash_ids\" holds {:.40}, which is no block id", id.dump());
+    void parse_line(std::string_view line) {
+        if (first_) {
+            first_ = false;
+            compact_ = line.starts_with(compact_mark);
+            if (compact_) {
+                parse_compact_header(line, trace_);
+                return;
+            }
+            trace_.block_size = mooncake_block_size;
         }
-        const std::int64_t value = id.get<std::int64_t>();
-        const bool continues =
-            !scratch.empty() &&
-            value - scratch.back().start == static_cast<std::int64_t>(scratch.back().length);
-        if (continues) {
-            ++scratch.back().length;
-        } else {
-            scratch.push_back({value, 1});
+        if (!line.empty()) {
+            compact_ ? parse_compact(line) : parse_mooncake(line);
         }
     }
-    trace.append(input_tokens, 0, scratch);
+
+    [[nodiscard]] std::size_t count() const noexcept { return trace_.requests.size(); }
+
+    Trace release() && {
+        trace_.name = printable(trace_.name);
+        return std::move(trace_);
+    }
+
+private:
+    /// t_ms, session, input_tokens, output_tokens, system_tokens, kind, ranges, [output_ranges]
+    void parse_compact(std::string_view line) {
+        constexpr std::size_t min_columns = 7;
+        constexpr std::size_t max_columns = 8;
+        const auto columns =
+            static_cast<std::size_t>(std::count(line.begin(), line.end(), '\t')) + 1;
+        if (columns < min_columns || columns > max_columns) {
+            fail("{} columns where {} or {} are due", columns, min_columns, max_columns);
+        }
+        std::array<std::string_view, max_columns> column;
+        for (std::string_view& cell : column) {
+            cell = take_until(line, '\t');
+        }
+        parse_number(column[0], "t_ms");
+        const std::uint64_t input_tokens = parse_number(column[2], "input_tokens");
+        parse_number(column[3], "output_tokens");
+        const std::uint64_t system_tokens = parse_number(column[4], "system_tokens");
+        parse_ranges(column[6], "ranges", ids_);
+        parse_ranges(column[7], "output_ranges", output_);
+        trace_.append(input_tokens, system_tokens, ids_, session_number(column[1]), output_);
+    }
+
+    /// {"timestamp": …, "input_length": …, "output_length": …, "hash_ids": […]}
+    void parse_mooncake(std::string_view line) {
+        const json object = parse_object(line);
+        const std::uint64_t input_tokens = number_member(object, "input_length");
+        const json& ids = member(object, "hash_ids");
+        if (!ids.is_array()) {
+            fail("\"hash_ids\" is not an array");
+        }
+        ids_.clear();
+        for (const json& id : ids) {
+            if (!id.is_number_unsigned() || id.get<std::uint64_t>() > max_id) {
+                fail("\"hash_ids\" holds {:.40}, which is no block id", id.dump());
+            }
+            const std::int64_t value = id.get<std::int64_t>();
+            const bool continues =
+                !ids_.empty() &&
+                value - ids_.back().start == static_cast<std::int64_t>(ids_.back().length);
+            if (continues) {
+                ++ids_.back().length;
+            } else {
+                ids_.push_back({value, 1});
+            }
+        }
+        trace_.append(input_tokens, 0, ids_);
+    }
+
+    /// Sessions are numbered from 1 as they appear. No name: 0.
+    std::uint64_t session_number(std::string_view name) {
+        if (name.empty()) {
+            return 0;
+        }
+        return sessions_.try_emplace(std::string(name), sessions_.size() + 1).first->second;
+    }
+
+    Trace trace_;
+    bool first_ = true;
+    bool compact_ = false;
+    std::unordered_map<std::string, std::uint64_t> sessions_;
+    std::vector<Range> ids_;
+    std::vector<Range> output_;
+};
+
+std::uint64_t count_blocks(std::span<const Range> ranges) {
+    std::uint64_t count = 0;
+    for (const Range& range : ranges) {
+        if (range.length > Trace::max_prompt_blocks - count) {
+            fail("more than {} block ids in a prompt", Trace::max_prompt_blocks);
+        }
+        count += range.length;
+    }
+    return count;
 }
 
 } // namespace
 
 void Trace::append(std::uint64_t input_tokens, std::uint64_t system_tokens,
-                   std::span<const Range> ids) {
+                   std::span<const Range> ids, std::uint64_t session,
+                   std::span<const Range> output) {
     if (system_tokens > input_tokens) {
         fail("a system prompt of {} tokens in an input of {}", system_tokens, input_tokens);
     }
     const std::uint64_t whole = input_tokens / block_size;
-    const std::uint64_t most = whole + (input_tokens % block_size == 0 ? 0 : 1);
-    std::uint64_t count = 0;
-    for (const Range& range : ids) {
-        if (range.length > most - count) {
-            fail("more than {} block ids for {} tokens in blocks of {}", most, input_tokens,
-                 block_size);
-        }
-        count += range.length;
+    const bool ends_within = input_tokens % block_size != 0;
+    const std::uint64_t most = whole + (ends_within ? 1 : 0);
+    const std::uint64_t count = count_blocks(ids);
+    if (count > most) {
+        fail("{} block ids for {} tokens in blocks of {}: {} at most", count, input_tokens,
+             block_size, most);
     }
     if (count < whole) {
         fail("{} block ids for {} tokens in blocks of {}: {} are due", count, input_tokens,
              block_size, whole);
     }
-    const Request request{input_tokens, system_tokens, ranges.size(), ids.size()};
-    ranges.insert(ranges.end(), ids.begin(), ids.end());
+    if (ends_within && !output.empty()) {
+        fail("an output after an input that ends within a block");
+    }
+    if (count_blocks(output) > max_prompt_blocks - count) {
+        fail("more than {} block ids in a prompt and its output", max_prompt_blocks);
+    }
+    const Request request{input_tokens,  system_tokens, session,
+                          ranges.size(), ids.size(),    output.size()};
     requests.push_back(request);
+    ranges.insert(ranges.end(), ids.begin(), ids.end());
+    ranges.insert(ranges.end(), output.begin(), output.end());
 }
 
 TraceSummary summarize(const Trace& trace) {
@@ -190,7 +269,12 @@ TraceSummary summarize(const Trace& trace) {
         summary.largest_prompt =
             std::max(summary.largest_prompt, request.input_tokens / trace.block_size);
     }
-    std::vector<Range> sorted = trace.ranges;
+    std::vector<Range> sorted; // of the prompts
+    for (const Request& request : trace.requests) {
+        const auto first = trace.ranges.begin() + static_cast<std::ptrdiff_t>(request.first_range);
+        sorted.insert(sorted.end(), first,
+                      first + static_cast<std::ptrdiff_t>(request.range_count));
+    }
     std::sort(sorted.begin(), sorted.end(),
               [](const Range& a, const Range& b) { return a.start < b.start; });
     std::int64_t last_counted = -1;
@@ -202,41 +286,45 @@ TraceSummary summarize(const Trace& trace) {
             last_counted = last;
         }
     }
-    summary.largest_id = std::max<std::int64_t>(last_counted, 0);
+    for (const Range& range : trace.ranges) {
+        summary.total_blocks += range.length;
+        summary.largest_id =
+            std::max(summary.largest_id, range.start + static_cast<std::int64_t>(range.length - 1));
+    }
     return summary;
 }
 
 TraceError::TraceError(std::string_view source, std::size_t line, std::string_view problem)
     : std::runtime_error(fmt::format("{}:{}: {}", source, line, problem)) {}
 
-Trace parse_trace(std::string_view text, std::string_view source, std::size_t limit) {
-    Trace trace;
-    trace.name = std::filesystem::path(source).filename().string();
-    const bool compact = text.starts_with(compact_mark);
-    if (!compact) {
-        trace.block_size = mooncake_block_size;
-    }
-    std::vector<Range> scratch;
+Trace parse_trace(const NextLine& next, std::string_view source, std::size_t limit) {
+    Parser parser(source);
+    std::string line;
     std::size_t line_number = 0;
-    while (!text.empty() && trace.requests.size() < limit) {
-        const std::string_view line = take_until(text, '\n');
+    while (parser.count() < limit) {
         ++line_number;
         try {
-            if (compact && line_number == 1) {
-                parse_compact_header(line, trace);
-            } else if (compact && !line.empty()) {
-                parse_compact_line(line, trace, scratch);
-            } else if (!line.empty()) {
-                parse_mooncake_line(line, trace, scratch);
+            if (!next(line)) {
+                break;
             }
+            parser.parse_line(line);
         } catch (const std::invalid_argument& problem) {
             throw TraceError(source, line_number, problem.what());
         }
     }
-    if (trace.requests.empty()) {
-        throw TraceError(source, line_number + 1, "a request is due, but the trace ends");
+    if (parser.count() == 0) {
+        throw TraceError(source, line_number, "a request is due, but the trace ends");
     }
-    return trace;
+    return std::move(parser).release();
+}
+
+Trace parse_trace(std::string_view text, std::string_view source, std::size_t limit) {
+    const auto next = [&text](std::string& line) {
+        const bool any = !text.empty();
+        line = take_until(text, '\n');
+        return any;
+    };
+    return parse_trace(next, source, limit);
 }
 
 } // namespace replay

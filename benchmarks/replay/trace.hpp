@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <span>
@@ -23,17 +24,23 @@ struct Range {
     friend bool operator==(const Range&, const Range&) = default;
 };
 
-/// One prompt. Its ids are `range_count` ranges of the trace from `first_range` on.
+/// A prompt, and what is known of the tokens that were generated for it. Its ids are `range_count`
+/// ranges of the trace from `first_range` on; the ids of the output are the ranges that follow.
 struct Request {
     std::uint64_t input_tokens = 0;
-    std::uint64_t system_tokens = 0; ///< tokens of the system prompt at the front; 0 is unknown
+    std::uint64_t system_tokens = 0; ///< tokens of the system prompt at the front; 0: unknown
+    std::uint64_t session = 0;       ///< number of the conversation; 0: unknown
     std::size_t first_range = 0;
     std::size_t range_count = 0;
+    std::size_t output_range_count = 0; ///< 0: unknown
 };
 
 /// Requests in replay order. Two of them share KV state exactly as far as their block ids are
 /// equal from the start. The ids stay run-length coded: a long trace has millions of them.
 struct Trace {
+    static constexpr std::uint64_t max_block_size = std::uint64_t{1} << 20U;    ///< tokens
+    static constexpr std::uint64_t max_prompt_blocks = std::uint64_t{1} << 22U; ///< output included
+
     std::string name;
     std::uint64_t block_size = 1; ///< tokens a block
     std::vector<Request> requests;
@@ -41,29 +48,28 @@ struct Trace {
 
     /// Adds a request.
     /// Throws: std::invalid_argument, changing nothing, when the ids do not fit `input_tokens`
-    ///         (the partial block at the end may have an id or none) or the system prompt is
-    ///         longer than the input.
-    void append(std::uint64_t input_tokens, std::uint64_t system_tokens,
-                std::span<const Range> ids);
+    ///         (the partial block at the end may have an id or none), when there are more than
+    ///         `max_prompt_blocks`, when an output follows an input that ends within a block, or when
+    ///         the system prompt is longer than the input.
+    void append(std::uint64_t input_tokens, std::uint64_t system_tokens, std::span<const Range> ids,
+                std::uint64_t session = 0, std::span<const Range> output = {});
 };
 
 /// What a trace holds.
 struct TraceSummary {
     std::uint64_t input_tokens = 0;    ///< of all requests together
-    std::uint64_t distinct_blocks = 0; ///< block ids that occur at least once
+    std::uint64_t total_blocks = 0;    ///< block ids of all prompts and outputs together
+    std::uint64_t distinct_blocks = 0; ///< block ids that occur in a prompt
     std::uint64_t largest_prompt = 0;  ///< whole blocks of the longest prompt
-    std::int64_t largest_id = 0;
+    std::int64_t largest_id = 0;       ///< of prompts and outputs
 };
 
 [[nodiscard]] TraceSummary summarize(const Trace& trace);
 
-/// Replaces the content of `ids` by the block ids of `request`.
+/// Appends the ids of `ranges` to `ids`.
 /// Requires: Token can hold the ids.
 template <class Token>
-void expand(const Trace& trace, const Request& request, std::vector<Token>& ids) {
-    ids.clear();
-    const std::span<const Range> ranges =
-        std::span(trace.ranges).subspan(request.first_range, request.range_count);
+void append_ids(std::span<const Range> ranges, std::vector<Token>& ids) {
     for (const Range& range : ranges) {
         const std::size_t old_size = ids.size();
         ids.resize(old_size + range.length);
@@ -72,17 +78,42 @@ void expand(const Trace& trace, const Request& request, std::vector<Token>& ids)
     }
 }
 
+/// Replaces the content of `ids` by the block ids of the prompt of `request`.
+/// Requires: Token can hold the ids.
+template <class Token>
+void expand(const Trace& trace, const Request& request, std::vector<Token>& ids) {
+    ids.clear();
+    append_ids(std::span(trace.ranges).subspan(request.first_range, request.range_count), ids);
+}
+
+/// Appends the block ids of the output of `request` to `ids`.
+/// Requires: Token can hold the ids.
+template <class Token>
+void append_output(const Trace& trace, const Request& request, std::vector<Token>& ids) {
+    append_ids(std::span(trace.ranges)
+                   .subspan(request.first_range + request.range_count, request.output_range_count),
+               ids);
+}
+
 /// A line that is not what the format asks for. `what()` is "source:line: what is wrong".
 class TraceError : public std::runtime_error {
 public:
     TraceError(std::string_view source, std::size_t line, std::string_view problem);
 };
 
-/// Reads a trace from its text: the compact format if the first line begins with "#ptrace1 ",
-/// otherwise a JSON object a line as Mooncake publishes them, with blocks of 512 tokens.
-/// Reads at most `limit` requests; lines beyond them are not looked at. Empty lines are skipped.
-/// `source` names the text in errors and, for want of another name, the trace.
-/// Throws: TraceError at the first malformed line, and for a text without a request.
+/// Replaces its argument by the next line; false at the end.
+using NextLine = std::function<bool(std::string&)>;
+
+/// Reads a trace: the compact format if the first line begins with "#ptrace1 ", otherwise a JSON
+/// object a line as Mooncake publishes them, with blocks of 512 tokens. Reads at most `limit`
+/// requests; lines beyond them are not looked at. Empty lines are skipped.
+/// `source` names the trace in errors, and where its header has no name.
+/// Throws: TraceError at the first malformed line, and for a text without a request; what `next`
+///         throws, but for std::invalid_argument: that is a malformed line.
+[[nodiscard]] Trace parse_trace(const NextLine& next, std::string_view source,
+                                std::size_t limit = std::numeric_limits<std::size_t>::max());
+
+/// Reads a trace from a text in memory, with line breaks of LF.
 [[nodiscard]] Trace parse_trace(std::string_view text, std::string_view source,
                                 std::size_t limit = std::numeric_limits<std::size_t>::max());
 
