@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-// PromptTrie alone, in another trade: a router in front of N inference workers, each with a KV
-// cache of its own, sends a request to the worker that holds the longest prefix of its prompt.
-// One trie remembers which worker was sent what; nothing is asked of the workers.
+// PromptTrie alone, without a cache: a router in front of N inference workers, each with a KV cache of
+// its own. It sends a request to the worker that holds the longest prefix of the prompt. One trie
+// remembers which worker got which prompt; the router asks the workers nothing.
 //
 //   token_router [WORKERS]                          chats that are made up
-//   xz -dc NAME.ptrace.xz | token_router WORKERS -  a recorded trace: a request a line, whose 7th
-//                                                   column has its block ids as start:length,...
+//   xz -dc NAME.ptrace.xz | token_router WORKERS -  a recorded trace: one request in each line; its
+//                                                   7th column has block ids as start:length,...
 //
-// Printed is the share of the prompts that their workers held already, and the busiest worker's
-// computing relative to the average, for this router and for two that do not look at the prompt.
+// It prints which share of the prompts' tokens the workers held already, and the busiest worker's load
+// relative to the average: for this router and for two that do not look at the prompt.
 #include <promptkv/prompt_trie.hpp>
 
 #include <algorithm>
@@ -28,7 +28,7 @@ namespace {
 using Block = std::int64_t; // a token, or the id of a block of tokens
 using Prompt = std::vector<Block>;
 
-/// Workers that keep all that they computed, and what the router knows of them.
+/// Workers that keep all state that they computed, and what the router knows of them.
 class Fleet {
 public:
     explicit Fleet(std::size_t workers) : computed_(workers), held_(workers) {}
@@ -53,7 +53,7 @@ public:
         return *holder;
     }
 
-    /// Sends a prompt to a worker. Answers how many of its tokens the worker held.
+    /// Sends a prompt to a worker. Returns how many tokens of the prompt the worker held.
     std::size_t send(std::size_t worker, const Prompt& prompt) {
         const std::size_t held = held_[worker].search(prompt).common_prefix;
         computed_[worker] += static_cast<double>(prompt.size() - held);

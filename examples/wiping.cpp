@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Payload memory that is cleared when it leaves the cache, for prompts that are nobody else's business.
+// KV memory that is cleared as soon as nobody holds it, for prompts that are nobody else's business.
 //
-// The payload's destructor and `truncate` do it, because they see all that leaves: what is evicted,
-// erased, replaced or cut, the copies that a fetch handed out, and what a lease still reads, as soon as
-// it ends. A listener (`on_removal`) is told of removals only, and gets no payload that is leased.
+// The block's destructor clears it. That covers every way out: a block that is evicted, cut, erased or
+// replaced, a copy that a fetch handed out, and a block that is still read, as soon as its last
+// reader is done. A removal listener would see less: it gets no payload that is leased.
 #include <promptkv/promptkv.hpp>
 
 #include <algorithm>
@@ -19,93 +19,75 @@
 
 namespace {
 
-/// The KV state of one token.
-using Block = std::array<std::uint32_t, 64>;
+constexpr std::size_t block_tokens = 10;
+using Memory = std::array<std::uint32_t, 64 * block_tokens>; // the KV state of so many tokens
 
-/// All memory for KV state, as on a device: blocks are handed out and come back.
+/// All memory for KV state, as on a device: it is handed out by the block and comes back.
 class Pool {
 public:
-    explicit Pool(std::size_t n_blocks) : blocks_(n_blocks) {
-        for (Block& block : blocks_) {
+    explicit Pool(std::size_t n_blocks) : memory_(n_blocks) {
+        for (Memory& block : memory_) {
             free_.push_back(&block);
         }
     }
 
-    [[nodiscard]] Block* take() {
+    [[nodiscard]] Memory* take() {
         if (free_.empty()) {
             throw std::bad_alloc();
         }
-        Block* block = free_.back();
+        Memory* block = free_.back();
         free_.pop_back();
         return block;
     }
 
-    /// Clears the block first. Through a volatile pointer, so that no compiler leaves it out.
-    void give_back(Block* block) noexcept {
+    /// Clears the block first. A volatile pointer keeps the compiler from leaving that out.
+    void give_back(Memory* block) noexcept {
         volatile std::uint32_t* words = block->data();
         for (std::size_t i = 0; i < block->size(); ++i) {
             words[i] = 0;
         }
-        free_.push_back(block); // no allocation: all blocks have been in it
+        free_.push_back(block); // does not allocate: all blocks have been in it
     }
 
-    [[nodiscard]] std::size_t in_use() const { return blocks_.size() - free_.size(); }
+    [[nodiscard]] std::size_t in_use() const { return memory_.size() - free_.size(); }
 
     /// Blocks in which something is written.
     [[nodiscard]] std::size_t written() const {
         return static_cast<std::size_t>(
-            std::ranges::count_if(blocks_, [](const Block& block) { return block != Block{}; }));
+            std::ranges::count_if(memory_, [](const Memory& block) { return block != Memory{}; }));
     }
 
 private:
-    std::vector<Block> blocks_;
-    std::vector<Block*> free_;
+    std::vector<Memory> memory_;
+    std::vector<Memory*> free_;
 };
 
-/// KV state in blocks of a pool.
-class KvState {
+/// A block of the pool. It is cleared when its last holder lets it go.
+class Block {
 public:
-    explicit KvState(Pool& pool) : pool_(&pool) {}
-    KvState(KvState&& other) noexcept : pool_(other.pool_) { blocks_.swap(other.blocks_); }
-    KvState& operator=(KvState&& other) noexcept {
-        std::swap(pool_, other.pool_);
-        blocks_.swap(other.blocks_); // what was here is cleared with `other`
-        return *this;
+    Block(Pool& pool, std::uint32_t value) : pool_(&pool), memory_(pool.take()) {
+        memory_->fill(value);
     }
-    ~KvState() { truncate(0); }
-
-    void compute(std::int32_t token) {
-        blocks_.reserve(blocks_.size() + 1);
-        blocks_.push_back(pool_->take());
-        blocks_.back()->fill(static_cast<std::uint32_t>(token));
-    }
-
-    std::size_t nbytes() const noexcept { return blocks_.size() * sizeof(Block); }
-    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
-    KvState clone_prefix(std::size_t n) const {
-        KvState copy(*pool_);
-        copy.blocks_.reserve(n);
-        for (std::size_t i = 0; i < n; ++i) {
-            copy.blocks_.push_back(pool_->take());
-            *copy.blocks_.back() = *blocks_[i];
-        }
-        return copy;
-    }
-    void truncate(std::size_t n) noexcept {
-        while (blocks_.size() > n) {
-            pool_->give_back(blocks_.back());
-            blocks_.pop_back();
+    Block(Block&& other) noexcept
+        : pool_(other.pool_), memory_(std::exchange(other.memory_, nullptr)) {}
+    Block& operator=(Block&&) = delete;
+    ~Block() {
+        if (memory_ != nullptr) {
+            pool_->give_back(memory_);
         }
     }
+
+    std::size_t nbytes() const { return sizeof(Memory); }
 
 private:
     Pool* pool_;
-    std::vector<Block*> blocks_;
+    Memory* memory_;
 };
+using KV = promptkv::BlockKV<Block>;
 
-/// Prints what there is, and ends the program where more is written than is in use.
+/// Prints the pool's state, and ends the program where more is written than is in use.
 void show(const char* what, const Pool& pool) {
-    std::printf("%-24s %3zu blocks in use, %3zu written\n", what, pool.in_use(), pool.written());
+    std::printf("%-24s %2zu blocks in use, %2zu written\n", what, pool.in_use(), pool.written());
     if (pool.written() != pool.in_use()) {
         std::exit(EXIT_FAILURE);
     }
@@ -114,14 +96,14 @@ void show(const char* what, const Pool& pool) {
 } // namespace
 
 int main() {
-    Pool pool(1000);
-    promptkv::LRUPromptCache<KvState> cache(
-        {.max_bytes = 300 * sizeof(Block), .cut_granularity = 10});
+    Pool pool(100);
+    promptkv::LRUPromptCache<KV> cache({.max_bytes = 30 * sizeof(Memory)});
     const auto serve = [&](std::string_view tenant, const std::vector<std::int32_t>& prompt) {
-        auto hit = cache.fetch_nearest(tenant, prompt);
-        KvState kv = hit ? std::move(*hit.kv) : KvState(pool);
-        for (const std::int32_t token : hit.remaining) {
-            kv.compute(token);
+        auto hit = cache.fetch_nearest(tenant, prompt, {.align = block_tokens});
+        KV kv = hit ? std::move(*hit.kv) : KV(block_tokens);
+        while (kv.length() < prompt.size()) {
+            const auto value = static_cast<std::uint32_t>(prompt[kv.length()]);
+            kv.append(Block(pool, value), block_tokens);
         }
         cache.insert(tenant, prompt, std::move(kv), promptkv::Tier::user);
     };
@@ -130,7 +112,7 @@ int main() {
     const std::vector<std::int32_t> contract(180, 8);
     serve("tenant A", letter);
     show("A's letter", pool);
-    serve("tenant B", contract); // cuts what is cached of the letter
+    serve("tenant B", contract); // cuts 80 tokens off the letter
     show("and B's contract", pool);
     {
         const auto lease = cache.lease_nearest("tenant A", letter);

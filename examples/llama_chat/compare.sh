@@ -19,7 +19,7 @@ mkdir -p "$(dirname "$out")"
 
 {
     echo 'budget_share,name,prefilled_tokens,reused_tokens,evictions,processor_s'
-    for budget in 0.2 0.3 0.4 0.5 0.6 0.8 1.0 1.2; do
+    for budget in 0.1 0.2 0.3 0.4 0.5 0.6 0.8 1.0; do
         echo "budget $budget" >&2
         # The totals, an object a line, without their names; a wrong answer ends this script.
         "$program" --json --budget $budget "$@" |
@@ -34,10 +34,10 @@ set output svg
 set datafile separator ","
 set key top right
 set grid
-set xrange [0.15:1.25]
-set yrange [0:100]
+set xrange [0.05:1.05]
+set yrange [0:120]
 set format y "%g %%"
-set xlabel "budget: share of what the conversations take"
+set xlabel "budget: share of the bytes of all conversations"
 set style data linespoints
 set style line 1 linewidth 2 pointtype 5 linecolor rgb "#d95f02"
 set style line 2 linewidth 2 pointtype 7 linecolor rgb "#1b6ca8"

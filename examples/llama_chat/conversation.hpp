@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A chat as tokens, and the scripted workload of the example.
-#ifndef PROMPTKV_EXAMPLES_CONVERSATION_HPP
-#define PROMPTKV_EXAMPLES_CONVERSATION_HPP
+#ifndef PROMPTKV_EXAMPLES_LLAMA_CONVERSATION_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_CONVERSATION_HPP
 
 #include "engine.hpp"
 
@@ -25,7 +25,7 @@ public:
     /// Adds a turn of the user's.
     void say(std::string text) { turns_.push_back({std::move(text), {}}); }
 
-    /// Says the turn number `turn` (from 0) anew; what followed it is gone.
+    /// Replaces turn number `turn` (from 0), and drops the turns after it.
     void edit(std::size_t turn, std::string text) {
         turns_.resize(turn);
         say(std::move(text));
@@ -36,7 +36,7 @@ public:
 
     void answer(Tokens tokens) { turns_.back().answer = std::move(tokens); }
 
-    /// The tokens of everything said, up to where the model is to answer.
+    /// The tokens of the whole chat, up to where the model answers.
     [[nodiscard]] Tokens prompt(const Engine& engine) const {
         std::vector<Message> messages = {{"system", system_}};
         std::string text;
@@ -57,7 +57,7 @@ public:
         return tokens;
     }
 
-    /// How many tokens of `prompt` are the system prompt's.
+    /// How many tokens of `prompt` belong to the system prompt.
     [[nodiscard]] std::size_t system_tokens(const Engine& engine, const Tokens& prompt) const {
         const Tokens system = engine.tokenize(render(engine, {{"system", system_}}, false), true);
         return static_cast<std::size_t>(std::ranges::mismatch(system, prompt).in1 - system.begin());
@@ -113,7 +113,7 @@ struct Request {
     std::size_t user;
     Kind kind = Kind::say;
     std::string text;
-    std::size_t turn = 0; // what is edited
+    std::size_t turn = 0; // the edited one
 };
 
 inline const char* kind_name(Request::Kind kind) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// What the example and its tests need of llama.cpp: a model, a context, batches, greedy answers.
+// The part of llama.cpp that the example needs: a model, a context, batches, greedy answers.
 #ifndef PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 
-#include "llama_kv.hpp"
+#include "model_key.hpp"
 
 #include <llama.h>
 
@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -20,11 +19,11 @@
 
 using Tokens = std::vector<llama_token>;
 
-/// A model and one context, of which sequence 0 is computed on and sequence 1 is scratch.
+/// A model and a context with two sequences: 0 is computed on, 1 is scratch.
 ///
-/// Prompts are computed in batches that end at multiples of batch_tokens(). What is computed for a
-/// token can depend, in the last bits, on the batch that it was in; so state that was kept in whole
-/// batches is to the bit what computing the prompt anew would give.
+/// Prompts are computed in batches that end at multiples of batch_tokens(). The result for a token can
+/// depend, in its last bits, on the batch that the token was in. So the state of whole batches is equal,
+/// to the bit, to the state that computing the prompt anew gives.
 class Engine {
 public:
     struct Options {
@@ -50,7 +49,8 @@ public:
         params.type_k = options.kv_type;
         params.type_v = options.kv_type;
         params.flash_attn_type = options.flash_attention;
-        params.kv_unified = true;
+        params.kv_unified = true; // the two sequences share cells
+        params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
         context_.reset(llama_init_from_model(model_.get(), params));
         if (context_ == nullptr) {
             throw std::runtime_error("llama.cpp made no context for " + model_file);
@@ -65,18 +65,13 @@ public:
     // computing ///////////////////////////////////////////////////////////////////////////////////
 
     /// Computes tokens [from, tokens.size()) of a prompt whose first `from` are in the sequence.
-    /// `progress(done)` is called after each batch with the number of tokens in the sequence.
     /// Throws:     std::runtime_error if the engine fails.
-    void prefill(std::span<const llama_token> tokens, std::size_t from,
-                 const std::function<void(std::size_t)>& progress = {}) {
+    void prefill(std::span<const llama_token> tokens, std::size_t from) {
         while (from < tokens.size()) {
             const std::size_t to =
                 std::min(tokens.size(), (from / batch_tokens_ + 1) * batch_tokens_);
             decode(tokens.subspan(from, to - from), from);
             from = to;
-            if (progress) {
-                progress(from);
-            }
         }
     }
 

@@ -61,5 +61,5 @@ mkdir "$directory/include"
 mv "$work"/include/*.h "$work"/ggml/include/*.h "$directory/include/"
 mv "$work/LICENSE" "$directory/licenses/llama.cpp"
 
-echo "$version" >"$directory/version" # last: what is incomplete is fetched again
+echo "$version" >"$directory/version" # last, so that an incomplete folder is fetched again
 echo "llama.cpp is in $directory"

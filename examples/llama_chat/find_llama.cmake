@@ -19,11 +19,13 @@ function(promptkv_llama_works result libraries)
         int main() {
             llama_context_params params = llama_context_default_params();
             params.kv_unified = true;
+            params.swa_full = true;
             params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
             llama_memory_seq_cp(nullptr, 0, 1, 0, 1);
             gguf_free(gguf_init_empty());
             ggml_backend_load_all();
-            return llama_state_seq_get_size(nullptr, 0) == 0;
+            return llama_model_is_hybrid(nullptr) ||
+                   llama_state_seq_get_size_ext(nullptr, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == 0;
         }"
         ${result}
     )

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Writes GGUF models with random weights: what they say is noise, what they compute is real.
+// Writes GGUF models with random weights: their text is noise, their computation is real.
 //
 // For machines without a model, and for tests of architectures that are large elsewhere. The
 // vocabulary is made here too, one token a byte, and a chat template, so that nothing else is needed.
-#ifndef PROMPTKV_EXAMPLES_RANDOM_MODEL_HPP
-#define PROMPTKV_EXAMPLES_RANDOM_MODEL_HPP
+#ifndef PROMPTKV_EXAMPLES_LLAMA_RANDOM_MODEL_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_RANDOM_MODEL_HPP
 
 #include <ggml.h>
 #include <gguf.h>
@@ -14,54 +14,56 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <initializer_list>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
+
+#include <unistd.h>
 
 namespace random_model {
 
-/// Shape of a Llama model. The default has 26.7 million parameters, in 28 MB at q8_0.
-struct Llama {
-    std::uint32_t layers = 9;
+/// Shape of a model. The default is a Llama of 26.7 million parameters, in 28 MB at q8_0.
+struct Shape {
+    /// A letter a layer: 'a' attention, 'w' attention in a sliding window, 'm' Mamba (recurrent).
+    /// "aaa" makes a Llama, "mm" a Mamba, "mamm" a Jamba (a hybrid), "wwwa" a Cohere2, where every
+    /// fourth layer has to be an 'a'.
+    std::string layers = "aaaaaaaaa";
     std::uint32_t width = 512;
     std::uint32_t feed_forward = 1408;
     std::uint32_t heads = 8;
     std::uint32_t kv_heads = 4;
-    std::uint32_t context = 4096;
-    ggml_type type = GGML_TYPE_Q8_0; // of the matrices
-};
-
-/// Shape of a Mamba model: recurrent, so that its state cannot be cut.
-struct Mamba {
-    std::uint32_t layers = 2;
-    std::uint32_t width = 64;
-    std::uint32_t state = 16;
-    std::uint32_t kernel = 4;
-    std::uint32_t context = 4096;
+    ggml_type type = GGML_TYPE_Q8_0; // of the matrices, except those of Mamba layers
 };
 
 /// A GGUF file in the making.
 class Writer {
 public:
     Writer(const char* architecture, std::uint32_t seed)
-        : gguf_(gguf_init_empty(), gguf_free), prefix_(architecture), random_(seed) {
+        : gguf_(gguf_init_empty(), gguf_free), prefix_(std::string(architecture) + "."),
+          random_(seed) {
         gguf_set_val_str(gguf_.get(), "general.architecture", architecture);
     }
 
     /// Sets "<architecture>.<name>".
-    void set(const std::string& name, std::uint32_t value) {
-        gguf_set_val_u32(gguf_.get(), (prefix_ + "." + name).c_str(), value);
+    void set(const char* name, std::int64_t value) {
+        gguf_set_val_u32(gguf_.get(), (prefix_ + name).c_str(), static_cast<std::uint32_t>(value));
     }
-    void set(const std::string& name, float value) {
-        gguf_set_val_f32(gguf_.get(), (prefix_ + "." + name).c_str(), value);
+    void set(const char* name, float value) {
+        gguf_set_val_f32(gguf_.get(), (prefix_ + name).c_str(), value);
+    }
+    void set(const char* name, const std::vector<std::uint32_t>& values) {
+        gguf_set_arr_data(gguf_.get(), (prefix_ + name).c_str(), GGUF_TYPE_UINT32, values.data(),
+                          values.size());
     }
 
     /// Adds a tokenizer with a token a byte and the chat template ChatML, and answers the size of the
     /// vocabulary.
-    std::uint32_t add_byte_vocabulary() {
+    std::int64_t add_byte_vocabulary() {
         constexpr std::int32_t normal = 1, unknown = 2, control = 3, byte_token = 6;
         std::vector<std::string> tokens = {"<unk>",        "<s>",        "</s>",
                                            "<|im_start|>", "<|im_end|>", "\xe2\x96\x81"}; // space
@@ -92,7 +94,7 @@ public:
             "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
             "message['content'] + '<|im_end|>\n' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
-        return static_cast<std::uint32_t>(tokens.size());
+        return static_cast<std::int64_t>(tokens.size());
     }
 
     /// Adds a tensor of values from a normal distribution.
@@ -101,25 +103,21 @@ public:
              float mean, float deviation) {
         std::array<std::int64_t, GGML_MAX_DIMS> extents{1, 1, 1, 1};
         std::copy(shape.begin(), shape.end(), extents.begin());
-        std::int64_t count = 1;
-        for (const std::int64_t extent : shape) {
-            count *= extent;
-        }
+        const std::int64_t rows = extents[1];
         std::normal_distribution<float> normal;
-        std::vector<float> values(static_cast<std::size_t>(count));
+        std::vector<float> values(static_cast<std::size_t>(extents[0] * rows));
         for (float& value : values) {
             value = mean + deviation * normal(random_);
         }
-
-        const std::size_t bytes =
-            ggml_row_size(type, extents[0]) * static_cast<std::size_t>(count / extents[0]);
-        const ggml_init_params params{bytes + ggml_tensor_overhead() + 1024, nullptr, false};
+        const ggml_init_params params{ggml_row_size(type, extents[0]) *
+                                              static_cast<std::size_t>(rows) +
+                                          ggml_tensor_overhead() + 1024,
+                                      nullptr, false};
         tensors_.emplace_back(ggml_init(params), ggml_free);
         ggml_tensor* tensor = ggml_new_tensor(tensors_.back().get(), type,
                                               static_cast<int>(shape.size()), extents.data());
         ggml_set_name(tensor, name.c_str());
-        ggml_quantize_chunk(type, values.data(), tensor->data, 0, count / extents[0], extents[0],
-                            nullptr);
+        ggml_quantize_chunk(type, values.data(), tensor->data, 0, rows, extents[0], nullptr);
         gguf_add_tensor(gguf_.get(), tensor);
     }
 
@@ -137,78 +135,117 @@ private:
     std::mt19937 random_;
 };
 
-/// Writes a Llama model of this shape.
+/// Writes a model of this shape.
 /// Throws:     std::runtime_error if the file cannot be written.
-inline void write(const std::string& path, const Llama& shape, std::uint32_t seed) {
-    Writer out("llama", seed);
-    out.set("block_count", shape.layers);
-    out.set("context_length", shape.context);
-    out.set("embedding_length", shape.width);
-    out.set("feed_forward_length", shape.feed_forward);
-    out.set("attention.head_count", shape.heads);
-    out.set("attention.head_count_kv", shape.kv_heads);
-    out.set("rope.dimension_count", shape.width / shape.heads);
-    out.set("attention.layer_norm_rms_epsilon", 1e-5F);
-
+inline void write(const std::string& path, const Shape& shape, std::uint32_t seed) {
+    const auto has = [&](char layer) { return shape.layers.find(layer) != std::string::npos; };
+    const bool attention = has('a');
+    const bool windows = has('w');
+    const std::string architecture = windows     ? "cohere2"
+                                     : !has('m') ? "llama"
+                                     : attention ? "jamba"
+                                                 : "mamba";
     const std::int64_t width = shape.width;
     const std::int64_t kv_width = width / shape.heads * shape.kv_heads;
-    const std::int64_t inner = shape.feed_forward;
-    const float deviation = 0.06F;
-    out.add("token_embd.weight", shape.type, {width, out.add_byte_vocabulary()}, 0.0F, deviation);
-    out.add("output_norm.weight", GGML_TYPE_F32, {width}, 1.0F, 0.0F);
-    for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
-        const std::string block = "blk." + std::to_string(layer) + ".";
-        out.add(block + "attn_norm.weight", GGML_TYPE_F32, {width}, 1.0F, 0.0F);
-        out.add(block + "attn_q.weight", shape.type, {width, width}, 0.0F, deviation);
-        out.add(block + "attn_k.weight", shape.type, {width, kv_width}, 0.0F, deviation);
-        out.add(block + "attn_v.weight", shape.type, {width, kv_width}, 0.0F, deviation);
-        out.add(block + "attn_output.weight", shape.type, {width, width}, 0.0F, deviation);
-        out.add(block + "ffn_norm.weight", GGML_TYPE_F32, {width}, 1.0F, 0.0F);
-        out.add(block + "ffn_gate.weight", shape.type, {width, inner}, 0.0F, deviation);
-        out.add(block + "ffn_up.weight", shape.type, {width, inner}, 0.0F, deviation);
-        out.add(block + "ffn_down.weight", shape.type, {inner, width}, 0.0F, deviation);
-    }
-    out.write(path);
-}
-
-/// Writes a Mamba model of this shape.
-/// Throws:     std::runtime_error if the file cannot be written.
-inline void write(const std::string& path, const Mamba& shape, std::uint32_t seed) {
-    Writer out("mamba", seed);
-    const std::int64_t width = shape.width;
+    const std::int64_t ff = attention ? shape.feed_forward : 0;
     const std::int64_t inner = 2 * width; // the only factor that the engine knows
     const std::int64_t rank = width / 16;
-    const std::int64_t state = shape.state;
-    out.set("block_count", shape.layers);
-    out.set("context_length", shape.context);
-    out.set("embedding_length", shape.width);
-    out.set("feed_forward_length", std::uint32_t{0});
-    out.set("attention.head_count", std::uint32_t{0});
-    out.set("attention.layer_norm_rms_epsilon", 1e-5F);
-    out.set("ssm.conv_kernel", shape.kernel);
-    out.set("ssm.inner_size", static_cast<std::uint32_t>(inner));
-    out.set("ssm.state_size", shape.state);
-    out.set("ssm.time_step_rank", static_cast<std::uint32_t>(rank));
+    const std::int64_t state = 16;
+    const std::int64_t kernel = 4;
+    std::vector<std::uint32_t> kv_heads;
+    for (const char layer : shape.layers) {
+        kv_heads.push_back(layer == 'm' ? 0 : shape.kv_heads);
+    }
 
-    const ggml_type type = GGML_TYPE_F32;
-    const float deviation = 0.1F;
-    out.add("token_embd.weight", type, {width, out.add_byte_vocabulary()}, 0.0F, deviation);
-    out.add("output_norm.weight", type, {width}, 1.0F, 0.0F);
-    for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
-        const std::string block = "blk." + std::to_string(layer) + ".";
-        out.add(block + "attn_norm.weight", type, {width}, 1.0F, 0.0F);
-        out.add(block + "ssm_in.weight", type, {width, 2 * inner}, 0.0F, deviation);
-        out.add(block + "ssm_conv1d.weight", type, {shape.kernel, inner}, 0.0F, 0.5F);
-        out.add(block + "ssm_conv1d.bias", type, {inner}, 0.0F, deviation);
-        out.add(block + "ssm_x.weight", type, {inner, rank + 2 * state}, 0.0F, deviation);
-        out.add(block + "ssm_dt.weight", type, {rank, inner}, 0.0F, deviation);
-        out.add(block + "ssm_dt.bias", type, {inner}, 0.0F, deviation);
-        out.add(block + "ssm_a", type, {state, inner}, -1.0F, deviation); // negative: it decays
-        out.add(block + "ssm_d", type, {inner}, 1.0F, deviation);
-        out.add(block + "ssm_out.weight", type, {inner, width}, 0.0F, deviation);
+    Writer out(architecture.c_str(), seed);
+    out.set("block_count", static_cast<std::int64_t>(shape.layers.size()));
+    out.set("context_length", std::int64_t{4096});
+    out.set("embedding_length", width);
+    out.set("feed_forward_length", ff);
+    out.set("attention.head_count", std::int64_t{attention ? shape.heads : 0});
+    out.set("attention.head_count_kv", kv_heads);
+    out.set("attention.layer_norm_rms_epsilon", 1e-5F);
+    out.set("attention.layer_norm_epsilon", 1e-5F);
+    out.set("logit_scale", 1.0F);
+    if (windows) {
+        out.set("attention.sliding_window", std::int64_t{40});
+    }
+    out.set("ssm.conv_kernel", kernel);
+    out.set("ssm.inner_size", inner);
+    out.set("ssm.state_size", state);
+    out.set("ssm.time_step_rank", rank);
+
+    std::string block;
+    const auto ones = [&](const char* name, std::int64_t n) {
+        out.add(block + name, GGML_TYPE_F32, {n}, 1.0F, 0.0F);
+    };
+    const auto matrix = [&](const char* name, std::int64_t columns, std::int64_t rows) {
+        out.add(block + name, shape.type, {columns, rows}, 0.0F, 0.06F);
+    };
+    const auto mamba = [&](const char* name, std::initializer_list<std::int64_t> extents,
+                           float mean = 0.0F, float deviation = 0.1F) {
+        out.add(block + name, GGML_TYPE_F32, extents, mean, deviation);
+    };
+    matrix("token_embd.weight", width, out.add_byte_vocabulary());
+    ones("output_norm.weight", width);
+    for (std::size_t i = 0; i < shape.layers.size(); ++i) {
+        block = "blk." + std::to_string(i) + ".";
+        ones("attn_norm.weight", width);
+        if (shape.layers[i] == 'm') {
+            mamba("ssm_in.weight", {width, 2 * inner});
+            mamba("ssm_conv1d.weight", {kernel, inner}, 0.0F, 0.5F);
+            mamba("ssm_conv1d.bias", {inner});
+            mamba("ssm_x.weight", {inner, rank + 2 * state});
+            mamba("ssm_dt.weight", {rank, inner});
+            mamba("ssm_dt.bias", {inner});
+            mamba("ssm_a", {state, inner}, -1.0F); // negative: it decays
+            mamba("ssm_d", {inner}, 1.0F);
+            mamba("ssm_out.weight", {inner, width});
+            if (attention) { // a Jamba's
+                ones("ssm_dt_norm.weight", rank);
+                ones("ssm_b_norm.weight", state);
+                ones("ssm_c_norm.weight", state);
+            }
+        } else {
+            matrix("attn_q.weight", width, width);
+            matrix("attn_k.weight", width, kv_width);
+            matrix("attn_v.weight", width, kv_width);
+            matrix("attn_output.weight", width, width);
+        }
+        if (attention) {
+            if (!windows) {
+                ones("ffn_norm.weight", width);
+            }
+            matrix("ffn_gate.weight", width, ff);
+            matrix("ffn_up.weight", width, ff);
+            matrix("ffn_down.weight", ff, width);
+        }
     }
     out.write(path);
 }
+
+/// A model of random weights in a file that lives as long as the object.
+class TemporaryModel {
+public:
+    explicit TemporaryModel(const Shape& shape, std::uint32_t seed = 1) {
+        static int count = 0;
+        const std::string name =
+            "promptkv_random_" + std::to_string(getpid()) + "_" + std::to_string(++count) + ".gguf";
+        path_ = (std::filesystem::temp_directory_path() / name).string();
+        write(path_, shape, seed);
+    }
+    TemporaryModel(const TemporaryModel&) = delete;
+    TemporaryModel& operator=(const TemporaryModel&) = delete;
+    ~TemporaryModel() {
+        std::error_code ignored;
+        std::filesystem::remove(path_, ignored);
+    }
+
+    [[nodiscard]] const std::string& path() const { return path_; }
+
+private:
+    std::string path_;
+};
 
 } // namespace random_model
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Serving one request, in any of the ways of ways.hpp, and what came of it.
-#ifndef PROMPTKV_EXAMPLES_SERVE_HPP
-#define PROMPTKV_EXAMPLES_SERVE_HPP
+// Serves one request, in any of the ways of ways.hpp, and measures it.
+#ifndef PROMPTKV_EXAMPLES_LLAMA_SERVE_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_SERVE_HPP
 
 #include "engine.hpp"
 #include "ways.hpp"
@@ -11,22 +11,22 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <ctime>
-#include <functional>
-#include <span>
 #include <utility>
 #include <vector>
 
 /// A prompt and how it is to be answered.
 struct Task {
     Tokens prompt;
+    std::uint64_t user;        // from 1
     std::size_t system_tokens; // of the prompt, at its start
     std::size_t answer_tokens; // at most
     std::size_t first_choice;  // see Engine::generate
 };
 
-/// What one way of serving did with a request.
+/// What one way of serving did with a request, or with several.
 struct Served {
     using Seconds = std::chrono::duration<double>;
 
@@ -34,7 +34,7 @@ struct Served {
     std::size_t computed = 0; // tokens prefilled, those of the answer that is kept included
     std::size_t evictions = 0;
     Seconds prefill{};         // from the request to the logits of its first new token
-    Seconds total{};           // with the answer, and with what is kept of it
+    Seconds total{};           // with the answer and its keeping
     Seconds processor{};       // of the total, what it kept the processor busy
     std::vector<float> logits; // after the prompt
     Tokens answer;
@@ -43,40 +43,49 @@ struct Served {
         return answer == other.answer && logits.size() == other.logits.size() &&
                std::memcmp(logits.data(), other.logits.data(), logits.size() * sizeof(float)) == 0;
     }
+
+    /// Adds the figures of another request.
+    void add(const Served& other) {
+        restored.reused += other.restored.reused;
+        computed += other.computed;
+        evictions += other.evictions;
+        prefill += other.prefill;
+        total += other.total;
+        processor += other.processor;
+    }
 };
 
 /// Serves a request and keeps the whole batches of its system prompt, its prompt and its answer, each
-/// in its tier. `progress(done, total)` is called as tokens are computed.
-template <class Port, class Way>
-Served serve(Engine& engine, Port& port, Way& way, const Task& task,
-             const std::function<void(std::size_t, std::size_t)>& progress) {
+/// in its tier.
+template <class Sequence, class Way>
+Served serve(Engine& engine, Sequence& sequence, Way& way, const Task& task) {
     using Clock = std::chrono::steady_clock;
     const Clock::time_point begin = Clock::now();
     const std::clock_t processor_begin = std::clock();
     const std::size_t evictions_before = way.evictions();
-    const std::size_t batch = engine.batch_tokens();
-    const auto whole_batches = [batch](std::size_t length) { return length - length % batch; };
-    const std::span<const llama_token> prompt = task.prompt;
+    const auto whole_batches = [batch = engine.batch_tokens()](std::size_t length) {
+        return length - length % batch;
+    };
+    const TokenSpan prompt = task.prompt;
     Served served;
 
-    served.restored = way.restore(port, prompt, batch);
+    served.restored = way.restore(sequence, prompt);
     std::size_t done = served.restored.reused;
-    const auto compute = [&](std::span<const llama_token> tokens) {
+    const auto compute = [&](TokenSpan tokens) {
         if (tokens.size() > done) {
-            const std::size_t total = std::max(tokens.size(), prompt.size());
-            engine.prefill(tokens, done, [&](std::size_t n) { progress(n, total); });
+            engine.prefill(tokens, done);
             served.computed += tokens.size() - done;
             done = tokens.size();
         }
     };
 
-    // State that cannot be cut is kept on the way: later it is that of a longer prompt.
+    // A recurrent state is kept when the prefill is at its token: later the sequence is longer.
     for (const auto& [length, tier] : {std::pair(task.system_tokens, promptkv::Tier::system),
                                        std::pair(prompt.size() - 1, promptkv::Tier::user)}) {
         const std::size_t kept = whole_batches(length);
-        if (kept > done || (Port::can_cut && kept > 0)) {
+        if (kept > done || (kept > 0 && !Sequence::has_state)) {
             compute(prompt.first(kept));
-            way.keep(port, prompt.first(kept), tier);
+            way.keep(sequence, prompt.first(kept), tier, task.user);
         }
     }
     compute(prompt);
@@ -85,17 +94,17 @@ Served serve(Engine& engine, Port& port, Way& way, const Task& task,
 
     served.answer = engine.generate(prompt.size(), task.answer_tokens, task.first_choice);
 
-    // The answer was computed token by token. Computed again in whole batches it can be kept: the
-    // next turn gets, to the bit, what it would compute itself. The user does not wait for it.
-    if constexpr (Port::can_cut && Way::keeps) {
+    // The answer was computed token by token. Computed again in whole batches, its state is equal to
+    // the bit to what the next turn would compute. The user does not wait for it.
+    if constexpr (Way::keeps && !Sequence::has_state) {
         Tokens all = task.prompt;
         all.insert(all.end(), served.answer.begin(), served.answer.end());
-        const auto kept = std::span<const llama_token>(all).first(whole_batches(all.size()));
+        const TokenSpan kept = TokenSpan(all).first(whole_batches(all.size()));
         done = std::min(whole_batches(prompt.size()), kept.size());
-        port.cut(done);
+        sequence.cut(done);
         compute(kept);
         if (!kept.empty()) {
-            way.keep(port, kept, promptkv::Tier::assistant);
+            way.keep(sequence, kept, promptkv::Tier::assistant, task.user);
         }
     }
     served.total = Clock::now() - begin;

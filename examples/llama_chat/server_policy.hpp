@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The prompt cache policy of llama.cpp's llama-server, over the same payloads, for comparison.
 //
-// A list, oldest first. A prompt is looked up by scanning it; what is found leaves the list and
-// comes back, grown, when the request is done. Written from its description, for one slot.
-#ifndef PROMPTKV_EXAMPLES_SERVER_POLICY_HPP
-#define PROMPTKV_EXAMPLES_SERVER_POLICY_HPP
+// A list, oldest first, which a lookup scans. A hit moves the prompt out of the list; the prompt is
+// saved again, with its answer, when the request is done. Written from its description, for one slot.
+#ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_POLICY_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_SERVER_POLICY_HPP
 
 #include <algorithm>
 #include <cstddef>
@@ -51,8 +51,8 @@ public:
         return taken;
     }
 
-    /// Saves a prompt, made by `make()` once there is room: prompts that are its prefixes go, then
-    /// the oldest ones. Nothing is saved if one that is stored contains it, or if it is too large.
+    /// Saves a prompt, made by `make()` once there is room: prompts that are its prefixes are deleted,
+    /// then the oldest ones. Saves nothing if a stored prompt contains it, or if it is too large.
     template <class Make>
     void save(std::span<const Token> tokens, std::size_t nbytes, Make make) {
         for (const Entry& entry : entries_) {

@@ -1,37 +1,42 @@
 // SPDX-License-Identifier: MIT
-// The ways to serve a request that the example compares: what is restored, and what is kept.
-#ifndef PROMPTKV_EXAMPLES_WAYS_HPP
-#define PROMPTKV_EXAMPLES_WAYS_HPP
+// The ways to serve a request that the example compares: without a cache, promptkv, llama-server.
+#ifndef PROMPTKV_EXAMPLES_LLAMA_WAYS_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_WAYS_HPP
 
+#include "embed.hpp"
 #include "llama_kv.hpp"
 #include "server_policy.hpp"
 
 #include <promptkv/promptkv.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
+
+using TokenSpan = std::span<const llama_token>;
 
 /// What was restored for a request: `reused` tokens are in the sequence.
 struct Restored {
     std::size_t reused = 0;
-    const char* match = "none";
+    std::string_view match = "none";
 };
 
 class NoCache {
 public:
     static constexpr bool keeps = false;
 
-    template <class Port>
-    Restored restore(Port& port, std::span<const llama_token> /*prompt*/, std::size_t /*align*/) {
-        port.clear();
+    template <class Sequence>
+    Restored restore(Sequence& sequence, TokenSpan /*prompt*/) {
+        sequence.clear();
         return {};
     }
-    template <class Port>
-    void keep(Port& /*port*/, std::span<const llama_token> /*tokens*/, promptkv::Tier /*tier*/) {}
+    template <class Sequence>
+    void keep(Sequence& /*sequence*/, TokenSpan /*tokens*/, promptkv::Tier /*tier*/,
+              std::uint64_t /*user*/) {}
     [[nodiscard]] std::size_t evictions() const { return 0; }
 };
 
@@ -40,27 +45,21 @@ class WithPromptkv {
 public:
     static constexpr bool keeps = true;
 
-    WithPromptkv(std::string model_key, std::size_t max_bytes, std::size_t segment_tokens)
-        : model_key_(std::move(model_key)),
-          cache_({.max_bytes = max_bytes, .cut_granularity = segment_tokens}) {}
+    WithPromptkv(std::string model_key, std::size_t max_bytes)
+        : model_key_(std::move(model_key)), cache_({.max_bytes = max_bytes}) {}
 
-    template <class Port>
-    Restored restore(Port& port, std::span<const llama_token> prompt, std::size_t align) {
-        const auto lease =
-            cache_.lease_nearest(model_key_, prompt, {.min_reuse = align, .align = align});
-        if (!lease) {
-            port.clear();
-            return {};
-        }
-        port.restore(lease.kv(), lease.reused); // from the cache's own bytes into the context
-        static constexpr std::array names = {"none", "exact", "shorter", "longer"};
-        return {lease.reused, names[static_cast<std::size_t>(lease.match)]};
+    Restored restore(llama_kv::Sequence<KV>& sequence, TokenSpan prompt) {
+        const auto found = ::restore(cache_, model_key_, prompt, sequence);
+        request_ = found.request();
+        return {found.reused(), promptkv::name(found.match())};
     }
 
-    template <class Port>
-    void keep(Port& port, std::span<const llama_token> tokens, promptkv::Tier tier) {
-        cache_.insert(model_key_, tokens, port.nbytes(tokens.size()), tier,
-                      [&] { return port.save(tokens.size()); });
+    /// A user is a session, so that the dead branch of an edited turn is evicted first. The system
+    /// prompt belongs to no session.
+    void keep(llama_kv::Sequence<KV>& sequence, TokenSpan tokens, promptkv::Tier tier,
+              std::uint64_t user) {
+        ::keep(cache_, model_key_, tokens, sequence, tier,
+               {.session = tier == promptkv::Tier::system ? 0 : user, .request = request_});
     }
 
     [[nodiscard]] std::size_t evictions() const {
@@ -69,41 +68,44 @@ public:
 
 private:
     std::string model_key_;
-    promptkv::LRUPromptCache<KV, std::string, llama_token> cache_;
+    Cache<KV> cache_;
+    std::uint64_t request_ = 0;
 };
 
 /// llama-server saves a prompt with its answer when the request is done, and nothing before.
-template <class KV>
 class WithServerPolicy {
 public:
     static constexpr bool keeps = true;
 
     explicit WithServerPolicy(std::size_t max_bytes) : policy_(max_bytes) {}
 
-    template <class Port>
-    Restored restore(Port& port, std::span<const llama_token> prompt, std::size_t align) {
-        auto taken = policy_.take(prompt);
+    Restored restore(llama_kv::Sequence<llama_kv::AttentionKV>& sequence, TokenSpan prompt) {
+        const auto taken = policy_.take(prompt);
         if (!taken) {
-            port.clear();
+            sequence.clear();
             return {};
         }
         const std::size_t shared = std::min(taken->reused, prompt.size() - 1);
-        port.restore(taken->kv, shared - shared % align);
-        return {shared - shared % align, "taken"};
+        const std::size_t reused = shared - shared % sequence.block_tokens();
+        sequence.restore(taken->kv, reused);
+        return {reused, "taken"};
     }
 
-    template <class Port>
-    void keep(Port& port, std::span<const llama_token> tokens, promptkv::Tier tier) {
+    void keep(llama_kv::Sequence<llama_kv::AttentionKV>& sequence, TokenSpan tokens,
+              promptkv::Tier tier, std::uint64_t /*user*/) {
         if (tier == promptkv::Tier::assistant) {
-            policy_.save(tokens, port.nbytes(tokens.size()),
-                         [&] { return port.save(tokens.size()); });
+            policy_.save(tokens, sequence.nbytes(tokens.size()), [&] {
+                llama_kv::AttentionKV kv(sequence.block_tokens());
+                sequence.save(kv, tokens.size());
+                return kv;
+            });
         }
     }
 
     [[nodiscard]] std::size_t evictions() const { return policy_.evicted(); }
 
 private:
-    ServerPolicy<KV, llama_token> policy_;
+    ServerPolicy<llama_kv::AttentionKV, llama_token> policy_;
 };
 
 #endif
