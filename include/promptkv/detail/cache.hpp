@@ -234,7 +234,7 @@ public:
         }
         auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), options.session);
         if (claims_.size() == claims_.capacity())
-            std::erase_if(claims_, [](const auto& each) { return each.expired(); });
+            forget_expired_claims();
         claims_.push_back(claim);
         std::size_t held = bytes_of_first(incoming, decision.tokens);
         if constexpr (BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>)) {
@@ -365,6 +365,7 @@ public:
             if (const std::shared_ptr<Claim> claim = each.lock())
                 claim->is_void = true;
         }
+        forget_expired_claims();
         Chain chain;
         parts_.index.for_each_home([&](Partition<R>& home) {
             Index<R>::for_each(home, [&](R& record) { chain.push(record); });
@@ -486,6 +487,12 @@ private:
         return entries;
     }
 
+    void forget_expired_claims() noexcept {
+        std::erase_if(claims_, [](const auto& each) { return each.expired(); });
+        if (claims_.empty())
+            std::vector<std::weak_ptr<Claim>>().swap(claims_);
+    }
+
     /// Voids the reservations whose key `covers`. Throws what comparing models or an allocation throws;
     /// nothing has changed then.
     template <class Covers>
@@ -498,6 +505,7 @@ private:
         }
         for (const std::shared_ptr<Claim>& claim : covered)
             claim->is_void = true;
+        forget_expired_claims();
     }
 
     /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
