@@ -97,7 +97,7 @@ public:
         return less(nbytes, hold_blocks(kv, account_));
     }
 
-    /// An entry's payload, of which `hold` returned `added`, is stored.
+    /// An entry's payload is stored now; `hold` returned `added` for it.
     void add(R& record, std::size_t added) noexcept {
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
         ++size_;
