@@ -567,7 +567,7 @@ private:
 
     Inserted cancel() noexcept {
         Call call(*cache_);
-        return cache_->cancel(call);
+        return cache_->cancel();
     }
 
     template <class F>

@@ -7,9 +7,9 @@
 #include <promptkv/config.hpp>
 #include <promptkv/detail/admission.hpp>
 #include <promptkv/detail/eviction.hpp>
-#include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/removals.hpp>
+#include <promptkv/detail/reservations.hpp>
 #include <promptkv/detail/storing.hpp>
 #include <promptkv/detail/usage.hpp>
 #include <promptkv/kv_traits.hpp>
@@ -44,8 +44,9 @@ public:
     using Options = typename Parts<R>::Options;
     using Listener = typename Removals<R>::Listener;
     using Payload = typename R::Payload;
+    using Reserved = typename Reservations<R>::Reserved;
 
-    explicit Cache(const Options& options) : parts_(options) {}
+    explicit Cache(const Options& options) : parts_(options), reservations_(parts_) {}
     Cache(const Cache&) = delete;
     Cache& operator=(const Cache&) = delete;
     ~Cache() {
@@ -189,117 +190,39 @@ public:
 
     // reservation ////////////////////////////////////////////////////////////
 
-    /// What an erase may void: the key of a reservation.
-    struct Claim {
-        Claim(ModelView name, Tokens key, std::uint64_t of_session)
-            : model(name), tokens(key.begin(), key.end()), session(of_session) {}
-        const Model model;
-        const std::vector<Token> tokens;
-        const std::uint64_t session;
-        bool is_void = false; // under the cache's lock
-    };
-
-    struct Reserved {
-        Outcome outcome = Outcome::cancelled;
-        std::size_t tokens = 0;
-        std::shared_ptr<Claim> claim;  // null: no room is held
-        PayloadLease<KV> prefix;       // what is stored of the key
-        std::size_t prefix_tokens = 0; // and how many tokens that is
-        HeldBytes<KV> held;
-        bool is_part = false;    // of the key that was asked for
-        std::size_t evicted = 0; // entries, to make the room
-        std::size_t cut = 0;
-    };
-
     [[nodiscard]] Reserved reserve(ModelView model, Tokens tokens, std::size_t nbytes,
                                    TierEnum tier, const InsertOptions& options, Call& call) {
         tier = static_cast<TierEnum>(tier_index(tier));
         typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
-        const R* sharing = spot.common() > 0 ? Index<R>::any_sharing(spot) : nullptr;
-        const std::size_t shared =
-            sharing != nullptr ? shareable(*sharing, spot.common(), tokens.size()) : 0;
-        const Incoming<KV> incoming{nbytes, tokens.size(), shared,
-                                    sharing != nullptr ? std::addressof(sharing->kv()) : nullptr,
-                                    true};
+        const auto sharing = Reservations<R>::sharing(spot, tokens.size());
+        const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, sharing.kv(), true};
         const Decision<R> decision = decide(spot, model, tokens, incoming, tier, true, call);
-        Reserved reserved;
-        reserved.outcome = decision.outcome;
-        reserved.tokens = decision.tokens;
-        reserved.is_part = decision.tokens < tokens.size();
         if (decision.outcome == Outcome::present)
             use_present(decision, spot, tokens, tier, options, call);
-        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced) {
+        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             ++counter(decision.outcome);
-            return reserved;
-        }
-        auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), options.session);
-        if (claims_.size() == claims_.capacity())
-            forget_expired_claims();
-        claims_.push_back(claim);
-        std::size_t held = bytes_of_first(incoming, decision.tokens);
-        if constexpr (BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>)) {
-            const std::size_t n = std::min(shared, decision.tokens);
-            reserved.prefix_tokens = n > 0 ? shareable(*sharing, n, decision.tokens) : 0;
-            if (reserved.prefix_tokens > 0) {
-                reserved.prefix = share_prefix(*sharing, reserved.prefix_tokens);
-                held = less(held, reserved.prefix.get()->nbytes);
-            }
-        }
-        const auto evicted = Eviction<R>(parts_, call.gone).make_room(limits(), held, 0);
-        reserved.evicted = evicted.entries;
-        reserved.cut = evicted.cuts;
-        reserved.held = parts_.ledger.reserve(held);
-        reserved.claim = std::move(claim);
-        return reserved;
+        return reservations_.hold(model, tokens, decision, incoming, sharing, options.session,
+                                  call.gone);
     }
 
     /// Stores what a reservation was made for. If it throws, the reservation is as before.
     /// `whole`: the key of a payload that may be larger than the part that there is room for.
     Inserted commit(Reserved& reserved, KV& kv, TierEnum tier, const InsertOptions& options,
                     Call& call, std::optional<Tokens> whole = std::nullopt) {
-        if (reserved.claim == nullptr || reserved.claim->is_void)
-            return cancel(call);
-        const Tokens key = whole.value_or(Tokens(reserved.claim->tokens));
-        std::size_t n = key.size();
-        if constexpr (MeasuredPayload<KV>) {
-            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) <= n);
-            n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
-        }
-        if (reserved.prefix)
-            assign(call.copy, adopt_blocks(kv, std::min(n, reserved.prefix_tokens),
-                                           std::as_const(reserved.prefix.get()->kv)));
-        if (n == 0 && !key.empty())
-            return cancel(call); // nothing was made
-        const std::size_t held = reserved.held.nbytes();
-        reserved.held.give_back();
-        Inserted inserted;
-        PROMPTKV_TRY {
-            inserted = insert(reserved.claim->model, key.first(n), kv, tier, options, call, true);
-        }
-        PROMPTKV_CATCH_ALL {
-            reserved.held = parts_.ledger.reserve(held);
-            PROMPTKV_RETHROW;
-        }
-        const bool is_stored =
-            inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced;
-        if (reserved.is_part && !whole && is_stored && inserted.tokens == n)
-            ++parts_.stats.stored_in_part;
-        return inserted;
+        const auto store = [&](ModelView model, Tokens tokens) {
+            return insert(model, tokens, kv, tier, options, call, true);
+        };
+        return reservations_.commit(reserved, kv, whole, call.copy, store);
     }
 
     /// A caller who had room made no payload.
-    Inserted cancel(Call& /*call*/) noexcept {
-        Inserted inserted;
-        inserted.outcome = Outcome::cancelled;
-        ++parts_.stats.cancelled;
-        return inserted;
-    }
+    Inserted cancel() noexcept { return reservations_.cancel(); }
 
     // removal ////////////////////////////////////////////////////////////////
 
     std::size_t pop_prefixes(ModelView model, Tokens tokens, Call& call) {
         const auto spot = parts_.index.locate(model, tokens);
-        void_claims([&](const Claim& claim) {
+        reservations_.void_covered([&](const Claim& claim) {
             return claim.model == model && claim.tokens.size() < tokens.size() &&
                    std::equal(claim.tokens.begin(), claim.tokens.end(), tokens.begin());
         });
@@ -314,7 +237,7 @@ public:
 
     bool erase(ModelView model, Tokens tokens, Call& call) {
         R* entry = parts_.index.locate(model, tokens).record(tokens.size());
-        void_claims([&](const Claim& claim) {
+        reservations_.void_covered([&](const Claim& claim) {
             return claim.model == model && std::equal(claim.tokens.begin(), claim.tokens.end(),
                                                       tokens.begin(), tokens.end());
         });
@@ -326,7 +249,7 @@ public:
 
     std::size_t erase_below(ModelView model, Tokens tokens, Call& call) {
         const auto spot = parts_.index.locate(model, tokens);
-        void_claims([&](const Claim& claim) {
+        reservations_.void_covered([&](const Claim& claim) {
             return claim.model == model && claim.tokens.size() >= tokens.size() &&
                    std::equal(tokens.begin(), tokens.end(), claim.tokens.begin());
         });
@@ -339,7 +262,7 @@ public:
         Partition<R>* home = parts_.index.find(model);
         if (session == 0)
             return 0;
-        void_claims(
+        reservations_.void_covered(
             [&](const Claim& claim) { return claim.session == session && claim.model == model; });
         Chain chain;
         if (home != nullptr) {
@@ -353,7 +276,7 @@ public:
 
     std::size_t erase_model(ModelView model, Call& call) {
         Partition<R>* home = parts_.index.find(model);
-        void_claims([&](const Claim& claim) { return claim.model == model; });
+        reservations_.void_covered([&](const Claim& claim) { return claim.model == model; });
         Chain chain;
         if (home != nullptr)
             Index<R>::for_each(*home, [&](R& record) { chain.push(record); });
@@ -361,11 +284,7 @@ public:
     }
 
     std::size_t clear(Call& call) noexcept {
-        for (const std::weak_ptr<Claim>& each : claims_) {
-            if (const std::shared_ptr<Claim> claim = each.lock())
-                claim->is_void = true;
-        }
-        forget_expired_claims();
+        reservations_.void_all();
         Chain chain;
         parts_.index.for_each_home([&](Partition<R>& home) {
             Index<R>::for_each(home, [&](R& record) { chain.push(record); });
@@ -404,16 +323,8 @@ public:
     }
     [[nodiscard]] std::size_t index_nbytes() const noexcept {
         constexpr std::size_t payload = sizeof(Payload) - sizeof(KV);
-        constexpr std::size_t claim =
-            sizeof(Claim) + 2 * sizeof(void*); // with the pointer's counts
-        std::size_t bytes = parts_.index.nbytes() + size() * (sizeof(R) + payload) +
-                            parts_.ledger.leased_apart() * sizeof(Payload) +
-                            claims_.capacity() * sizeof(claims_[0]);
-        for (const std::weak_ptr<Claim>& each : claims_) {
-            if (const std::shared_ptr<Claim> held = each.lock())
-                bytes += claim + held->tokens.capacity() * sizeof(Token);
-        }
-        return bytes;
+        return parts_.index.nbytes() + size() * (sizeof(R) + payload) +
+               parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
     }
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;
@@ -466,6 +377,8 @@ public:
     }
 
 private:
+    using Claim = typename Reservations<R>::Claim;
+
     /// Entries that are to be removed.
     struct Chain {
         R* first = nullptr;
@@ -485,27 +398,6 @@ private:
         }
         (reason == RemovalReason::cleared ? parts_.stats.cleared : parts_.stats.erased) += entries;
         return entries;
-    }
-
-    void forget_expired_claims() noexcept {
-        std::erase_if(claims_, [](const auto& each) { return each.expired(); });
-        if (claims_.empty())
-            std::vector<std::weak_ptr<Claim>>().swap(claims_);
-    }
-
-    /// Voids the reservations whose key `covers`. Throws what comparing models or an allocation throws;
-    /// nothing has changed then.
-    template <class Covers>
-    void void_claims(Covers covers) {
-        std::vector<std::shared_ptr<Claim>> covered;
-        for (const std::weak_ptr<Claim>& each : claims_) {
-            std::shared_ptr<Claim> claim = each.lock();
-            if (claim != nullptr && covers(std::as_const(*claim)))
-                covered.push_back(std::move(claim));
-        }
-        for (const std::shared_ptr<Claim>& claim : covered)
-            claim->is_void = true;
-        forget_expired_claims();
     }
 
     /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
@@ -583,27 +475,6 @@ private:
                 tokens.first(decision.tokens));
     }
 
-    /// How many of the first `n` tokens of a key of `length` tokens a reservation can share with an entry:
-    /// whole blocks, or the whole key.
-    [[nodiscard]] static std::size_t shareable([[maybe_unused]] const R& from,
-                                               [[maybe_unused]] std::size_t n,
-                                               [[maybe_unused]] std::size_t length) noexcept {
-        if constexpr (BlockPayload<KV> && SharedPrefixPayload<KV>) {
-            return n - n % block_tokens(from.kv());
-        } else if constexpr (BlockPayload<KV> && PrefixClonable<KV>) {
-            n = served_prefix(from.kv(), from.length(), n);
-            return n == length ? n : n - n % block_tokens(from.kv());
-        } else {
-            return 0;
-        }
-    }
-
-    /// A leased payload of the first `n` tokens of an entry. Requires: n is shareable.
-    [[nodiscard]] PayloadLease<KV> share_prefix(const R& from, std::size_t n) {
-        auto made = std::make_unique<Payload>(parts_.ledger.account());
-        return parts_.ledger.lease_apart(std::move(made), share(from.kv(), n));
-    }
-
     [[nodiscard]] std::uint64_t& counter(Outcome outcome) noexcept {
         Stats& stats = parts_.stats;
         switch (outcome) {
@@ -625,7 +496,7 @@ private:
     }
 
     Parts<R> parts_;
-    std::vector<std::weak_ptr<Claim>> claims_; // of reservations that may be alive
+    Reservations<R> reservations_;
     mutable Mutex mutex_;
 };
 

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: MIT
+// Reservations: room for payloads that are not made yet.
+#ifndef PROMPTKV_DETAIL_RESERVATIONS_HPP
+#define PROMPTKV_DETAIL_RESERVATIONS_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/config.hpp>
+#include <promptkv/detail/admission.hpp>
+#include <promptkv/detail/eviction.hpp>
+#include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/index.hpp>
+#include <promptkv/detail/ledger.hpp>
+#include <promptkv/detail/parts.hpp>
+#include <promptkv/detail/removals.hpp>
+#include <promptkv/kv_traits.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// The reservations of a cache: what each one holds, and which of them an erase voids. What is decided,
+/// and how a payload is stored, the cache knows.
+template <class R>
+class Reservations {
+public:
+    using KV = typename R::KV;
+    using ModelView = typename R::ModelView;
+    using Token = typename R::Token;
+    using Tokens = typename R::Tokens;
+    using Payload = typename R::Payload;
+
+    /// What an erase may void: the key of a reservation.
+    struct Claim {
+        Claim(ModelView name, Tokens key, std::uint64_t of_session)
+            : model(name), tokens(key.begin(), key.end()), session(of_session) {}
+        const typename R::Model model;
+        const std::vector<Token> tokens;
+        const std::uint64_t session;
+        bool is_void = false; // under the cache's lock
+    };
+
+    struct Reserved {
+        Outcome outcome = Outcome::cancelled;
+        std::size_t tokens = 0;
+        std::shared_ptr<Claim> claim;  // null: no room is held
+        PayloadLease<KV> prefix;       // what is stored of the key
+        std::size_t prefix_tokens = 0; // and how many tokens that is
+        HeldBytes<KV> held;
+        bool is_part = false;    // of the key that was asked for
+        std::size_t evicted = 0; // entries, to make the room
+        std::size_t cut = 0;
+    };
+
+    /// An entry that a reservation can share blocks with, and for how many tokens.
+    struct Sharing {
+        const R* entry = nullptr;
+        std::size_t tokens = 0;
+        [[nodiscard]] const KV* kv() const noexcept {
+            return entry != nullptr ? std::addressof(entry->kv()) : nullptr;
+        }
+    };
+
+    explicit Reservations(Parts<R>& parts) noexcept : parts_(parts) {}
+
+    /// What is stored of the key of `n` tokens that was located.
+    [[nodiscard]] static Sharing sharing(const typename Index<R>::Spot& spot,
+                                         std::size_t n) noexcept {
+        const R* entry = spot.common() > 0 ? Index<R>::any_sharing(spot) : nullptr;
+        return {entry, entry != nullptr ? shareable(*entry, spot.common(), n) : 0};
+    }
+
+    /// Carries out what was decided: holds room for the first tokens of the key, and what is stored of
+    /// them. Throws what an allocation, the copy of the model or the clone throws.
+    [[nodiscard]] Reserved hold(ModelView model, Tokens tokens, const Decision<R>& decision,
+                                const Incoming<KV>& incoming, const Sharing& sharing,
+                                std::uint64_t session, Removals<R>& gone) {
+        Reserved reserved;
+        reserved.outcome = decision.outcome;
+        reserved.tokens = decision.tokens;
+        reserved.is_part = decision.tokens < tokens.size();
+        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
+            return reserved;
+        auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), session);
+        if (claims_.size() == claims_.capacity())
+            forget_expired();
+        claims_.push_back(claim);
+        std::size_t held = bytes_of_first(incoming, decision.tokens);
+        if constexpr (shares_blocks) {
+            const std::size_t n = std::min(sharing.tokens, decision.tokens);
+            reserved.prefix_tokens = n > 0 ? shareable(*sharing.entry, n, decision.tokens) : 0;
+            if (reserved.prefix_tokens > 0) {
+                reserved.prefix = share_prefix(*sharing.entry, reserved.prefix_tokens);
+                held = less(held, reserved.prefix.get()->nbytes);
+            }
+        }
+        const auto evicted = Eviction<R>(parts_, gone).make_room(parts_.limits(), held, 0);
+        reserved.evicted = evicted.entries;
+        reserved.cut = evicted.cuts;
+        reserved.held = parts_.ledger.reserve(held);
+        reserved.claim = std::move(claim);
+        return reserved;
+    }
+
+    /// Calls `store(model, tokens)` for the tokens that `kv` holds of a reservation's key, or of `whole`, a
+    /// longer one. If it throws, the reservation is as before. `given_up` gets the blocks for which `kv`
+    /// takes stored ones.
+    template <class Store>
+    Inserted commit(Reserved& reserved, KV& kv, std::optional<Tokens> whole,
+                    std::optional<KV>& given_up, Store store) {
+        if (reserved.claim == nullptr || reserved.claim->is_void)
+            return cancel();
+        const Tokens key = whole.value_or(Tokens(reserved.claim->tokens));
+        std::size_t n = key.size();
+        if constexpr (MeasuredPayload<KV>) {
+            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) <= n);
+            n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
+        }
+        if (reserved.prefix)
+            assign(given_up, adopt_blocks(kv, std::min(n, reserved.prefix_tokens),
+                                          std::as_const(reserved.prefix.get()->kv)));
+        if (n == 0 && !key.empty())
+            return cancel(); // nothing was made
+        const std::size_t held = reserved.held.nbytes();
+        reserved.held.give_back();
+        Inserted inserted;
+        PROMPTKV_TRY {
+            inserted = store(reserved.claim->model, key.first(n));
+        }
+        PROMPTKV_CATCH_ALL {
+            reserved.held = parts_.ledger.reserve(held);
+            PROMPTKV_RETHROW;
+        }
+        const bool is_stored =
+            inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced;
+        if (reserved.is_part && !whole && is_stored && inserted.tokens == n)
+            ++parts_.stats.stored_in_part;
+        return inserted;
+    }
+
+    /// Nothing is made for a reservation.
+    Inserted cancel() noexcept {
+        Inserted inserted;
+        inserted.outcome = Outcome::cancelled;
+        ++parts_.stats.cancelled;
+        return inserted;
+    }
+
+    /// Voids the reservations whose claim `covers`. Throws what comparing models or an allocation throws;
+    /// nothing has changed then.
+    template <class Covers>
+    void void_covered(Covers covers) {
+        std::vector<std::shared_ptr<Claim>> covered;
+        for (const std::weak_ptr<Claim>& each : claims_) {
+            std::shared_ptr<Claim> claim = each.lock();
+            if (claim != nullptr && covers(std::as_const(*claim)))
+                covered.push_back(std::move(claim));
+        }
+        for (const std::shared_ptr<Claim>& claim : covered)
+            claim->is_void = true;
+        forget_expired();
+    }
+    void void_all() noexcept {
+        for (const std::weak_ptr<Claim>& each : claims_) {
+            if (const std::shared_ptr<Claim> claim = each.lock())
+                claim->is_void = true;
+        }
+        forget_expired();
+    }
+
+    /// Bytes of the claims.
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        constexpr std::size_t counts = 2 * sizeof(void*); // beside each claim
+        std::size_t bytes = claims_.capacity() * sizeof(claims_[0]);
+        for (const std::weak_ptr<Claim>& each : claims_) {
+            if (const std::shared_ptr<Claim> claim = each.lock())
+                bytes += sizeof(Claim) + counts + claim->tokens.capacity() * sizeof(Token);
+        }
+        return bytes;
+    }
+
+private:
+    static constexpr bool shares_blocks =
+        BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>);
+
+    /// How many of the first `n` tokens of a key of `length` tokens a reservation can share with an entry:
+    /// whole blocks, or the whole key.
+    [[nodiscard]] static std::size_t shareable([[maybe_unused]] const R& from,
+                                               [[maybe_unused]] std::size_t n,
+                                               [[maybe_unused]] std::size_t length) noexcept {
+        if constexpr (BlockPayload<KV> && SharedPrefixPayload<KV>) {
+            return n - n % block_tokens(from.kv());
+        } else if constexpr (BlockPayload<KV> && PrefixClonable<KV>) {
+            n = served_prefix(from.kv(), from.length(), n);
+            return n == length ? n : n - n % block_tokens(from.kv());
+        } else {
+            return 0;
+        }
+    }
+
+    /// A leased payload of the first `n` tokens of an entry. Requires: n is shareable.
+    [[nodiscard]] PayloadLease<KV> share_prefix(const R& from, std::size_t n) {
+        auto made = std::make_unique<Payload>(parts_.ledger.account());
+        return parts_.ledger.lease_apart(std::move(made), share(from.kv(), n));
+    }
+
+    void forget_expired() noexcept {
+        std::erase_if(claims_, [](const auto& each) { return each.expired(); });
+        if (claims_.empty())
+            std::vector<std::weak_ptr<Claim>>().swap(claims_);
+    }
+
+    Parts<R>& parts_;
+    std::vector<std::weak_ptr<Claim>> claims_; // of reservations that may be alive
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif
