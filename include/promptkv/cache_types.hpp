@@ -103,8 +103,9 @@ struct CacheOptions {
     /// A payload larger than the budget is stored in part, up to this share of the budget, if it can be
     /// cut. 0: it is refused.
     double max_partial = 0.5;
-    /// Tokens of evicted keys that are remembered. Empty: what the policy needs. TieredLRU needs none, and
-    /// no policy of this version remembers keys: it has no effect yet.
+    /// How many tokens of evicted keys are remembered, so that `explain` can say that a prompt was evicted,
+    /// and how long ago. 4 bytes a token and some 250 bytes a key. Empty: what the policy needs: none for
+    /// TieredLRU, for ReuseOrder 4 times the most tokens that were ever stored.
     std::optional<std::size_t> remembered_tokens{};
     Rules rules = Rules::promptkv;
     PolicyOptions policy{};

@@ -15,8 +15,10 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// A victim policy decides which entry a cache evicts next: a plain type `P` with
 ///
 ///     P::Options            its options, a struct with defaults
-///     P::Hook<R>            its state in each record; the record's member `hook`
+///     P::Hook<R>            its state in each record; the record's member `hook`. It is a
+///                           detail::ListHook<R> or derives from it
 ///     P::NodeHook           its state in each node of the index; empty where it needs none
+///     P::remembered         tokens of evicted keys to remember, as a multiple of the most that were stored
 ///     P::Order<R, TierEnum> the order itself, made from (const P::Options&, Rules)
 ///
 /// The cache tells the order what happens. A record has `tier` and `is_aside()`, which the cache alone
@@ -40,7 +42,8 @@ concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::template Order<R, TierEnum> asked, R& record,
                                 const typename P::Options& options, Rules rules) {
     typename P::NodeHook;
-    typename P::template Hook<R>;
+    { P::remembered } -> std::convertible_to<std::size_t>;
+    requires std::derived_from<typename P::template Hook<R>, detail::ListHook<R>>;
     requires std::constructible_from<typename P::template Order<R, TierEnum>,
                                      const typename P::Options&, Rules>;
     order.enter(record);
@@ -58,6 +61,7 @@ concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
 struct TieredLRU {
     struct Options {};
     struct NodeHook {};
+    static constexpr std::size_t remembered = 0;
 
     template <class R>
     using Hook = detail::ListHook<R>;

@@ -67,7 +67,13 @@ public:
         }
         Call(const Call&) = delete;
         Call& operator=(const Call&) = delete;
-        ~Call() { gone.deliver(cache_.parts_.index, cache_.mutex_, cache_.parts_.listener); }
+        ~Call() {
+            Parts<R>& parts = cache_.parts_;
+            parts.forget_surplus();
+            while (R* forgotten = parts.index.pop_forgotten())
+                gone.adopt(*forgotten);
+            gone.deliver(parts.index, cache_.mutex_, parts.listener);
+        }
 
         Removals<R> gone;
         // These end, or are destroyed, after the mutex is unlocked.
@@ -227,10 +233,9 @@ public:
                    std::equal(claim.tokens.begin(), claim.tokens.end(), tokens.begin());
         });
         Chain chain;
-        R* entry = Index<R>::entry_at_or_above(spot.place.node);
-        for (; entry != nullptr; entry = Index<R>::prefix_of(*entry)) {
-            if (entry->length() < tokens.size())
-                chain.push(*entry);
+        for (auto* node = spot.place.node; node != nullptr; node = node->parent) {
+            if (node->value != nullptr && node->depth < tokens.size())
+                chain.push(*node->value);
         }
         return remove(chain, RemovalReason::erased, call);
     }
@@ -242,7 +247,7 @@ public:
                                                       tokens.begin(), tokens.end());
         });
         Chain chain;
-        if (entry != nullptr && entry->is_entry)
+        if (entry != nullptr)
             chain.push(*entry);
         return remove(chain, RemovalReason::erased, call) > 0;
     }
@@ -267,7 +272,7 @@ public:
         Chain chain;
         if (home != nullptr) {
             Index<R>::for_each(*home, [&](R& record) {
-                if (record.is_entry && record.session == session && !record.many_sessions)
+                if (record.session == session && !record.many_sessions)
                     chain.push(record);
             });
         }
@@ -285,6 +290,7 @@ public:
 
     std::size_t clear(Call& call) noexcept {
         reservations_.void_all();
+        parts_.index.forget_down_to(0);
         Chain chain;
         parts_.index.for_each_home([&](Partition<R>& home) {
             Index<R>::for_each(home, [&](R& record) { chain.push(record); });
@@ -324,6 +330,7 @@ public:
     [[nodiscard]] std::size_t index_nbytes() const noexcept {
         constexpr std::size_t payload = sizeof(Payload) - sizeof(KV);
         return parts_.index.nbytes() + size() * (sizeof(R) + payload) +
+               parts_.index.remembered_keys() * sizeof(R) +
                parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
     }
     [[nodiscard]] Stats stats() const noexcept {
@@ -379,11 +386,11 @@ public:
 private:
     using Claim = typename Reservations<R>::Claim;
 
-    /// Entries that are to be removed.
+    /// Entries that are to be removed, and remembered keys that are to be forgotten.
     struct Chain {
         R* first = nullptr;
         void push(R& record) noexcept {
-            if (record.is_entry)
+            if (record.is_entry || record.remembered)
                 record.next = std::exchange(first, &record);
         }
     };
@@ -393,8 +400,12 @@ private:
         std::size_t entries = 0;
         while (R* record = chain.first) {
             chain.first = record->next;
-            eviction.remove(*record, reason);
-            ++entries;
+            if (record->remembered) {
+                parts_.index.forget(*record);
+            } else {
+                eviction.remove(*record, reason);
+                ++entries;
+            }
         }
         (reason == RemovalReason::cleared ? parts_.stats.cleared : parts_.stats.erased) += entries;
         return entries;

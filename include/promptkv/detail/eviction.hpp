@@ -79,8 +79,9 @@ public:
         record.aside = 0;
         const auto left = parts_.ledger.remove(record);
         record.left_bytes = record.payload->nbytes;
-        record.left_tokens = nullptr;
+        record.left_kept = 0;
         record.reason = reason;
+        record.remember = reason == RemovalReason::evicted && parts_.index.remembers();
         record.is_entry = false;
         record.payload->record = nullptr;
         if (left.leased)
@@ -230,6 +231,7 @@ private:
     void count_freed(std::uint64_t nbytes) noexcept {
         std::uint64_t& sum = parts_.stats.bytes_evicted;
         sum = sum + nbytes >= sum ? sum + nbytes : ~std::uint64_t{0};
+        parts_.index.note_evicted(sum);
     }
 
     void drop(R& record, Evicted& evicted, bool in_use = false) noexcept {

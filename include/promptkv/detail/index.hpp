@@ -5,10 +5,12 @@
 
 #include <promptkv/config.hpp>
 #include <promptkv/detail/exceptions.hpp>
+#include <promptkv/detail/hook_list.hpp>
 #include <promptkv/detail/record.hpp>
 #include <promptkv/version.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <new>
@@ -23,6 +25,9 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 ///
 /// Each node of a trie has a record, or two children or more, except the root; each leaf has a record.
 /// A record that is not shown is not found as a longer one.
+///
+/// A key that was evicted may be remembered: a record without a payload takes the place of the one that
+/// left. Where other keys go on below, the tokens of a node without a record are remembered with them.
 /// Exceptions: what hashing, comparing or copying a model throws, and allocations of `link`. Strong.
 template <class R>
 class Index {
@@ -50,7 +55,9 @@ public:
     Index() = default;
     Index(const Index&) = delete;
     Index& operator=(const Index&) = delete;
-    ~Index() { PROMPTKV_ASSERT(homes_.empty()); } // its owner unlinks the records
+    ~Index() { // its owner unlinks the records
+        PROMPTKV_ASSERT(homes_.empty() && forgotten_ == nullptr);
+    }
 
     // modifiers //////////////////////////////////////////////////////////////
 
@@ -63,6 +70,7 @@ public:
             homes_.insert(made.get());
             spot.home = made.release();
         }
+        const Counting counting(*this, *spot.home);
         Node* node = nullptr;
         PROMPTKV_TRY {
             node = spot.home->tree.node_at(tokens, spot.place);
@@ -74,34 +82,27 @@ public:
         R* linked = record.release();
         linked->home = spot.home;
         linked->node = node;
-        R* former = std::exchange(node->value, linked);
-        if (former == nullptr) {
-            spot.home->tree.value_added(node);
-        } else {
-            if (former->shown)
-                spot.home->tree.visibility_changed(node);
-            if (!former->is_entry)
-                remember_tokens(*former, *node);
-            former->node = nullptr;
-        }
+        settle_at(*node, *linked);
         return *linked;
     }
 
-    /// Takes a record out, and its partition with the partition's last one.
+    /// Takes a record out, and its partition with the partition's last one. A key that is to be
+    /// remembered stays, if there is memory for it.
     void unlink(R& record) noexcept {
-        Home& home = *record.home;
+        const Counting counting(*this, *record.home);
         Node* node = std::exchange(record.node, nullptr);
-        node->value = nullptr;
-        home.tree.value_removed(node);
-        remove_if_empty(home);
+        leave(*node, record, record.remember ? new (std::nothrow) R : nullptr);
     }
 
-    /// Shortens a record's key to its first `n` tokens. False: memory ran out, and nothing has changed.
+    /// Shortens a record's key to its first `n` tokens; the rest is remembered, if keys are. False: memory
+    /// ran out, and nothing has changed.
     /// Requires: n < record.length(), and no entry is at that prefix.
     [[nodiscard]] bool shorten(R& record, std::size_t n) noexcept {
         Tree& tree = record.home->tree;
         Node* node = record.node;
-        if (node->children.size() == 0 && n > node->parent->depth) {
+        const Counting counting(*this, *record.home);
+        std::unique_ptr<R> rest(remember_at_most_ > 0 ? new (std::nothrow) R : nullptr);
+        if (rest == nullptr && node->children.size() == 0 && n > node->parent->depth) {
             tree.shorten(node, n);
             return true;
         }
@@ -115,28 +116,65 @@ public:
             PROMPTKV_CATCH_ALL {
                 return false;
             }
+            if constexpr (!std::is_empty_v<typename R::Policy::NodeHook>) {
+                if (node->parent == target)
+                    node->hook.hand_over(target->hook);
+            }
         }
-        R* former = std::exchange(target->value, &record);
         record.node = target;
-        if (former == nullptr) {
-            tree.value_added(target);
-        } else {
-            PROMPTKV_ASSERT(!former->is_entry);
-            remember_tokens(*former, *target);
-            former->node = nullptr;
-            tree.visibility_changed(target);
-        }
-        node->value = nullptr;
-        tree.value_removed(node);
+        settle_at(*target, record);
+        leave(*node, record, rest.release());
         return true;
     }
 
-    /// Says whether lookups of other keys may find the record as a longer one.
+    /// Says whether lookups of other keys may find the record as a longer one. What it covers need no
+    /// longer be remembered.
     void show(R& record, bool shown) noexcept {
-        if (record.shown != shown) {
-            record.shown = shown;
-            record.home->tree.visibility_changed(record.node);
+        record.serves_any = record.serves_any || shown;
+        if (record.shown == shown)
+            return;
+        record.shown = shown;
+        record.home->tree.visibility_changed(record.node);
+        if (!shown || record.home->tree.remembered() == 0)
+            return;
+        for (Node *node = record.node->parent, *above = nullptr; node != nullptr; node = above) {
+            above = node->parent;
+            if (node->remembered() && node->value->serves_any)
+                forget(*node->value);
         }
+    }
+
+    // remembered keys ////////////////////////////////////////////////////////
+
+    /// How many tokens may be remembered; 0: evicted keys are not.
+    void remember_at_most(std::size_t tokens) noexcept { remember_at_most_ = tokens; }
+    [[nodiscard]] bool remembers() const noexcept { return remember_at_most_ > 0; }
+    /// Bytes that were evicted so far: the clock of the remembered keys.
+    void note_evicted(std::uint64_t nbytes) noexcept { evicted_ = nbytes; }
+
+    /// Forgets a remembered key.
+    void forget(R& record) noexcept {
+        Home& home = *record.home;
+        const Counting counting(*this, home);
+        Node* node = std::exchange(record.node, nullptr);
+        take_off(record, *node);
+        node->value = nullptr;
+        home.tree.value_removed(node);
+        remove_if_empty(home);
+    }
+    /// Forgets the keys that were evicted first, until at most `tokens` are remembered.
+    void forget_down_to(std::size_t tokens) noexcept {
+        while (remembered_ > tokens)
+            forget(*remembered_keys_.coldest);
+    }
+    void forget_surplus() noexcept { forget_down_to(remember_at_most_); }
+    /// A key that was forgotten, to be destroyed by the caller, who owns a part in its partition; null:
+    /// there is none.
+    [[nodiscard]] R* pop_forgotten() noexcept {
+        R* record = forgotten_;
+        if (record != nullptr)
+            forgotten_ = std::exchange(record->next, nullptr);
+        return record;
     }
 
     // lookup /////////////////////////////////////////////////////////////////
@@ -206,14 +244,25 @@ public:
             return nullptr;
         if (node->nearest != nullptr)
             return node->nearest->value;
-        for (int steps = 0; steps < 64; ++steps) {
-            if (node->value != nullptr && node->value->is_entry)
-                return node->value;
-            if (node->children.size() == 0)
-                break;
-            node = node->children[0];
-        }
-        return nullptr;
+        return first_below(*node, [](const R& record) { return record.is_entry; });
+    }
+    /// Whether an entry may share a token with the key that was located. If not, evicted keys alone do.
+    [[nodiscard]] static bool shares_with_entry(const Spot& spot) noexcept {
+        Node* top = spot.place.below();
+        if (top == nullptr || spot.home->tree.remembered() == 0)
+            return true;
+        while (top->parent != nullptr && top->parent->parent != nullptr)
+            top = top->parent;
+        return top->nearest != nullptr ||
+               first_below(*top, [](const R& record) { return record.is_entry; }) != nullptr;
+    }
+    /// A remembered key that shares spot.common() tokens with the key that was located. Null: none was
+    /// found within a few steps.
+    [[nodiscard]] static R* any_remembered(const Spot& spot) noexcept {
+        Node* node = spot.place.below();
+        return node != nullptr
+                   ? first_below(*node, [](const R& record) { return record.remembered; })
+                   : nullptr;
     }
 
     /// Whether an entry other than `record` serves the first `n` tokens of the record's key, or has exactly
@@ -241,10 +290,7 @@ public:
         Node* top = spot.common() == n ? spot.place.below() : nullptr;
         if (top == nullptr)
             return;
-        const Node* end = top;
-        while (end->parent != nullptr && end->slot + 1 == end->parent->children.size())
-            end = end->parent;
-        end = end->parent != nullptr ? end->parent->children[end->slot + 1] : nullptr;
+        const Node* end = behind(*top);
         for (Node* node = top; node != end; node = node->next()) {
             if (node->value != nullptr)
                 f(*node->value);
@@ -276,6 +322,12 @@ public:
     // observers //////////////////////////////////////////////////////////////
 
     [[nodiscard]] bool empty() const noexcept { return homes_.empty(); }
+    /// Bytes that were evicted so far.
+    [[nodiscard]] std::uint64_t evicted() const noexcept { return evicted_; }
+    /// Tokens of all edges but those of remembered keys.
+    [[nodiscard]] std::size_t resident_tokens() const noexcept { return tokens_ - remembered_; }
+    [[nodiscard]] std::size_t remembered_tokens() const noexcept { return remembered_; }
+    [[nodiscard]] std::size_t remembered_keys() const noexcept { return n_remembered_; }
 
     /// Bytes of the partitions and tries.
     [[nodiscard]] std::size_t nbytes() const noexcept {
@@ -295,14 +347,23 @@ public:
 
     [[nodiscard]] bool check_invariants() const {
         bool sound = true;
+        std::size_t tokens = 0, remembered = 0, keys = 0, listed = 0;
         for (Home* home : homes_) {
             sound = sound && home->tree.check_invariants() && home->tree.size() > 0;
+            tokens += home->tree.tokens();
+            remembered += home->tree.remembered();
             for_each(*home, [&](const R& record) {
                 sound = sound && record.home == home && record.node->value == &record &&
-                        record.shown == (record.is_entry && record.serves_parts());
+                        record.shown == (record.is_entry && record.serves_parts()) &&
+                        !(record.is_entry && record.remembered);
+                keys += record.remembered ? 1 : 0;
             });
         }
-        return sound;
+        for (const R* record = remembered_keys_.coldest; record != nullptr;
+             record = record->hook.hotter)
+            ++listed;
+        return sound && tokens == tokens_ && remembered == remembered_ && keys == n_remembered_ &&
+               listed == keys;
     }
 
 private:
@@ -331,6 +392,111 @@ private:
         return static_cast<std::size_t>((hash * 0x9e3779b97f4a7c15U) ^ (hash >> 32U));
     }
 
+    /// Keeps the sums of all tries right over a change of one trie.
+    class Counting {
+    public:
+        Counting(Index& index, Home& home) noexcept : index_(index), tree_(home.tree) {
+            index_.tokens_ -= tree_.tokens();
+            index_.remembered_ -= tree_.remembered();
+            home_ = &home;
+            home.owners.fetch_add(1, std::memory_order_relaxed);
+        }
+        Counting(const Counting&) = delete;
+        Counting& operator=(const Counting&) = delete;
+        ~Counting() {
+            index_.tokens_ += tree_.tokens();
+            index_.remembered_ += tree_.remembered();
+            home_->release();
+        }
+
+    private:
+        Index& index_;
+        Tree& tree_;
+        Home* home_;
+    };
+
+    template <class Is>
+    [[nodiscard]] static R* first_below(Node& top, Is is) noexcept {
+        constexpr int max_steps = 64;
+        const Node* end = behind(top);
+        Node* node = &top;
+        for (int i = 0; i < max_steps && node != end; ++i, node = node->next()) {
+            if (node->value != nullptr && is(*node->value))
+                return node->value;
+        }
+        return nullptr;
+    }
+
+    /// The first node in preorder that is not below `top`; null: there is none.
+    [[nodiscard]] static const Node* behind(const Node& top) noexcept {
+        const Node* end = &top;
+        while (end->parent != nullptr && end->slot + 1 == end->parent->children.size())
+            end = end->parent;
+        return end->parent != nullptr ? end->parent->children[end->slot + 1] : nullptr;
+    }
+
+    /// Gives a node its record. What was there waits to be reported, or is forgotten, or loses its place.
+    void settle_at(Node& node, R& record) noexcept {
+        Tree& tree = record.home->tree;
+        R* former = node.value;
+        if (former == nullptr) {
+            node.value = &record;
+            tree.value_added(&node);
+            return;
+        }
+        if (former->remembered) {
+            take_off(*former, node);
+        } else if (!former->is_entry) {
+            remember_tokens(*former, node);
+        }
+        former->node = nullptr;
+        node.value = &record;
+        tree.visibility_changed(&node);
+    }
+
+    /// A record lost its node. `rest`, if there is one, remembers the key, unless a longer key does.
+    void leave(Node& node, const R& left, R* rest) noexcept {
+        Home& home = *left.home;
+        R* longer = nullptr;
+        if (rest != nullptr && left.serves_any && node.children.size() == 1)
+            longer = node.children[0]->value;
+        const bool is_covered = left.serves_any && node.beyond() != nullptr;
+        if (node.parent == nullptr || is_covered || longer != nullptr)
+            delete std::exchange(rest, nullptr);
+        node.value = rest;
+        if (rest == nullptr) {
+            home.tree.value_removed(&node);
+            if (longer != nullptr && longer->remembered) {
+                remembered_keys_.remove(*longer);
+                remembered_keys_.push_hot(*longer);
+                longer->evicted_at = evicted_;
+            }
+            remove_if_empty(home);
+            return;
+        }
+        rest->home = &home;
+        rest->node = &node;
+        rest->tier = left.tier;
+        rest->session = left.many_sessions ? 0 : left.session;
+        rest->evicted_at = evicted_;
+        rest->serves_any = left.serves_any;
+        rest->remembered = true;
+        home.tree.remembered_changed(&node, true);
+        home.tree.visibility_changed(&node);
+        remembered_keys_.push_hot(*rest);
+        ++n_remembered_;
+    }
+
+    /// Takes a remembered key off the list. Until it is destroyed it owns a part in its partition.
+    void take_off(R& record, const Node& node) noexcept {
+        record.home->owners.fetch_add(1, std::memory_order_relaxed);
+        record.home->tree.remembered_changed(&node, false);
+        remembered_keys_.remove(record);
+        --n_remembered_;
+        record.remembered = false;
+        record.next = std::exchange(forgotten_, &record);
+    }
+
     void remove_if_empty(Home& home) noexcept {
         if (home.tree.size() > 0)
             return;
@@ -348,6 +514,13 @@ private:
     }
 
     Homes homes_;
+    std::size_t tokens_ = 0;           // of all tries
+    std::size_t remembered_ = 0;       // of these: of remembered keys
+    std::size_t remember_at_most_ = 0; // tokens
+    HookList<R> remembered_keys_;      // the last evicted is the hottest
+    std::size_t n_remembered_ = 0;
+    R* forgotten_ = nullptr;    // a chain of keys that the caller has yet to destroy
+    std::uint64_t evicted_ = 0; // bytes, in all
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

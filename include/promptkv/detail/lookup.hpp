@@ -79,9 +79,11 @@ template <class R>
     MissReason miss = spot.common() > 0 ? MissReason::not_cuttable : MissReason::nothing_shared;
     const auto note = [&](MissReason reason) { miss = std::max(miss, reason); };
     bool best_is_whole = false;
+    bool met_entry = false;
 
     // Returns whether the entry serves all that can be reused here.
     const auto ask = [&](R& record, std::size_t shared, Match match) {
+        met_entry = true;
         if (record.payload->leased() && !can.leased) {
             note(MissReason::leased);
             return false;
@@ -134,6 +136,8 @@ template <class R>
             Index<R>::Tree::for_each_beyond(
                 node, steps, [&](Node* longer) { return ask_longer(*longer->value, shared); });
     }
+    if (miss == MissReason::not_cuttable && !met_entry && !Index<R>::shares_with_entry(spot))
+        miss = MissReason::evicted;
     best.miss = best.record != nullptr ? MissReason::none : miss;
     return best;
 }
@@ -181,6 +185,11 @@ explain(const Index<R>& index, typename R::ModelView model, typename R::Tokens t
     const R* nearest = choice.record;
     if (nearest == nullptr && why.matched > 0)
         nearest = Index<R>::any_sharing(choice.spot);
+    if (nearest == nullptr && why.matched > 0) {
+        nearest = Index<R>::any_remembered(choice.spot);
+        if (nearest != nullptr)
+            why.evicted_bytes_ago = index.evicted() - nearest->evicted_at;
+    }
     if (nearest == nullptr)
         return why;
     why.nearest_tokens = nearest->length();

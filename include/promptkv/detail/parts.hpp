@@ -11,6 +11,7 @@
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -34,7 +35,16 @@ struct Parts {
     std::array<TierStats, tier_traits<typename R::TierEnum>::count> tiers{}; // what only counts up
     std::shared_ptr<const typename Removals<R>::Listener> listener;
     std::size_t block_tokens = 1; // of the last payload that was stored
+    std::size_t peak_tokens = 0;  // the most tokens that were ever resident
     std::uint32_t asides = 0;     // running number of entries that were set aside
+
+    /// Forgets evicted keys beyond what may be remembered.
+    void forget_surplus() noexcept {
+        peak_tokens = std::max(peak_tokens, index.resident_tokens());
+        index.remember_at_most(
+            options.remembered_tokens.value_or(Policy::remembered * peak_tokens));
+        index.forget_surplus();
+    }
 
     [[nodiscard]] bool is_mlx_lm() const noexcept { return options.rules == Rules::mlx_lm; }
     [[nodiscard]] CacheLimits limits() const noexcept {

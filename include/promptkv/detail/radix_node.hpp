@@ -19,7 +19,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// A node with the edge from its parent.
 ///
 /// `Slot` holds the node's value: an optional or a pointer, false where there is none. `Hook` is a
-/// victim policy's state of the node.
+/// victim policy's state of the node. It is empty, or has `first_part()`, which a new node gets that
+/// takes the first part of the edge, and `join(upper)`, for an edge that is joined with the one above.
 template <class Slot, class Token, class Hook>
 struct RadixNode {
     using Children = ChildIndex<RadixNode, Token>;
@@ -50,6 +51,14 @@ struct RadixNode {
             return value != nullptr && value->shown;
         else
             return static_cast<bool>(value);
+    }
+
+    /// Whether the value is a key that was evicted and is remembered.
+    [[nodiscard]] bool remembered() const noexcept {
+        if constexpr (std::is_pointer_v<Slot>)
+            return value != nullptr && value->remembered;
+        else
+            return false;
     }
 
     /// How many tokens of the edge `key` begins with. O(of them).

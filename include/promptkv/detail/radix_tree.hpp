@@ -15,6 +15,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -77,6 +78,11 @@ public:
     /// The node's value became visible, or no longer is.
     void visibility_changed(Node* node) noexcept { refresh(node); }
 
+    /// The node's value is remembered from now on, or (false) no longer.
+    void remembered_changed(const Node* node, bool is_remembered) noexcept {
+        remembered_ += is_remembered ? node->edge_length : 0 - std::size_t{node->edge_length};
+    }
+
     // structure //////////////////////////////////////////////////////////////
 
     /// The node at `key`, made where there is none; the caller gives it a value.
@@ -118,6 +124,10 @@ public:
         lower->edge_length = rest;
         lower->parent = upper;
         upper->children.add(*lower->edge(), lower, lower->nearest_depth());
+        if constexpr (!std::is_empty_v<Hook>)
+            upper->hook = lower->hook.first_part();
+        if (lower->remembered())
+            remembered_ -= upper->edge_length;
         bytes_ += upper->children.nbytes();
         ++node_count_;
         return upper;
@@ -128,6 +138,7 @@ public:
         const std::uint32_t cut = node->depth - static_cast<std::uint32_t>(depth);
         node->depth -= cut;
         node->edge_length -= cut;
+        tokens_ -= cut;
         node->run->release(cut);
         compact(node);
         if (node->nearest == nullptr)
@@ -158,7 +169,7 @@ public:
             node = parent;
         }
         delete std::exchange(root_, nullptr);
-        size_ = bytes_ = node_count_ = 0;
+        size_ = bytes_ = node_count_ = tokens_ = remembered_ = 0;
         unmerged_ = false;
     }
 
@@ -167,6 +178,8 @@ public:
         std::swap(size_, other.size_);
         std::swap(node_count_, other.node_count_);
         std::swap(bytes_, other.bytes_);
+        std::swap(tokens_, other.tokens_);
+        std::swap(remembered_, other.remembered_);
         std::swap(unmerged_, other.unmerged_);
     }
 
@@ -241,12 +254,16 @@ public:
     [[nodiscard]] std::size_t node_count() const noexcept {
         return node_count_ + (root_ != nullptr ? 1 : 0);
     }
+    /// Tokens of all edges.
+    [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
+    /// Tokens of the edges whose value is remembered.
+    [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
         return node_count() * sizeof(Node) + bytes_ + (root_ ? root_->children.nbytes() : 0);
     }
 
     [[nodiscard]] bool check_invariants() const noexcept {
-        std::size_t values = 0, nodes = 0, bytes = 0;
+        std::size_t values = 0, nodes = 0, bytes = 0, tokens = 0, remembered = 0;
         for (Node* node = root_; node != nullptr; node = node->next()) {
             ++nodes;
             values += node->value ? std::size_t{1} : 0;
@@ -264,6 +281,8 @@ public:
             if (node == root_)
                 continue;
             bytes += node->children.nbytes();
+            tokens += node->edge_length;
+            remembered += node->remembered() ? node->edge_length : 0;
             if (node->run != node->parent->run) {
                 bytes += node->run->nbytes();
                 std::size_t live = 0;
@@ -275,7 +294,8 @@ public:
             if (!node->value && node->children.size() < (unmerged_ ? 1U : 2U))
                 return false;
         }
-        return values == size_ && nodes == node_count() && bytes == bytes_;
+        return values == size_ && nodes == node_count() && bytes == bytes_ && tokens == tokens_ &&
+               remembered == remembered_;
     }
 
 private:
@@ -317,6 +337,7 @@ private:
         child->parent = parent;
         child->depth = parent->depth + child->edge_length;
         bytes_ += child->run->nbytes();
+        tokens_ += child->edge_length;
         ++node_count_;
         Node* added = child.release(); // the tree owns it now
         parent->children.add(*added->edge(), added, Node::Children::none);
@@ -341,6 +362,7 @@ private:
     /// Deletes a node that its parent no longer has.
     void delete_node(Node* node) noexcept {
         bytes_ -= node->children.nbytes();
+        tokens_ -= node->edge_length;
         release_edge(node);
         --node_count_;
         delete node;
@@ -387,6 +409,7 @@ private:
     /// longer edge the node stays for now.
     void merge(Node* node) noexcept {
         Node* child = node->children[0];
+        const std::uint32_t joined = node->edge_length;
         if (child->run == node->run) {
             child->offset = node->offset;
             child->edge_length += node->edge_length;
@@ -399,6 +422,10 @@ private:
         }
         child->parent = node->parent;
         node->parent->children.replace(node->slot, child);
+        if constexpr (!std::is_empty_v<Hook>)
+            child->hook.join(node->hook);
+        if (child->remembered())
+            remembered_ += joined;
         bytes_ -= node->children.nbytes();
         --node_count_;
         delete node;
@@ -497,6 +524,8 @@ private:
     std::size_t size_ = 0;       // values
     std::size_t node_count_ = 0; // without the root
     std::size_t bytes_ = 0;      // runs, and the child indexes of all nodes but the root
+    std::size_t tokens_ = 0;     // of all edges
+    std::size_t remembered_ = 0; // tokens of the edges whose value is remembered
     bool unmerged_ = false;      // there may be nodes whose merge failed for lack of memory
 };
 

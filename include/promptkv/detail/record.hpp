@@ -23,8 +23,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 template <class R>
 struct Partition;
 
-/// One known key: an entry, or one that left and waits to be reported. The comments say who writes
-/// what; everybody may read.
+/// One known key: an entry, one that left and waits to be reported, or one that was evicted and is
+/// remembered. The comments say who writes what; everybody may read.
 template <class KVType, class ModelType, class TokenType, class TierEnumType, class PolicyType>
 struct Record {
     using KV = KVType;
@@ -43,7 +43,7 @@ struct Record {
     Partition<Record>* home = nullptr; // its model
     Node* node = nullptr;              // null: the index does not have it
 
-    // the policy
+    // the policy; of a remembered key: the index
     typename Policy::template Hook<Record> hook{};
 
     // the cache
@@ -51,20 +51,25 @@ struct Record {
         nullptr;            // of an entry; afterwards what there is to report and destroy, or null
     Record* next = nullptr; // in a chain of the call under way
     union {
-        std::uint64_t session = 0; // an entry's: the first that stored it; 0: none
-        std::size_t left_bytes;    // afterwards: what the payload, or the tail, refers to
+        std::uint64_t stored_at = 0; // an entry's: lookups before it was stored
+        std::size_t left_bytes;      // afterwards: what the payload, or the tail, refers to
+        std::uint64_t evicted_at;    // of a remembered key: bytes evicted before it was
     };
+    std::uint64_t session = 0; // the first that stored it; 0: none
+    std::vector<Token>* left_tokens =
+        nullptr;             // of what left: the key, unless it can be read from the node
+    std::uint32_t aside = 0; // when it was set aside, as a running number; 0: it is not
     union {
-        std::uint64_t stored_at = 0;     // an entry's: lookups before it was stored
-        std::vector<Token>* left_tokens; // afterwards: the key, unless it can be read from the node
+        std::uint32_t chance = 0; // tokens that a longer match used since its own last use
+        std::uint32_t left_kept;  // afterwards, of a cut: tokens that the entry kept
     };
-    std::uint32_t aside = 0;     // when it was set aside, as a running number; 0: it is not
-    std::uint32_t chance = 0;    // tokens that a longer match used since its own last use
-    std::uint32_t left_kept = 0; // of a cut: tokens that the entry kept
     TierEnum tier{};
     RemovalReason reason{};
     bool shown : 1 =
         false; // lookups of other keys may find it as a longer one; the index writes it
+    bool serves_any : 1 = false; // it was shown: it served parts of its key; the index writes it
+    bool remembered : 1 = false; // it was evicted and holds a place in the index alone
+    bool remember : 1 = false;   // it is to be remembered when the index lets go of it
     bool is_entry : 1 = false;
     bool used : 1 = false;            // it, or an entry that it absorbed, served a lookup
     bool superseded : 1 = false;      // by a longer entry, and not used since

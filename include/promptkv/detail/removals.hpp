@@ -39,6 +39,9 @@ public:
         last_ = &record;
     }
 
+    /// Takes over a key that the index forgot: it is destroyed, and not reported.
+    void adopt(R& forgotten) noexcept { forgotten.next = std::exchange(forgotten_, &forgotten); }
+
     /// Reports each record and destroys it with its payload. `lock` is locked before and afterwards not;
     /// only the index is touched under it, and one key at a time is read from there.
     template <class Index, class Mutex>
@@ -47,6 +50,7 @@ public:
             lock.unlock();
             while (R* record = pop())
                 destroy(record);
+            destroy_forgotten();
             return;
         }
         while (R* record = pop()) {
@@ -60,6 +64,7 @@ public:
             lock.lock();
         }
         lock.unlock();
+        destroy_forgotten();
     }
 
 private:
@@ -71,6 +76,13 @@ private:
                 last_ = nullptr;
         }
         return record;
+    }
+
+    void destroy_forgotten() noexcept {
+        while (R* record = forgotten_) {
+            forgotten_ = record->next;
+            destroy(record);
+        }
     }
 
     static void report(R& record, const Listener& listener) noexcept {
@@ -102,6 +114,7 @@ private:
 
     R* first_ = nullptr;
     R* last_ = nullptr;
+    R* forgotten_ = nullptr; // a chain
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

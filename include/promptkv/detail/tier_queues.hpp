@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_TIER_QUEUES_HPP
 
 #include <promptkv/config.hpp>
+#include <promptkv/detail/hook_list.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
@@ -11,13 +12,6 @@
 #include <cstddef>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
-
-/// The place of an element in its queue.
-template <class T>
-struct ListHook {
-    T* hotter = nullptr;
-    T* colder = nullptr;
-};
 
 /// Elements in the order of their last use, one queue per tier, with a second list per tier for those
 /// that are set aside: no victims for the time being, they go on counting in the rule.
@@ -119,27 +113,7 @@ public:
     }
 
 private:
-    struct List {
-        T* hottest = nullptr;
-        T* coldest = nullptr;
-
-        void push_hot(T& element) noexcept {
-            hook(element) = ListHook<T>{nullptr, hottest};
-            (hottest != nullptr ? hottest->hook.hotter : coldest) = &element;
-            hottest = &element;
-        }
-        void push_cold(T& element) noexcept {
-            hook(element) = ListHook<T>{coldest, nullptr};
-            (coldest != nullptr ? coldest->hook.colder : hottest) = &element;
-            coldest = &element;
-        }
-        void remove(T& element) noexcept {
-            const ListHook<T> at = hook(element);
-            (at.hotter != nullptr ? at.hotter->hook.colder : hottest) = at.colder;
-            (at.colder != nullptr ? at.colder->hook.hotter : coldest) = at.hotter;
-        }
-        [[nodiscard]] static ListHook<T>& hook(T& element) noexcept { return element.hook; }
-    };
+    using List = HookList<T>;
     struct Tier {
         List queue;
         List aside;
