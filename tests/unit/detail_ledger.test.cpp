@@ -95,7 +95,7 @@ TEST_CASE("A ledger counts each block once, and what entries refer to as often a
     CHECK(book.is_sound());
 }
 
-TEST_CASE("A ledger moves an entry to another tier, and shrinks it") {
+TEST_CASE("A ledger moves an entry to another tier, and cuts it") {
     Book book;
     R& record = book.add(blocks("abcdef"));
     book.ledger.retier(record, Tier::system);
@@ -105,11 +105,23 @@ TEST_CASE("A ledger moves an entry to another tier, and shrinks it") {
     CHECK(book.ledger.referenced(Tier::system) == 6);
     CHECK(book.is_sound());
 
-    static_cast<void>(promptkv::detail::release_blocks(record.payload->kv, 2));
-    record.payload->kv.truncate(2);
-    book.ledger.shrink(record, 2, 4);
+    const Ledger::Cut cut = book.ledger.cut(record, 2);
+    CHECK(cut.nbytes == 4);
+    CHECK(cut.freed == 4);
     CHECK(book.ledger.nbytes() == 2);
     CHECK(book.ledger.referenced() == 2);
+    CHECK(book.is_sound());
+}
+
+TEST_CASE("A cut frees what no other payload holds") {
+    Book book;
+    const Blocks kv = blocks("abcdef");
+    R& record = book.add(kv.clone_prefix(6));
+    book.add(kv.clone_prefix(5));
+    const Ledger::Cut cut = book.ledger.cut(record, 2);
+    CHECK(cut.nbytes == 4);
+    CHECK(cut.freed == 0); // blocks of two tokens: the other one holds the last as well
+    CHECK(book.ledger.nbytes() == 6);
     CHECK(book.is_sound());
 }
 

@@ -369,31 +369,26 @@ private:
             delete left->left_tokens;
             return false;
         }
-        Payload& payload = *record.payload;
         const bool count_alone = BlockPayload<KV> && in_use;
         const std::size_t alone = count_alone ? Ledger<R>::held_alone(record, kept, true) : 0;
-        const std::size_t held = release_blocks(payload.kv, kept);
-        const std::size_t before = payload.nbytes;
-        if (std::optional<KV> tail = truncate(payload.kv, kept))
-            left->payload->emplace(std::move(*tail));
-        const std::size_t tail_bytes = less(before, kv_traits<KV>::nbytes(payload.kv));
-        const std::size_t freed = less(tail_bytes, held);
-        parts_.ledger.shrink(record, before - tail_bytes, freed);
+        auto cut = parts_.ledger.cut(record, kept);
+        if (cut.tail)
+            left->payload->emplace(std::move(*cut.tail));
         parts_.index.show(record, record.serves_parts());
 
         ++parts_.stats.cut;
         ++parts_.tiers[tier_index(record.tier)].cut;
         parts_.stats.tokens_evicted += length - kept;
-        count_freed(freed);
+        count_freed(cut.freed);
         ++evicted.cuts;
-        evicted.bytes += count_alone ? alone : freed;
+        evicted.bytes += count_alone ? alone : cut.freed;
         left->home = record.home;
         left->tier = record.tier;
         left->reason = RemovalReason::cut;
         left->left_kept = static_cast<std::uint32_t>(kept);
-        left->left_bytes = tail_bytes;
+        left->left_bytes = cut.nbytes;
         gone_.push(*left.release());
-        if (freed == 0) // nothing was gained: it can only be dropped
+        if (cut.freed == 0) // nothing was gained: it can only be dropped
             drop(record, evicted);
         return true;
     }

@@ -15,6 +15,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -140,12 +142,23 @@ public:
         refer(record, record.payload->nbytes);
     }
 
-    /// An entry's payload was cut: it refers to fewer bytes now, and `freed` of them are no longer held.
-    void shrink(R& record, std::size_t nbytes, std::size_t freed) noexcept {
-        forget_leases(*record.payload);
-        refer(record, nbytes - record.payload->nbytes);
-        record.payload->nbytes = nbytes;
-        account_->bytes.fetch_sub(freed, std::memory_order_relaxed);
+    /// Cuts an entry's payload to its first `n` tokens. Requires: it is not leased.
+    struct Cut {
+        std::optional<KV> tail; // what the payload gave up, if it returns that
+        std::size_t nbytes = 0; // that the entry no longer refers to
+        std::size_t freed = 0;  // of these: that nobody holds any more
+    };
+    [[nodiscard]] Cut cut(R& record, std::size_t n) noexcept {
+        Payload& payload = *record.payload;
+        forget_leases(payload);
+        const std::size_t held = release_blocks(payload.kv, n);
+        Cut cut{truncate(payload.kv, n)};
+        cut.nbytes = less(payload.nbytes, kv_traits<KV>::nbytes(payload.kv));
+        cut.freed = less(cut.nbytes, held);
+        refer(record, 0 - cut.nbytes);
+        payload.nbytes -= cut.nbytes;
+        account_->bytes.fetch_sub(cut.freed, std::memory_order_relaxed);
+        return cut;
     }
 
     // leases and reservations ////////////////////////////////////////////////
