@@ -321,7 +321,6 @@ public:
 
     // observers //////////////////////////////////////////////////////////////
 
-    [[nodiscard]] bool empty() const noexcept { return homes_.empty(); }
     /// Bytes that were evicted so far.
     [[nodiscard]] std::uint64_t evicted() const noexcept { return evicted_; }
     /// Tokens of all edges but those of remembered keys.

@@ -29,8 +29,6 @@ public:
     Removals& operator=(const Removals&) = delete;
     ~Removals() { PROMPTKV_ASSERT(first_ == nullptr); }
 
-    [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
-
     /// Takes over a record that left.
     void push(R& record) noexcept {
         record.home->owners.fetch_add(1, std::memory_order_relaxed);
