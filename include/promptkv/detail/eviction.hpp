@@ -306,22 +306,37 @@ private:
         }
     }
 
-    /// Where to cut: the largest multiple of the payload's block_tokens that frees `wanted` bytes. Where
-    /// none does: the smallest one from `least` on, if that frees something; else 0.
+    /// Where to cut so that `wanted` bytes are freed, from `least` on: a multiple of the payload's
+    /// block_tokens. 0: nowhere.
     [[nodiscard]] static std::size_t cut_point(const R& record, std::size_t wanted,
                                                std::size_t least, bool in_use) noexcept {
-        const std::size_t length = record.length();
         const std::size_t step = block_tokens(record.kv());
         const std::size_t low = (least + step - 1) / step * step;
-        if (low >= length)
+        if (low >= record.length())
             return 0;
-        std::size_t kept = proportional_cut(record, wanted) / step * step;
-        if constexpr (!BlockPayload<KV>) {
-            const std::size_t served = served_prefix(record.kv(), length, std::max(kept, low));
-            return served >= least ? served : 0;
-        }
+        const std::size_t guess = proportional_cut(record, wanted) / step * step;
+        if constexpr (BlockPayload<KV>)
+            return cut_between_blocks(record, wanted, low, guess, step, in_use);
+        else
+            return cut_at_served_prefix(record, least, std::max(guess, low));
+    }
+
+    /// Of a payload without blocks: the longest prefix that it serves, up to `most`. 0: that is shorter
+    /// than `least`.
+    [[nodiscard]] static std::size_t cut_at_served_prefix(const R& record, std::size_t least,
+                                                          std::size_t most) noexcept {
+        const std::size_t served = served_prefix(record.kv(), record.length(), most);
+        return served >= least ? served : 0;
+    }
+
+    /// Of a payload with blocks: the largest multiple of `step` that frees `wanted` bytes. Where none does:
+    /// `low`, if that frees something; else 0. Doubles the distance from the end, then halves the interval.
+    [[nodiscard]] static std::size_t cut_between_blocks(const R& record, std::size_t wanted,
+                                                        std::size_t low, std::size_t guess,
+                                                        std::size_t step, bool in_use) noexcept {
+        const std::size_t length = record.length();
         const std::size_t top = (length - 1) / step * step;
-        kept = std::clamp(kept, low, std::max(top, low));
+        std::size_t kept = std::clamp(guess, low, std::max(top, low));
         std::size_t too_far = top + step; // does not free enough
         std::size_t first_block = 0;      // of what was summed last
         std::size_t freed = Ledger<R>::held_alone(record, kept, in_use, &first_block);
