@@ -15,6 +15,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// A victim policy decides which entry a cache evicts next: a plain type `P` with
 ///
 ///     P::Options            its options, a struct with defaults
+///     P::declines           whether an entry can be the victim of its own insert
 ///     P::Hook<R>            its state in each record; the record's member `hook`. It is a
 ///                           detail::ListHook<R> or derives from it
 ///     P::NodeHook           its state in each node of the index; empty where it needs none
@@ -43,6 +44,7 @@ concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::Options& options, Rules rules) {
     typename P::NodeHook;
     { P::remembered } -> std::convertible_to<std::size_t>;
+    { P::declines } -> std::convertible_to<bool>;
     requires std::derived_from<typename P::template Hook<R>, detail::ListHook<R>>;
     requires std::constructible_from<typename P::template Order<R, TierEnum>,
                                      const typename P::Options&, Rules>;
@@ -62,6 +64,7 @@ struct TieredLRU {
     struct Options {};
     struct NodeHook {};
     static constexpr std::size_t remembered = 0;
+    static constexpr bool declines = false;
 
     template <class R>
     using Hook = detail::ListHook<R>;

@@ -161,7 +161,7 @@ public:
                 .store(spot, model, tokens.first(decision.tokens),
                        {kv, bytes_of_first(incoming, decision.tokens),
                         decision.tokens < tokens.size(), tier, options, inserted, call.cut_off});
-            if (decision.tokens < tokens.size() && inserted.tokens > 0)
+            if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }
         ++counter(inserted.outcome);
@@ -329,7 +329,10 @@ public:
     }
     [[nodiscard]] std::size_t index_nbytes() const noexcept {
         constexpr std::size_t payload = sizeof(Payload) - sizeof(KV);
-        return parts_.index.nbytes() + size() * (sizeof(R) + payload) +
+        std::size_t order = 0;
+        if constexpr (observes_edges<typename R::Policy>)
+            order = parts_.order.nbytes();
+        return order + parts_.index.nbytes() + size() * (sizeof(R) + payload) +
                parts_.index.remembered_keys() * sizeof(R) +
                parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
     }

@@ -38,27 +38,56 @@ public:
         std::size_t entries = 0;
         std::size_t cuts = 0;
         std::size_t bytes = 0; // freed
+        bool declined = false; // the incoming entry was the victim, and nothing of it would be left
     };
 
     Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}
 
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
-    /// to evict. Never evicts `incoming`, which must be set aside.
+    /// to evict.
     /// Requires: both are within the limits.
-    Evicted make_room(CacheLimits limits, std::size_t nbytes, std::size_t entries,
-                      const R* incoming = nullptr) noexcept {
+    Evicted make_room(CacheLimits limits, std::size_t nbytes, std::size_t entries) noexcept {
+        return make_room(limits, nbytes, entries, nullptr, [](std::size_t) { return false; });
+    }
+
+    /// The same for an entry that is being stored. Where the policy says that `incoming` itself is the
+    /// victim, `give_up(wanted)` lowers `nbytes`; false: it is declined. It is no victim where it was set
+    /// aside.
+    template <class GiveUp>
+    Evicted make_room(CacheLimits limits, const std::size_t& nbytes, std::size_t entries,
+                      const R* incoming, GiveUp give_up) noexcept {
         incoming_ = incoming;
         Evicted evicted;
         while (parts_.ledger.size() > limits.max_entries - entries && evict_entry(evicted)) {
         }
-        const std::size_t most = less(limits.max_bytes, nbytes);
-        while (parts_.ledger.nbytes() > most) {
-            if (!evict_bytes(parts_.ledger.nbytes() - most, false, evicted) &&
-                !drop_passed(false, evicted))
+        while (!evicted.declined) {
+            const std::size_t most = less(limits.max_bytes, nbytes);
+            if (parts_.ledger.nbytes() <= most)
                 break;
+            const std::size_t wanted = parts_.ledger.nbytes() - most;
+            if (evict_bytes(wanted, false, evicted))
+                continue;
+            if (evicted.declined) {
+                evicted.declined = !give_up(std::min(wanted, nbytes));
+            } else if (!drop_passed(false, evicted)) {
+                break;
+            }
         }
         put_back_passed();
         return evicted;
+    }
+
+    /// Where to cut an incoming entry so that it gives up `wanted` bytes; 0: nothing new would be left.
+    [[nodiscard]] std::size_t cut_point_of(const R& record, std::size_t wanted) const noexcept {
+        if constexpr (TruncatablePayload<KV>) {
+            const std::size_t start = record.node->parent->depth;
+            const std::size_t kept = cut_point(record, wanted, start + 1, false);
+            return kept > start && kept < record.length() && !Index<R>::others_serve(record, kept)
+                       ? kept
+                       : 0;
+        } else {
+            return 0;
+        }
     }
 
     /// Evicts one victim, for `nbytes` bytes that nobody outside of the cache uses.
@@ -88,10 +117,12 @@ public:
             record.payload = nullptr; // its last lease destroys it
         gone_.push(record);           // first, so that its partition stays
         if (record.node != nullptr) {
+            R* above = Index<R>::prefix_of(record);
             if (parts_.listener != nullptr)
                 parts_.index.show(record, false);
             else
                 parts_.index.unlink(record);
+            parts_.resident_leaf(above);
         }
         return left.freed;
     }
@@ -104,10 +135,16 @@ private:
     [[nodiscard]] R* candidate() noexcept {
         for (;;) {
             R* record = parts_.order.victim();
-            if (record == nullptr || !record->payload->set_aside())
+            if (record == nullptr || record == incoming_ || !record->payload->set_aside())
                 return record;
             parts_.set_aside(*record);
         }
+    }
+
+    /// Notes where the victim is the incoming entry itself.
+    [[nodiscard]] bool is_declined(const R* victim, Evicted& evicted) const noexcept {
+        evicted.declined = victim == incoming_;
+        return evicted.declined;
     }
 
     /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves.
@@ -124,7 +161,7 @@ private:
     bool evict_entry(Evicted& evicted) noexcept {
         for (;;) {
             R* record = candidate();
-            if (record == nullptr)
+            if (record == nullptr || is_declined(record, evicted))
                 return false;
             if (has_chance(*record)) {
                 take_chance(*record);
@@ -140,10 +177,11 @@ private:
     bool evict_bytes(std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
         for (;;) {
             R* record = candidate();
-            if (record == nullptr)
+            if (record == nullptr || is_declined(record, evicted))
                 return false;
             if (has_chance(*record)) {
-                if (cut(*record, wanted, record->chance, in_use, evicted))
+                if (cut(*record, wanted, std::max<std::size_t>(record->chance, start_of(*record)),
+                        in_use, evicted))
                     return true;
                 take_chance(*record);
                 continue;
@@ -157,7 +195,7 @@ private:
             std::uint32_t steps = Index<R>::Tree::max_steps;
             Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
                 R& longer = *node->value;
-                found = !longer.is_aside() && !longer.payload->leased() &&
+                found = &longer != incoming_ && !longer.is_aside() && !longer.payload->leased() &&
                         evict_from(longer, wanted, in_use, evicted);
                 return !found && ++asked < max_longer;
             });
@@ -169,7 +207,7 @@ private:
 
     /// False: dropping the entry would free nothing.
     bool evict_from(R& record, std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
-        if (cut(record, wanted, 0, in_use, evicted))
+        if (cut(record, wanted, start_of(record), in_use, evicted))
             return true;
         if (Ledger<R>::held_alone(record, 0, in_use) == 0)
             return false;
@@ -290,6 +328,17 @@ private:
 
     // tails ////////////////////////////////////////////////////////////////////
 
+    /// How far an entry may be cut in one go. What lies above its edge is of another kind.
+    [[nodiscard]] static std::size_t start_of([[maybe_unused]] const R& record) noexcept {
+        if constexpr (observes_edges<typename R::Policy> && TruncatablePayload<KV>) {
+            const std::size_t start =
+                record.node->parent != nullptr ? record.node->parent->depth : 0;
+            return start - start % block_tokens(record.kv());
+        } else {
+            return 0;
+        }
+    }
+
     /// Cuts the tail off an entry, down to `least` tokens at most, so that `wanted` bytes are freed.
     /// False: it cannot be cut so, or is better dropped; nothing has changed.
     bool cut(R& record, std::size_t wanted, std::size_t least, bool in_use,
@@ -379,9 +428,13 @@ private:
         const bool reports = parts_.listener != nullptr;
         if (reports)
             Index<R>::remember_tokens(*left, *record.node);
+        const bool changes_edge = kept <= record.node->parent->depth;
+        if (changes_edge)
+            parts_.withdraw(record);
         if (left->payload == nullptr || !parts_.index.shorten(record, kept)) {
             delete left->payload;
             delete left->left_tokens;
+            parts_.resident_leaf(&record);
             return false;
         }
         const bool count_alone = BlockPayload<KV> && in_use;
@@ -390,6 +443,10 @@ private:
         if (cut.tail)
             left->payload->emplace(std::move(*cut.tail));
         parts_.index.show(record, record.serves_parts());
+        if (changes_edge) {
+            parts_.resident_leaf(&record);
+            parts_.resident_leaf(Index<R>::prefix_of(record));
+        }
 
         ++parts_.stats.cut;
         ++parts_.tiers[tier_index(record.tier)].cut;

@@ -16,10 +16,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// The parts of a cache. They know nothing of each other.
+/// Whether a policy observes the nodes of the index.
+template <class Policy>
+inline constexpr bool observes_edges = !std::is_empty_v<typename Policy::NodeHook>;
+
 template <class R>
 struct Parts {
     using Policy = typename R::Policy;
@@ -62,6 +66,17 @@ struct Parts {
     void demote(R& record) noexcept {
         order.demote(record);
         record.aside = 0;
+    }
+    /// Other entries came or left, of which some may continue the record's state. Null is no record.
+    void resident_leaf([[maybe_unused]] R* record) noexcept {
+        if constexpr (observes_edges<Policy>) {
+            if (record != nullptr && record->is_entry && record->payload != nullptr)
+                order.resident_leaf(*record, !record->is_aside() && record->is_leaf());
+        }
+    }
+    void withdraw([[maybe_unused]] R& record) noexcept {
+        if constexpr (observes_edges<Policy>)
+            order.resident_leaf(record, false);
     }
     void put_back(R& record) noexcept {
         order.put_back(record);

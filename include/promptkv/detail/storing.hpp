@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_STORING_HPP
 
 #include <promptkv/cache_types.hpp>
+#include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
@@ -28,6 +29,7 @@ public:
     using ModelView = typename R::ModelView;
     using Tokens = typename R::Tokens;
     using Payload = typename R::Payload;
+    using Policy = typename R::Policy;
 
     Storing(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), eviction_(parts, gone) {}
 
@@ -48,6 +50,8 @@ public:
         auto payload = std::make_unique<Payload>(parts_.ledger.account());
         payload->nbytes = insert.nbytes;
         auto record = std::make_unique<R>();
+        if constexpr (observes_edges<typename R::Policy>)
+            parts_.order.reserve(parts_.ledger.size() + 1);
         if (insert.is_part && !cut_to_part(*payload, tokens.size(), insert))
             return;
         const std::uint64_t session =
@@ -123,7 +127,7 @@ private:
         const InsertOptions& options = insert.options;
         payload->record = &record;
         parts_.block_tokens = block_tokens(insert.kv);
-        const std::size_t added = parts_.ledger.hold(insert.kv, payload->nbytes);
+        std::size_t added = parts_.ledger.hold(insert.kv, payload->nbytes);
         payload->emplace(std::move(insert.kv));
         record.payload = payload.release();
         record.is_entry = true;
@@ -139,13 +143,66 @@ private:
         if (!parts_.is_mlx_lm() && !options.side_request)
             supersede(record);
 
-        parts_.order.enter(record); // it counts in its tier, but is no victim of its own insert
-        parts_.set_aside(record);
-        const auto evicted = eviction_.make_room(parts_.limits(), added, 1, &record);
+        Edges<R>(parts_).stored(record, options);
+        parts_.order.enter(record); // it counts in its tier while room is made
+        parts_.resident_leaf(Index<R>::prefix_of(record));
+        if (!Policy::declines || former != nullptr)
+            parts_.set_aside(record);
+        const auto give_up_some = [&](std::size_t wanted) {
+            if (give_up(record, wanted, added, insert))
+                return true;
+            if (insert.inserted.absorbed == 0)
+                return false;
+            parts_.set_aside(record); // it holds what it absorbed, and must stay
+            return true;
+        };
+        const auto evicted = eviction_.make_room(parts_.limits(), added, 1, &record, give_up_some);
         insert.inserted.evicted = evicted.entries;
         insert.inserted.cut = evicted.cuts;
+        if (evicted.declined) {
+            decline(record, insert);
+            return;
+        }
         parts_.ledger.add(record, added);
         parts_.use(record);
+    }
+
+    /// Gives up `wanted` bytes of the incoming entry, which lowers `added`, the bytes that it needs. False:
+    /// nothing of it would be left.
+    bool give_up(R& record, std::size_t wanted, std::size_t& added, const Insert& insert) noexcept {
+        const std::size_t kept = eviction_.cut_point_of(record, wanted);
+        Payload& payload = *record.payload;
+        if (kept == 0 || !parts_.index.shorten(record, kept))
+            return false;
+        const std::size_t before = payload.nbytes;
+        const std::size_t held = release_blocks(payload.kv, kept);
+        assign(insert.cut_off, truncate(payload.kv, kept));
+        payload.nbytes = kv_traits<KV>::nbytes(payload.kv);
+        insert.inserted.tokens = kept;
+        parts_.index.show(record, record.serves_parts());
+        added = less(added, less(less(before, payload.nbytes), held));
+        return true;
+    }
+
+    /// Takes the incoming entry out again. The payload is the caller's as before.
+    void decline(R& record, const Insert& insert) noexcept {
+        if (record.last_of_session)
+            record.home->sessions.erase(record.session);
+        parts_.order.leave(record);
+        std::unique_ptr<Payload> payload(record.payload);
+        static_cast<void>(release_blocks(payload->kv, 0));
+        std::destroy_at(std::addressof(insert.kv));
+        std::construct_at(std::addressof(insert.kv), std::move(payload->kv));
+        record.is_entry = false;
+        record.payload = nullptr;
+        record.remember = parts_.index.remembers();
+        parts_.index.show(record, false);
+        R* above = Index<R>::prefix_of(record);
+        parts_.index.unlink(record);
+        parts_.resident_leaf(above);
+        delete &record;
+        insert.inserted.outcome = Outcome::declined;
+        insert.inserted.tokens = 0;
     }
 
     void replace(R& record, R& former, const InsertOptions& options) noexcept {

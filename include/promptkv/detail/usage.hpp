@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_USAGE_HPP
 
 #include <promptkv/cache_types.hpp>
+#include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/parts.hpp>
@@ -29,6 +30,7 @@ public:
         ++stats.lookups;
         stats.tokens_requested += tokens.size();
         stats.tokens_reused += choice.reused;
+        Edges<R>(parts_).looked_up(choice.spot, choice.record);
         switch (choice.match) {
         case Match::none:
             ++missed(choice.miss);

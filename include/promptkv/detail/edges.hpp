@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// Edges: tells a policy that observes the trie how requests run over it.
+#ifndef PROMPTKV_DETAIL_EDGES_HPP
+#define PROMPTKV_DETAIL_EDGES_HPP
+
+#include <promptkv/cache_types.hpp>
+#include <promptkv/detail/index.hpp>
+#include <promptkv/detail/lookup.hpp>
+#include <promptkv/detail/parts.hpp>
+#include <promptkv/version.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// Tells the policy which nodes a request used, and which are new. Does nothing for a policy without node
+/// hooks.
+///
+/// Where entries serve parts of their keys, a request uses each node that it runs over, whether its
+/// state is stored or remembered. Where they serve their whole keys only, it uses the entry that it was
+/// served from, and the remembered key that would have served it. An insert belongs to the lookup that it
+/// names, or to the last one: what that lookup has used is not used again.
+template <class R>
+class Edges {
+public:
+    using Node = typename R::Node;
+    using Spot = typename Index<R>::Spot;
+    using Policy = typename R::Policy;
+
+    explicit Edges(Parts<R>& parts) noexcept : order_(parts.order), lookups_(parts.stats.lookups) {}
+
+    /// A lookup was counted.
+    void looked_up(const Spot& spot, const R* match) noexcept {
+        if constexpr (observes_edges<Policy>) {
+            order_.next_request(lookups_);
+            touched(spot, match);
+        }
+    }
+    /// A prompt was used, as by a lookup.
+    void touched([[maybe_unused]] const Spot& spot, [[maybe_unused]] const R* match) noexcept {
+        if constexpr (observes_edges<Policy>) {
+            if (match != nullptr && !match->serves_any)
+                use(*match->node, order_.now());
+            bool found = false;
+            for (Node* node = spot.place.node; node != nullptr; node = node->parent) {
+                const R* record = node->value;
+                if (record == nullptr || record->serves_any) {
+                    use(*node, order_.now());
+                } else if (!found && record != match) {
+                    found = true;
+                    if (record->remembered)
+                        use(*node, order_.now());
+                } else {
+                    found = true;
+                }
+            }
+        }
+    }
+
+    /// An entry was stored, and what it replaces or absorbs has left.
+    void stored([[maybe_unused]] R& record,
+                [[maybe_unused]] const InsertOptions& options) noexcept {
+        if constexpr (observes_edges<Policy>) {
+            Node& node = *record.node;
+            const std::uint32_t now = request_of(options);
+            if (record.serves_any) {
+                for (Node* above = node.parent; above != nullptr; above = above->parent)
+                    use(*above, now);
+            }
+            if (node.hook.is_observed() && (record.serves_any || !node.hook.is_new_part))
+                use(node, now);
+            else
+                order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+        }
+    }
+
+    /// What a new key of `n` tokens would be. Requires: it is not stored.
+    void expect([[maybe_unused]] typename Policy::NodeHook& hook, [[maybe_unused]] const Spot& spot,
+                [[maybe_unused]] std::size_t n, [[maybe_unused]] typename R::TierEnum tier,
+                [[maybe_unused]] const InsertOptions& options) noexcept {
+        if constexpr (observes_edges<Policy>) {
+            const Node* node = spot.place.node;
+            const bool extends = node != nullptr && spot.place.inside == nullptr &&
+                                 node->parent != nullptr && node->children.size() == 0 &&
+                                 node->value != nullptr && node->value->serves_any;
+            const Node* start = extends ? node->parent : node;
+            const std::size_t tokens = n - (start != nullptr ? start->depth : 0);
+            const typename Order::Use use{request_of(options), tokens, feature_of(tier)};
+            if (extends)
+                order_.expect_more(hook, node->hook, use);
+            else
+                order_.expect(hook, spot.place.inside != nullptr ? 2 : siblings(node, 1), use);
+        }
+    }
+
+private:
+    using Order = typename Policy::template Order<R, typename R::TierEnum>;
+
+    [[nodiscard]] std::uint32_t request_of(const InsertOptions& options) const noexcept {
+        return options.request != 0 ? static_cast<std::uint32_t>(options.request) : order_.now();
+    }
+    /// Children of a node, with `more`; 0: it is the root.
+    [[nodiscard]] static std::size_t siblings(const Node* parent, std::size_t more) noexcept {
+        return parent == nullptr || parent->parent == nullptr ? 0 : parent->children.size() + more;
+    }
+    [[nodiscard]] static std::uint32_t feature_of(typename R::TierEnum tier) noexcept {
+        return static_cast<std::uint32_t>(tier_index(tier)) + 1;
+    }
+    [[nodiscard]] static auto use_of(const Node& node, std::uint32_t now) noexcept {
+        const R* record = node.value;
+        return typename Order::Use{now, node.edge_length,
+                                   record != nullptr ? feature_of(record->tier) : 0};
+    }
+    /// The request `now` ran over the node, unless a later one has.
+    void use(Node& node, std::uint32_t now) noexcept {
+        auto& hook = node.hook;
+        const bool is_later = static_cast<std::int32_t>(now - hook.last) > 0;
+        if (hook.is_observed() && (is_later || hook.is_new_part))
+            order_.used(hook, use_of(node, now));
+    }
+
+    Order& order_;
+    const std::uint64_t& lookups_;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MIT
+// ReuseOrder: a victim policy that learns how soon state is used again.
+#ifndef PROMPTKV_REUSE_ORDER_HPP
+#define PROMPTKV_REUSE_ORDER_HPP
+
+#include <promptkv/detail/reuse_lesson.hpp>
+#include <promptkv/lru_prompt_cache.hpp>
+#include <promptkv/tier.hpp>
+#include <promptkv/version.hpp>
+#include <promptkv/victim_policy.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI {
+
+/// Evicts what promises the fewest hits for its room, as the requests so far tell.
+///
+/// What is observed are edges: runs of tokens without a branch, or, for payloads that serve their whole
+/// key only, entries. It goes on observing them after they were evicted, while their keys are remembered.
+/// An edge is of a kind: how often it was used, the requests between its last two uses, how many
+/// siblings it had at first, its length, its tier, and a hint of the caller's. The victim is the least
+/// worth of the next `sample` candidates of a sweep. What was just stored can be the victim, so an
+/// insert may keep a part only, or nothing (`declined`).
+///
+/// No clock and no random numbers: equal calls have equal victims.
+/// Complexity: O(sample) a victim; a lesson of about 1 ms after every 1,365 uses.
+struct ReuseOrder {
+    struct Options {
+        std::uint32_t sample = 32; ///< candidates looked at for each victim
+    };
+
+    static constexpr std::size_t remembered = 4;
+    static constexpr bool declines = true;
+
+    /// What is known of an edge.
+    struct NodeHook {
+        static constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
+
+        std::uint32_t last = 0;     // the request that used it last
+        std::uint32_t interval = 0; // that is open; 0: none
+        std::uint32_t features = 0; // of its last use
+        std::uint32_t slot = none;  // its place among the candidates
+        std::uint16_t uses = 0;     // 0: it was not observed yet
+        std::uint8_t siblings = 0;  // when it was made, as a feature
+        std::uint8_t key = 0;       // says whether it is observed where few edges are
+        bool is_new_part = false;   // the first part of an edge that was split and not used since
+        bool is_tail = false;       // it was cut off; the edge above is observed in its place
+        bool is_obsolete = false;   // its entry was demoted
+
+        [[nodiscard]] bool is_observed() const noexcept { return uses > 0 && !is_tail; }
+        [[nodiscard]] NodeHook first_part() const noexcept {
+            NodeHook part = *this;
+            part.interval = 0;
+            part.slot = none;
+            part.is_new_part = true;
+            part.is_obsolete = false;
+            return part;
+        }
+        /// The edge above goes on as this one; this is what was cut off.
+        void hand_over(NodeHook& above) noexcept {
+            above = *this;
+            interval = 0;
+            slot = none;
+            is_tail = true;
+        }
+        void join(const NodeHook& above) noexcept {
+            const std::uint32_t own_slot = slot;
+            if (!is_observed())
+                *this = above;
+            slot = own_slot;
+        }
+    };
+
+    template <class R>
+    using Hook = detail::ListHook<R>;
+
+    template <class R, class TierEnum>
+    class Order {
+    public:
+        Order(const Options& options, Rules rules) : options_(options), recency_({}, rules) {}
+
+        // entries ////////////////////////////////////////////////////////////
+
+        /// Makes sure that there is memory for so many entries.
+        void reserve(std::size_t entries) {
+            if (candidates_.capacity() < entries)
+                candidates_.reserve(std::max(entries, 2 * candidates_.capacity()));
+        }
+        void enter(R& record) noexcept {
+            recency_.enter(record);
+            nominate(record, record.is_leaf());
+        }
+        void used(R& record) noexcept {
+            recency_.used(record);
+            record.node->hook.is_obsolete = false;
+            nominate(record, record.is_leaf());
+        }
+        void demote(R& record) noexcept {
+            recency_.demote(record);
+            record.node->hook.is_obsolete = true;
+            nominate(record, record.is_leaf());
+        }
+        void leave(R& record) noexcept {
+            recency_.leave(record);
+            nominate(record, false);
+        }
+        void set_aside(R& record) noexcept {
+            recency_.set_aside(record);
+            nominate(record, false);
+        }
+        void put_back(R& record) noexcept {
+            recency_.put_back(record);
+            nominate(record, record.is_leaf());
+        }
+        /// An entry became, or ceases to be, one whose state no other entry continues.
+        void resident_leaf(R& record, bool is_leaf) noexcept { nominate(record, is_leaf); }
+
+        /// The least worth of the next candidates.
+        [[nodiscard]] R* victim() noexcept {
+            const Candidate* found = nullptr;
+            float least = 0;
+            std::uint32_t oldest = 0;
+            for (std::size_t i = std::min<std::size_t>(options_.sample, candidates_.size());
+                 i-- > 0;) {
+                if (hand_ >= candidates_.size())
+                    hand_ = 0;
+                const Candidate& each = candidates_[hand_++];
+                const std::uint32_t age = now_ - each.last;
+                const float worth = lesson_.worth(each.level, age) + each.wish;
+                if (found == nullptr || worth < least || (worth == least && age > oldest)) {
+                    found = &each;
+                    least = worth;
+                    oldest = age;
+                }
+            }
+            if (found == nullptr)
+                return nullptr;
+            victim_age_ += (static_cast<float>(oldest) - victim_age_) / 256;
+            return found->record;
+        }
+
+        template <class F>
+        void for_each(F f) const {
+            recency_.for_each(f);
+        }
+        [[nodiscard]] std::size_t nbytes() const noexcept {
+            return lesson_.nbytes() + candidates_.capacity() * sizeof(Candidate);
+        }
+        [[nodiscard]] bool check_invariants() const noexcept {
+            bool sound = recency_.check_invariants();
+            for (std::size_t i = 0; i < candidates_.size(); ++i) {
+                const R& record = *candidates_[i].record;
+                sound = sound && record.node->hook.slot == i && record.is_entry &&
+                        !record.is_aside() && candidates_[i].last == record.node->hook.last;
+            }
+            std::size_t leaves = 0;
+            recency_.for_each(
+                [&](const R& record) { leaves += !record.is_aside() && record.is_leaf() ? 1 : 0; });
+            return sound && leaves == candidates_.size();
+        }
+
+        // edges //////////////////////////////////////////////////////////////
+
+        /// What is new about an edge: the request, the edge's tokens, its tier as a feature, a hint.
+        struct Use {
+            std::uint32_t request;
+            std::size_t tokens;
+            std::uint32_t tier = 0;
+            std::uint32_t hint = 0;
+        };
+
+        void next_request(std::uint64_t number) noexcept {
+            now_ = static_cast<std::uint32_t>(number);
+            lesson_.learn(now_);
+            thin_out();
+        }
+        [[nodiscard]] std::uint32_t now() const noexcept { return now_; }
+
+        /// A request ran over the whole edge, for the first time since `last`.
+        void used(NodeHook& edge, const Use& use) noexcept {
+            const std::uint32_t gap = use.request - edge.last;
+            if (edge.is_new_part)
+                lesson_.end(begin(edge, edge.last), use.request);
+            else
+                lesson_.end(edge.interval, use.request);
+            edge.is_new_part = false;
+            edge.uses += edge.uses < std::numeric_limits<std::uint16_t>::max() ? 1 : 0;
+            describe(edge, log_feature(gap), use);
+            observe(edge);
+        }
+        /// An edge is new, below one that has `children` with it; 0: at the root.
+        void born(NodeHook& edge, std::size_t children, const Use& use) noexcept {
+            expect(edge, children, use);
+            edge.key = static_cast<std::uint8_t>((births_++ * 2654435761U) >> 24U);
+            observe(edge);
+        }
+        /// As `used`, of an edge that is not there yet: a longer one in the place of `now`.
+        void expect_more(NodeHook& edge, const NodeHook& now, const Use& use) noexcept {
+            edge = now;
+            edge.slot = NodeHook::none;
+            describe(edge, edge.features >> 4U & 15U, use);
+        }
+        /// As `born`, of an edge that is not there yet.
+        void expect(NodeHook& edge, std::size_t children, const Use& use) noexcept {
+            const std::uint32_t slot = edge.slot;
+            edge = NodeHook{};
+            edge.slot = slot;
+            edge.uses = 1;
+            edge.siblings = siblings_feature(children);
+            describe(edge, 0, use);
+        }
+
+    private:
+        struct Candidate {
+            R* record;
+            std::uint32_t last;
+            float level;
+            float wish; // the caller's tier, or that the entry is obsolete
+        };
+
+        [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
+            if (children == 0)
+                return 9;
+            const std::size_t n = children - 1;
+            return static_cast<std::uint8_t>(n < 3 ? n : n < 5 ? 3 : n < 10 ? 4 : n < 30 ? 5 : 6);
+        }
+        [[nodiscard]] static std::uint32_t uses_feature(std::uint32_t n) noexcept {
+            return n <= 3 ? n : n <= 5 ? 4 : n <= 9 ? 5 : n <= 20 ? 6 : n <= 50 ? 7 : 8;
+        }
+        [[nodiscard]] static std::uint32_t log_feature(std::size_t x) noexcept {
+            return std::min<std::uint32_t>(15, static_cast<std::uint32_t>(std::bit_width(x)));
+        }
+
+        void describe(NodeHook& edge, std::uint32_t gap_feature, const Use& use) noexcept {
+            edge.last = use.request;
+            edge.features = uses_feature(edge.uses) | gap_feature << 4U |
+                            std::uint32_t{edge.siblings} << 8U | log_feature(use.tokens) << 12U |
+                            std::min(use.hint, 15U) << 16U | std::min(use.tier, 15U) << 20U;
+            if (edge.slot != NodeHook::none) {
+                candidates_[edge.slot].last = edge.last;
+                candidates_[edge.slot].level = lesson_.level(edge.features);
+            }
+        }
+        [[nodiscard]] std::uint32_t begin(const NodeHook& edge, std::uint32_t request) noexcept {
+            return (edge.key & thin_) == 0 ? lesson_.begin(request, edge.features) : 0;
+        }
+        /// An interval of the edge begins. Of the busiest edges one use in 16 is enough.
+        void observe(NodeHook& edge) noexcept {
+            const bool is_busy = edge.uses > 32 && edge.uses % 16 != 0;
+            edge.interval = is_busy ? 0 : begin(edge, edge.last);
+        }
+
+        /// The intervals are to span some four times the age at which victims go: else only a part of the
+        /// edges is observed.
+        void thin_out() noexcept {
+            if (now_ % 1024 != 0)
+                return;
+            const auto span = static_cast<float>(lesson_.span(now_));
+            if (span > 0 && span < 4 * victim_age_ && thin_ < 0xff)
+                thin_ = thin_ * 2 + 1;
+            else if (span > 16 * victim_age_)
+                thin_ /= 2;
+        }
+
+        void nominate(R& record, bool is_candidate) noexcept {
+            if (record.node == nullptr)
+                return; // it was replaced: the new entry of the node takes its place
+            NodeHook& edge = record.node->hook;
+            if (is_candidate) {
+                if (edge.slot == NodeHook::none) {
+                    edge.slot = static_cast<std::uint32_t>(candidates_.size());
+                    candidates_.push_back({}); // there is memory: see reserve
+                }
+                candidates_[edge.slot] = {&record, edge.last, lesson_.level(edge.features),
+                                          wish_of(record)};
+            } else if (edge.slot != NodeHook::none) {
+                const Candidate last = candidates_.back();
+                candidates_.pop_back();
+                if (edge.slot < candidates_.size()) {
+                    candidates_[edge.slot] = last;
+                    last.record->node->hook.slot = edge.slot;
+                }
+                edge.slot = NodeHook::none;
+            }
+        }
+        [[nodiscard]] float wish_of(const R& record) const noexcept {
+            return record.node->hook.is_obsolete ? -1000.0F : 0.0F;
+        }
+
+        Options options_;
+        TieredLRU::Order<R, TierEnum> recency_; // for for_each
+        detail::ReuseLesson lesson_;
+        std::vector<Candidate> candidates_;
+        std::size_t hand_ = 0;
+        std::uint32_t now_ = 0;
+        std::uint32_t births_ = 0;
+        std::uint32_t thin_ = 0; // edges with a bit of this in their key are not observed
+        float victim_age_ = 0;
+    };
+};
+
+/// The prompt cache whose victim is what promises the fewest hits for its room.
+template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier>
+using PromptCache = BasicPromptCache<KV, Model, Token, TierEnum, ReuseOrder>;
+
+} // namespace promptkv::inline PROMPTKV_ABI
+
+#endif
