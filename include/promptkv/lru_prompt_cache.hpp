@@ -244,8 +244,15 @@ public:
     /// Leases and reservations survive a move. A moved-from cache is empty; only size, nbytes, assignment
     /// and destruction are valid.
     BasicPromptCache(BasicPromptCache&&) noexcept = default;
-    BasicPromptCache& operator=(BasicPromptCache&&) noexcept = default;
-    ~BasicPromptCache() = default;
+    BasicPromptCache& operator=(BasicPromptCache&& other) noexcept {
+        if (this != &other) {
+            close();
+            cache_ = std::move(other.cache_);
+        }
+        return *this;
+    }
+    /// The destructors of payloads may call the cache meanwhile, and store nothing.
+    ~BasicPromptCache() { close(); }
 
     // lookup /////////////////////////////////////////////////////////////////
 
@@ -563,6 +570,11 @@ private:
         return Lease(Lookup(choice, number), choice.record != nullptr
                                                  ? cache_->lease(*choice.record)
                                                  : detail::PayloadLease<KV>());
+    }
+
+    void close() noexcept {
+        if (cache_ != nullptr)
+            cache_->close();
     }
 
     Inserted cancel() noexcept {

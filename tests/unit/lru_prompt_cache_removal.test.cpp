@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -408,6 +409,25 @@ TEST_CASE("Payloads are destroyed when the cache is whole again") {
     CHECK(log == "A2 X2 M1 ");
     cache.clear();
     CHECK(log == "A2 X2 M1 Y0 ");
+}
+
+TEST_CASE("A cache that is being destroyed stores nothing") {
+    std::string log;
+    {
+        auto cache = std::make_unique<LRUPromptCache<Farewell>>();
+        const auto farewell = [&log, target = cache.get()] {
+            target->set_limits({});
+            const auto inserted =
+                target->insert("m", key("xyz"), Farewell([&log] { log += "X"; }), Tier::user);
+            const auto room = target->reserve("m", key("xyz"), 1, Tier::user);
+            log += std::string(name(inserted.outcome)) + std::to_string(target->size());
+            log += name(room.outcome());
+            log += ' ';
+        };
+        cache->insert("m", key("abc"), Farewell(farewell), Tier::user);
+        cache->insert("m", key("mno"), Farewell(farewell), Tier::user);
+    }
+    CHECK(log == "Xno_room0no_room Xno_room0no_room ");
 }
 
 TEST_CASE("What a listener evicts is destroyed before that call returns") {

@@ -108,6 +108,8 @@ template <class R>
     const Decision<R> needed = present_or_stored(parts, spot, n, tier, own_is_present);
     if (needed.outcome == Outcome::present)
         return needed;
+    if (parts.is_closed)
+        return {Outcome::no_room, 0, nullptr};
     const std::size_t max_bytes = parts.options.max_bytes;
     const bool over = incoming.nbytes > max_bytes || max_bytes == 0;
     const bool can_part = TruncatablePayload<KV> && !parts.is_mlx_lm() &&

@@ -49,10 +49,13 @@ public:
     explicit Cache(const Options& options) : parts_(options), reservations_(parts_) {}
     Cache(const Cache&) = delete;
     Cache& operator=(const Cache&) = delete;
-    ~Cache() {
+    ~Cache() = default;
+
+    /// Removes everything, and stores nothing any more. The destructors of payloads may still call.
+    void close() noexcept {
         set_listener(nullptr);
-        parts_.options.max_entries = 0; // a payload's destructor may call, but stores nothing
         Call call(*this);
+        parts_.is_closed = true;
         clear(call);
     }
 

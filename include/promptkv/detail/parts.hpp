@@ -41,6 +41,7 @@ struct Parts {
     std::size_t block_tokens = 1; // of the last payload that was stored
     std::size_t peak_tokens = 0;  // the most tokens that were ever resident
     std::uint32_t asides = 0;     // running number of entries that were set aside
+    bool is_closed = false;       // the cache is being destroyed: it stores nothing
 
     /// Forgets evicted keys beyond what may be remembered.
     void forget_surplus() noexcept {
