@@ -73,7 +73,8 @@ class SharedBlock {
     };
 
 public:
-    /// Throws: what the allocation or the move of `block` throws.
+    /// Throws:     what the allocation or the move of `block` throws.
+    /// Complexity: one allocation.
     explicit SharedBlock(T block) : counted_(std::make_shared<Counted>(std::move(block))) {}
 
     [[nodiscard]] const T& operator*() const noexcept { return counted_->value; }
@@ -142,8 +143,11 @@ public:
 
     // building ///////////////////////////////////////////////////////////////
 
-    /// Adds the block of the next `tokens` tokens: of block_tokens, or fewer for the last one.
-    /// Requires: length() is a multiple of block_tokens(); 0 < tokens <= block_tokens().
+    /// Adds the block of the next `tokens` tokens: of block_tokens, or fewer for the last one. Invalidates
+    /// what blocks() returned.
+    /// Requires:   length() is a multiple of block_tokens(); 0 < tokens <= block_tokens().
+    /// Throws:     what an allocation, or the move of a Block, throws; nothing has changed then.
+    /// Complexity: O(1), amortised.
     void append(block_type block, std::size_t tokens) {
         PROMPTKV_ASSERT(length_ % block_tokens_ == 0);
         PROMPTKV_ASSERT(tokens > 0 && tokens <= block_tokens_);
@@ -154,7 +158,8 @@ public:
     }
     void append(Block block, std::size_t tokens) { append(block_type(std::move(block)), tokens); }
 
-    /// Sets the state at the end of the key.
+    /// Sets the state at the end of the key. Invalidates what state() returned.
+    /// Throws: what the allocation or the move of `state` throws; nothing has changed then.
     void set_state(StateOrNone state)
         requires has_states
     {
@@ -163,9 +168,10 @@ public:
 
     // observers //////////////////////////////////////////////////////////////
 
+    /// Valid until *this is changed, moved or destroyed.
     [[nodiscard]] std::span<const block_type> blocks() const noexcept { return blocks_; }
     [[nodiscard]] bool has_state() const noexcept { return state_ != nullptr; }
-    /// Requires: has_state().
+    /// Valid until another one is set, or *this is moved or destroyed. Requires: has_state().
     [[nodiscard]] const StateOrNone& state() const noexcept
         requires has_states
     {
@@ -191,21 +197,26 @@ public:
             return n < length_ ? n : length_;
     }
 
-    /// The first `n` tokens; the blocks are shared. Requires: n <= length(). O(n / block_tokens).
+    /// The first `n` tokens; the blocks are shared.
+    /// Requires:   n <= length().
+    /// Throws:     what an allocation throws.
+    /// Complexity: O(n / block_tokens).
     [[nodiscard]] BlockKV clone_prefix(std::size_t n) const
         requires(!has_states)
     {
         return first(n);
     }
 
-    /// The whole blocks of the first `n` tokens, without a state. O(n / block_tokens).
+    /// The whole blocks of the first `n` tokens, without a state.
+    /// Throws:     what an allocation throws.
+    /// Complexity: O(n / block_tokens).
     [[nodiscard]] BlockKV shared_prefix(std::size_t n) const
         requires has_states
     {
         return first((n < length_ ? n : length_) / block_tokens_ * block_tokens_);
     }
 
-    /// Drops the blocks that begin at or beyond `n` and returns them; nothing if memory ran out.
+    /// Drops the blocks that begin at or beyond `n` and returns them; nothing if memory ran out. O(these).
     std::optional<BlockKV> truncate(std::size_t n) noexcept
         requires(!has_states)
     {
@@ -220,13 +231,14 @@ public:
         return tail;
     }
 
+    /// O(blocks from there on); throws what `f` throws.
     template <class F>
     void for_each_block(std::size_t from, F&& f) const {
         for (std::size_t i = (from + block_tokens_ - 1) / block_tokens_; i < blocks_.size(); ++i)
             f(blocks_[i].use(), blocks_[i].nbytes(), InUse{blocks_[i]});
     }
 
-    /// Returns the blocks that it gave up, if there are any and there is memory.
+    /// Returns the blocks that it gave up, if there are any and there is memory. O(n / block_tokens).
     std::optional<BlockKV> adopt_blocks(std::size_t n, const BlockKV& other) noexcept {
         if (other.block_tokens_ != block_tokens_)
             return std::nullopt;

@@ -63,6 +63,7 @@ public:
     static constexpr std::size_t tier_count = tier_traits<TierEnum>::count;
 
     CacheOrder() = default;
+    /// Positions stay valid and belong to the new order; the other one is empty.
     CacheOrder(CacheOrder&& other) noexcept
         : queues_(std::exchange(other.queues_, Queues())), size_(std::exchange(other.size_, 0)) {}
     CacheOrder& operator=(CacheOrder&& other) noexcept {
@@ -92,7 +93,7 @@ public:
     /// Makes the key the most recently used of its tier.
     void touch(Position position) noexcept { touch(position, position.node_->tier); }
 
-    /// Makes the key the most recently used of another tier.
+    /// Makes the key the most recently used of another tier. Requires: `tier` is one of the enum's tiers.
     void touch(Position position, TierEnum tier) noexcept {
         queues_.remove(*position.node_, false);
         position.node_->tier = static_cast<TierEnum>(detail::tier_index(tier));
@@ -112,7 +113,7 @@ public:
         --size_;
     }
 
-    /// Removes the victim by the rule. Empty: the order is empty.
+    /// Removes the victim by the rule and returns it. Invalidates its position. Empty: the order is empty.
     std::optional<Key> pop() noexcept {
         const Position position = victim();
         if (!position)
@@ -122,6 +123,7 @@ public:
         return key;
     }
 
+    /// Removes everything. Invalidates all positions. O(keys).
     void clear() noexcept {
         Queues queues = std::exchange(queues_, Queues());
         size_ = 0;
@@ -133,6 +135,7 @@ public:
     /// The next victim by the rule. Null: the order is empty.
     [[nodiscard]] Position victim() const noexcept { return Position(queues_.victim()); }
 
+    /// The reference is valid until the key is removed or popped.
     [[nodiscard]] Key& key(Position position) noexcept { return position.node_->key; }
     [[nodiscard]] const Key& key(Position position) const noexcept { return position.node_->key; }
     [[nodiscard]] TierEnum tier(Position position) const noexcept { return position.node_->tier; }
@@ -145,12 +148,13 @@ public:
     [[nodiscard]] std::size_t nbytes() const noexcept { return size_ * sizeof(Node); }
 
     /// Calls `f(key, tier)` for every key, tier by tier, within a tier from the coldest to the hottest.
+    /// `f` must not change the order. O(keys); throws what `f` throws.
     template <class F>
     void for_each(F f) const {
         queues_.for_each([&](const Node& node) { f(node.key, node.tier); });
     }
 
-    /// Walks all queues and compares them with the sizes that are counted.
+    /// Walks all queues and compares them with the sizes that are counted. O(keys).
     [[nodiscard]] bool check_invariants() const noexcept {
         std::size_t total = 0;
         for (std::size_t i = 0; i < tier_count; ++i)

@@ -50,6 +50,10 @@ concept GivenUp = std::is_void_v<T> || std::convertible_to<T, std::optional<KV>>
 ///
 /// Only `clone_prefix` and `shared_prefix` may throw; a throw of any other ends the program. But do not
 /// declare `for_each_block` noexcept: `f` may throw where it runs out of memory.
+///
+/// The cache's own bounds hold if `nbytes`, `length`, `reusable_prefix` and `block_tokens` are O(1), and the
+/// others O(blocks) that they concern. `KV&` is valid during the call; `BlockUse&` as long as a stored or
+/// leased payload holds the block.
 template <class KV>
 struct kv_traits {
     static std::size_t nbytes(const KV& kv) noexcept

@@ -83,7 +83,8 @@ struct NoMutex {
 ///
 /// Thread safety: const calls together are safe; any other call needs the caller's lock. A Lease or a
 /// Reservation may end on any thread without it. ConcurrentPromptCache has the lock inside.
-/// Exceptions: strong guarantee; what was evicted for a call that then fails stays evicted.
+/// Exceptions: strong guarantee; what was evicted for a call that then fails stays evicted. A function that
+/// takes a model may throw what its hash or its comparison throws, beside what the function itself says.
 /// Callers' code: the listener, `make` and the destructors of payloads run when the cache is whole, and
 /// may call it. A payload's other functions, and what `for_each` calls, must not.
 /// Overhead: at most 300 bytes for an entry, and 4.2 bytes for each token of its key that it shares with
@@ -149,12 +150,14 @@ public:
         [[nodiscard]] explicit operator bool() const noexcept {
             return static_cast<bool>(payload_);
         }
-        /// The payload, which may hold more than `reused()` tokens. Requires: *this is true.
+        /// The payload, which may hold more than `reused()` tokens. The reference is valid until the lease
+        /// ends. Requires: *this is true.
         [[nodiscard]] const KV& kv() const noexcept {
             PROMPTKV_ASSERT(payload_);
             return payload_.get()->kv;
         }
-        /// Ends the lease before its destructor does.
+        /// Ends the lease before its destructor does. Destroys the payload if its entry left and this is the
+        /// last lease. Complexity: O(1), and that.
         void end() noexcept { payload_.end(); }
 
     private:
@@ -182,7 +185,8 @@ public:
         /// What is stored of the key, up to a whole block or the whole key, as a payload that shares its
         /// blocks. It cannot be evicted while the reservation lives. Empty: nothing is stored, or the
         /// payload has no shared blocks.
-        /// Throws: what the clone throws.
+        /// Throws:     what the clone throws.
+        /// Complexity: that of the clone; for shared blocks O(blocks).
         [[nodiscard]] std::optional<KV> prefix() const {
             if constexpr (SharedPrefixPayload<KV> || ClonablePayload<KV>) {
                 if (reserved_.prefix)
@@ -199,6 +203,7 @@ public:
         ///           is gone; `present` if the key was stored meanwhile. `kv` is moved from only where it
         ///           is stored. The reservation is used up.
         /// Throws:   what an insert throws; the reservation is as before.
+        /// Complexity: as an insert.
         Inserted commit(KV&& kv) { return commit(kv, std::nullopt); }
 
     private:
@@ -237,12 +242,15 @@ public:
         Lease lease;
     };
 
+    /// Without limits. Throws: what an allocation throws.
     BasicPromptCache() : BasicPromptCache(Options{}) {}
+    /// Requires: `Rules::mlx_lm` with TieredLRU alone.
+    /// Throws:   what an allocation throws.
     explicit BasicPromptCache(const Options& options) : cache_(std::make_shared<Cache>(options)) {
         PROMPTKV_ASSERT(options.rules == Rules::promptkv || (std::is_same_v<Policy, TieredLRU>));
     }
-    /// Leases and reservations survive a move. A moved-from cache is empty; only size, nbytes, assignment
-    /// and destruction are valid.
+    /// Leases and reservations survive a move, and outlive the content that an assignment replaces. A
+    /// moved-from cache is empty; only size, nbytes, assignment and destruction are valid.
     BasicPromptCache(BasicPromptCache&&) noexcept = default;
     BasicPromptCache& operator=(BasicPromptCache&& other) noexcept {
         if (this != &other) {
@@ -286,6 +294,7 @@ public:
     /// Moves the payload out, cut to what is reused, and removes the entry. Exact and shorter matches
     /// only, never leased ones: a longer match would rob another conversation. A part of an entry is taken
     /// only where the payload has `truncate`.
+    /// Complexity: O(matched tokens + blocks), and the cut.
     Fetched take_nearest(ModelView model, Tokens tokens, FetchOptions options = {}) {
         Call call(*cache_);
         const auto choice = cache_->choose(model, tokens, options, detail::can_take<KV>);
@@ -306,6 +315,7 @@ public:
 
     /// Does what a lease of these tokens does to recency, for an engine whose slot still holds the
     /// sequence. Counts nothing.
+    /// Complexity: O(matched tokens). No allocation.
     Lookup touch(ModelView model, Tokens tokens) {
         Call call(*cache_);
         const auto choice =
@@ -318,6 +328,8 @@ public:
     /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes
     /// and counts nothing, but allocates. It alone looks into other models, 1,024 at most: do not show
     /// `MissReason::other_model` to a tenant who must not learn of others.
+    /// Throws:     what an allocation throws.
+    /// Complexity: O(matched tokens), on a miss in each model that it looks into.
     [[nodiscard]] Explanation explain(ModelView model, Tokens tokens,
                                       FetchOptions options = {}) const {
         const Look look(*cache_);
@@ -360,8 +372,9 @@ public:
     /// Reserves room, calls `make()`, and commits: for state that must first be copied from a device.
     /// `make` returns the payload, or a std::optional of it (empty: `cancelled`). What was evicted is
     /// destroyed before `make` runs.
-    /// Requires: `nbytes` is what the payload will refer to; an estimate is allowed.
-    /// Throws:   what `make` throws.
+    /// Requires:   `nbytes` is what the payload will refer to; an estimate is allowed.
+    /// Throws:     what `make` throws, and what `reserve` and `commit` throw.
+    /// Complexity: that of `reserve`, `make` and `commit`.
     template <class Make>
         requires std::convertible_to<std::invoke_result_t<Make&>, std::optional<KV>>
     Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make&& make,
@@ -387,7 +400,8 @@ public:
     /// Holds room for a payload of these tokens that will refer to `nbytes` bytes, an estimate. The room is
     /// `nbytes` minus the bytes of the blocks in `prefix()`. `present` also where the key has an entry, the state of exactly
     /// these tokens; its tier is raised if need be. Else it decides as an insert does.
-    /// Throws: what an allocation or the copy of the model throws, or the clone of what is stored.
+    /// Throws:     what an allocation or the copy of the model throws, or the clone of what is stored.
+    /// Complexity: O(tokens + blocks), and the evictions.
     [[nodiscard]] Reservation reserve(ModelView model, Tokens tokens, std::size_t nbytes,
                                       TierEnum tier, InsertOptions options = {}) {
         Reservation room;
@@ -401,8 +415,10 @@ public:
 
     /// Makes an entry of a prefix that another entry serves, by `clone_prefix`: free for shared blocks, a
     /// copy otherwise. Where the key has an entry, its tier is raised if need be.
-    /// Returns: whether the key is kept in this tier or a more persistent one; false where nothing serves
-    ///          it, or there is no room for the copy.
+    /// Returns:    whether the key is kept in this tier or a more persistent one; false where nothing serves
+    ///             it, or there is no room for the copy.
+    /// Throws:     what an insert or `clone_prefix` throws.
+    /// Complexity: as an insert, and the clone.
     bool mark(ModelView model, Tokens tokens, TierEnum tier) {
         Call call(*cache_);
         return cache_->mark(model, tokens, tier, call);
@@ -411,6 +427,10 @@ public:
     // removal ////////////////////////////////////////////////////////////////
     //
     // Each voids the reservations of keys that it covers. Those that count return a number of entries.
+    //
+    // Throws, where not noexcept: what an allocation or a comparison of models throws; nothing has changed
+    // then. Complexity: O(tokens), O(blocks) of each entry that leaves, and a look at each reservation. What
+    // leaves is destroyed before the call returns, unless it is leased.
 
     /// Removes the entries on the strict prefixes of `tokens`.
     std::size_t pop_prefixes(ModelView model, Tokens tokens) {
@@ -423,7 +443,7 @@ public:
         Call call(*cache_);
         return cache_->erase(model, tokens, call);
     }
-    /// Removes the entry at `tokens` and all that continue it, whoever stored them.
+    /// Removes the entry at `tokens` and all that continue it, whoever stored them. Complexity: also O(these).
     std::size_t erase_below(ModelView model, Tokens tokens) {
         Call call(*cache_);
         return cache_->erase_below(model, tokens, call);
@@ -444,12 +464,13 @@ public:
         return cache_->clear(call);
     }
     /// Evicts until these limits hold, once; leased entries stay. Returns how many entries left whole.
+    /// Complexity: O(blocks) of what is evicted.
     std::size_t trim_to(Limits limits) noexcept {
         Call call(*cache_);
         return cache_->trim_to(limits, call);
     }
     /// Sets the limits from now on, and evicts until they hold. Leased entries stay; while they exceed
-    /// the limits, inserts are refused.
+    /// the limits, inserts are refused. Complexity: as trim_to.
     void set_limits(Limits limits) noexcept {
         Call call(*cache_);
         cache_->set_limits(limits, call);
@@ -461,6 +482,7 @@ public:
     /// Evicts until at least `nbytes` bytes were freed, or nothing can be; returns the bytes freed. Counts no block that
     /// somebody outside of the cache uses, and evicts no entry for nothing. For an engine's own pool:
     /// `while (pool.free() < need && cache.evict(need - pool.free()))`.
+    /// Complexity: O(blocks) of what is evicted and of the entries that would free nothing.
     std::size_t evict(std::size_t nbytes) noexcept {
         std::size_t freed = 0;
         for (bool goes_on = true; goes_on && freed < nbytes;) {
@@ -482,7 +504,7 @@ public:
     /// it evicts or erases is destroyed before such a call returns; it must not destroy or move the cache.
     /// Keys that left and are not reported yet still count in `matched()`.
     /// It must not throw: that ends the program. What is left when the cache is destroyed is not reported:
-    /// `clear()` before, if that matters.
+    /// `clear()` before, if that matters. Throws: what an allocation throws; the listener is as before.
     void set_removal_listener(std::function<void(Removal&)> listener) {
         cache_->set_listener(
             listener ? std::make_shared<const std::function<void(Removal&)>>(std::move(listener))
@@ -490,6 +512,8 @@ public:
     }
 
     // observers //////////////////////////////////////////////////////////////
+
+    // O(1) and noexcept, unless they say otherwise. A reference into the cache is never handed out.
 
     /// Entries.
     [[nodiscard]] std::size_t size() const noexcept {
@@ -505,10 +529,11 @@ public:
         const Look look(*cache_);
         return cache_->nbytes(model);
     }
-    /// Bytes of what finds the payloads: tries, records, queues.
+    /// Bytes of what finds the payloads: tries, records, queues. O(models, and what is leased or reserved).
     [[nodiscard]] std::size_t index_nbytes() const noexcept {
         return observe([](const Cache& cache) { return cache.index_nbytes(); });
     }
+    /// O(leased payloads).
     [[nodiscard]] Stats stats() const noexcept {
         const Look look(*cache_);
         return cache_->stats();
@@ -521,7 +546,8 @@ public:
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
     /// hottest: storing the payloads elsewhere in this order restores the order of eviction (where payloads
     /// cannot be cut: as side requests, which supersede nothing). `f` must not call the cache.
-    /// Throws: what an allocation throws.
+    /// Throws:     what an allocation or `f` throws.
+    /// Complexity: O(all tokens).
     template <class F>
     void for_each(F f) const {
         const Look look(*cache_);
@@ -536,6 +562,8 @@ public:
     /// All entries with leases, in the order of `for_each`. Nothing is counted or refreshed. The cache's
     /// lock is held for a copy of pointers, then for one key at a time; entries that leave meanwhile are
     /// left out. While the leases live nothing can be evicted.
+    /// Throws:     what an allocation or the copy of a model throws; the leases end.
+    /// Complexity: O(all tokens).
     [[nodiscard]] std::vector<SnapshotEntry> snapshot() {
         std::vector<detail::PayloadLease<KV>> leases;
         leases.reserve(size());
@@ -556,6 +584,7 @@ public:
     }
 
     /// Compares everything that is counted or remembered with what is there, for tests. O(all tokens).
+    /// Throws: what an allocation throws.
     [[nodiscard]] bool check_invariants() const {
         const Look look(*cache_);
         return cache_->check_invariants();

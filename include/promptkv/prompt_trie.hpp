@@ -88,6 +88,7 @@ public:
     };
 
     PromptTrie() = default;
+    /// O(1). Handles stay valid and belong to the new trie; the other one is empty.
     PromptTrie(PromptTrie&& other) noexcept { tree_.swap(other.tree_); }
     PromptTrie& operator=(PromptTrie&& other) noexcept {
         if (this != &other) {
@@ -122,6 +123,9 @@ public:
     }
 
     /// Removes the values on the strict prefixes of `key`, the shortest first; never the key's own.
+    /// Invalidates their handles.
+    /// Throws:     what an allocation throws; nothing has changed then.
+    /// Complexity: O(n), and an erase each.
     std::vector<Popped> pop_prefixes(Key key) {
         std::vector<Handle> found;
         for_each_prefix(key, [&](Handle handle) {
@@ -137,7 +141,7 @@ public:
         return popped;
     }
 
-    /// Removes everything.
+    /// Removes everything. Invalidates all handles. O(nodes).
     void clear() noexcept { tree_.clear(); }
 
     // lookup /////////////////////////////////////////////////////////////////
@@ -171,7 +175,7 @@ public:
     }
 
     /// Calls `f(handle)` for the values on the prefixes of `key`, the empty one and the key itself
-    /// included, the shortest first. `f` must not change the trie's keys.
+    /// included, the shortest first. `f` must not change the trie's keys. O(n); throws what `f` throws.
     template <class F>
     void for_each_prefix(Key key, F f) const {
         Node* node = tree_.root();
@@ -186,6 +190,7 @@ public:
     }
 
     /// Calls `f(handle)` for every value, a key after its prefixes. `f` must not change the trie's keys.
+    /// O(nodes); throws what `f` throws.
     template <class F>
     void for_each(F f) const {
         for (Node* node = tree_.root(); node != nullptr; node = node->next()) {
@@ -194,7 +199,7 @@ public:
         }
     }
 
-    /// The tokens of a value's key. Allocates the vector.
+    /// The tokens of a value's key. O(n). Throws: what the vector's allocation throws.
     [[nodiscard]] std::vector<Token> key(Handle handle) const { return handle.node_->key(); }
 
     /// The number of tokens of a value's key. O(1).
@@ -203,13 +208,14 @@ public:
     // capacity ///////////////////////////////////////////////////////////////
 
     [[nodiscard]] bool empty() const noexcept { return size() == 0; }
+    /// Values. O(1), as the others here.
     [[nodiscard]] std::size_t size() const noexcept { return tree_.size(); }
     /// Nodes, the root included: at most twice the values and one.
     [[nodiscard]] std::size_t node_count() const noexcept { return tree_.node_count(); }
     /// Bytes of the nodes, their edges and child indexes.
     [[nodiscard]] std::size_t nbytes() const noexcept { return tree_.nbytes(); }
 
-    /// Walks the whole tree and compares it with what is counted and remembered.
+    /// Walks the whole tree and compares it with what is counted and remembered. O(all tokens).
     [[nodiscard]] bool check_invariants() const noexcept { return tree_.check_invariants(); }
 
 private:
