@@ -142,21 +142,15 @@ struct Inserted {
     std::size_t cut = 0;      ///< entries whose tail was evicted
 };
 
+namespace detail {
+struct Answer; // lookup.hpp
+} // namespace detail
+
 /// The answer to a lookup. True where something is reused.
 template <class Token, class TierEnum>
 class Lookup {
 public:
     Lookup() = default;
-    /// For the cache alone: the answer to the lookup with this number.
-    template <class Choice>
-    Lookup(const Choice& choice, std::uint64_t number) noexcept
-        : reused_(choice.reused), matched_(choice.spot.common()), request_(number),
-          match_(choice.match), miss_(choice.miss) {
-        if (choice.record != nullptr) {
-            entry_tokens_ = choice.record->length();
-            tier_ = choice.record->tier;
-        }
-    }
 
     /// Tokens of the prompt whose KV may be used. You may use fewer: the middle of an image is no place
     /// to cut.
@@ -181,6 +175,7 @@ public:
     [[nodiscard]] explicit operator bool() const noexcept { return match_ != Match::none; }
 
 private:
+    friend detail::Answer;
     std::size_t reused_ = 0;
     std::size_t matched_ = 0;
     std::size_t entry_tokens_ = 0;

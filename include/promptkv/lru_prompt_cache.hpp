@@ -299,7 +299,7 @@ public:
         Call call(*cache_);
         const auto choice = cache_->choose(model, tokens, options, detail::can_take<KV>);
         const std::uint64_t number = cache_->count(choice, tokens);
-        Fetched fetched(Lookup(choice, number));
+        Fetched fetched(detail::Answer::of(choice, number));
         if (choice.record != nullptr)
             cache_->take(choice, fetched.kv, call);
         return fetched;
@@ -310,7 +310,7 @@ public:
     /// Complexity: O(matched tokens). No allocation.
     [[nodiscard]] Lookup probe(ModelView model, Tokens tokens, FetchOptions options = {}) const {
         const Look look(*cache_);
-        return Lookup(cache_->choose(model, tokens, options, detail::can_fetch<KV>), 0);
+        return detail::Answer::of(cache_->choose(model, tokens, options, detail::can_fetch<KV>), 0);
     }
 
     /// Does what a lease of these tokens does to recency, for an engine whose slot still holds the
@@ -322,7 +322,7 @@ public:
             cache_->choose(model, tokens, {.min_remaining = 0}, detail::can_lease<KV>);
         if (choice.record != nullptr)
             cache_->refresh(choice, tokens);
-        return Lookup(choice, 0);
+        return detail::Answer::of(choice, 0);
     }
 
     /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes
@@ -596,9 +596,9 @@ private:
         Call call(*cache_);
         const auto choice = cache_->choose(model, tokens, options, can);
         const std::uint64_t number = cache_->count(choice, tokens);
-        return Lease(Lookup(choice, number), choice.record != nullptr
-                                                 ? cache_->lease(*choice.record)
-                                                 : detail::PayloadLease<KV>());
+        return Lease(detail::Answer::of(choice, number), choice.record != nullptr
+                                                             ? cache_->lease(*choice.record)
+                                                             : detail::PayloadLease<KV>());
     }
 
     void close() noexcept {

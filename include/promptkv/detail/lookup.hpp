@@ -42,6 +42,26 @@ struct Choice {
     MissReason miss = MissReason::nothing_shared;
 };
 
+/// Makes what the caller is told of a choice.
+struct Answer {
+    /// `number`: the lookup's; 0: nothing was counted.
+    template <class R>
+    [[nodiscard]] static Lookup<typename R::Token, typename R::TierEnum>
+    of(const Choice<R>& choice, std::uint64_t number) noexcept {
+        Lookup<typename R::Token, typename R::TierEnum> answer;
+        answer.reused_ = choice.reused;
+        answer.matched_ = choice.spot.common();
+        answer.request_ = number;
+        answer.match_ = choice.match;
+        answer.miss_ = choice.miss;
+        if (choice.record != nullptr) {
+            answer.entry_tokens_ = choice.record->length();
+            answer.tier_ = choice.record->tier;
+        }
+        return answer;
+    }
+};
+
 /// How many of the first `n` tokens of an entry can be reused: a multiple of `align`, 0 included, where
 /// the payload serves one, else what it serves.
 template <class R>
