@@ -2,25 +2,16 @@
 // generate_trace: a small model of chat users.
 #include "generate.hpp"
 
+#include "random.hpp"
+
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
-#include <random>
 #include <span>
 #include <utility>
 #include <vector>
 
 namespace replay {
 namespace {
-
-/// A log-normal number of tokens: half of them below `median`, the tail the heavier the larger
-/// `sigma`, none beyond `most`.
-struct Length {
-    double median;
-    double sigma;
-    double most;
-};
 
 constexpr std::size_t n_system_prompts = 12;
 constexpr std::size_t n_live_chats = 64;
@@ -36,47 +27,12 @@ constexpr double one_off_share = 0.06;
 constexpr double edit_share = 0.05;
 constexpr double again_share = 0.04;
 
-/// Random numbers that are the same with every standard library: only the engine is from there.
-class Random {
-public:
-    explicit Random(std::uint64_t seed) : engine_(seed) {}
-
-    /// In [0, 1).
-    double uniform() { return static_cast<double>(engine_() >> 11U) * 0x1p-53; }
-
-    bool chance(double share) { return uniform() < share; }
-
-    std::size_t below(std::size_t end) {
-        return static_cast<std::size_t>(uniform() * static_cast<double>(end));
-    }
-
-    /// At least 1.
-    std::uint64_t length(const Length& length) {
-        constexpr double two_pi = 6.283185307179586;
-        const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
-        const double normal = radius * std::cos(two_pi * uniform());
-        const double drawn = length.median * std::exp(length.sigma * normal);
-        return static_cast<std::uint64_t>(std::clamp(drawn, 1.0, length.most));
-    }
-
-private:
-    std::mt19937_64 engine_;
-};
-
 /// System prompt, question, answer, question, answer, …
 struct Chat {
     std::vector<Range> parts;
     std::uint64_t session = 0;
     std::uint64_t turns_left = 0;
 };
-
-std::uint64_t tokens_of(const std::vector<Range>& parts) {
-    std::uint64_t tokens = 0;
-    for (const Range& part : parts) {
-        tokens += part.length;
-    }
-    return tokens;
-}
 
 class Generator {
 public:
@@ -110,11 +66,7 @@ private:
         return range;
     }
 
-    /// The first prompt is about n times as popular as the n-th.
-    Range popular_system_prompt() {
-        const double rank = std::pow(static_cast<double>(n_system_prompts + 1), random_.uniform());
-        return system_prompts_[static_cast<std::size_t>(rank) - 1];
-    }
+    Range popular_system_prompt() { return system_prompts_[random_.popular(n_system_prompts)]; }
 
     Chat new_chat() {
         return {{popular_system_prompt()}, ++last_session_, random_.length(turns_length)};
@@ -134,14 +86,14 @@ private:
         append(chat.parts, chat.session, std::span(&answer, 1));
         chat.parts.push_back(answer);
         --chat.turns_left;
-        if (chat.turns_left == 0 || tokens_of(chat.parts) > longest_chat) {
+        if (chat.turns_left == 0 || length_of(chat.parts) > longest_chat) {
             chat = new_chat();
         }
     }
 
     void append(const std::vector<Range>& parts, std::uint64_t session,
                 std::span<const Range> answer) {
-        trace_.append(tokens_of(parts), parts.front().length, parts, session, answer);
+        trace_.append(length_of(parts), parts.front().length, parts, session, answer);
     }
 
     Random random_;

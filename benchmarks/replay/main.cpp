@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// promptkv_replay: replays a trace of prompts through the cache and prints what it saves.
+// promptkv_replay: replays a trace of prompts by one policy or several and prints what each saves.
 #include "capacity.hpp"
 #include "figures.hpp"
 #include "generate.hpp"
 #include "input.hpp"
+#include "policy.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "simulate.hpp"
@@ -12,8 +13,11 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -24,6 +28,8 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -37,7 +43,7 @@ constexpr std::size_t generated_requests = 10'000;
 /// The command line.
 struct Arguments {
     std::string trace_path;
-    std::optional<std::uint64_t> seed; // of a generated trace
+    std::optional<std::string> generated; // workload and seed
     std::optional<std::size_t> limit;
     std::vector<std::string> capacities;
     std::string payload = "blocks";
@@ -45,25 +51,69 @@ struct Arguments {
     std::string insert = "prompt";
     bool tiers = false;
     bool no_sessions = false;
+    std::vector<std::string> policies;
     std::string rules = "promptkv";
     std::uint64_t bytes_per_token = replay::Settings{}.bytes_per_token;
     std::optional<std::size_t> max_entries;
     std::string figures_path;
     std::string csv_path;
     std::string json_path;
+    std::string ratios_path;
+    bool curve = false;
+    std::string curve_path;
     bool quiet = false;
 };
 
 using replay::InsertWay;
 using replay::PayloadKind;
+using replay::Policy;
 
 const std::map<std::string, PayloadKind> payload_names{{"blocks", PayloadKind::blocks},
                                                        {"prefix", PayloadKind::prefix},
                                                        {"whole", PayloadKind::whole}};
 const std::map<std::string, InsertWay> insert_names{
     {"prompt", InsertWay::prompt}, {"tiers", InsertWay::tiers}, {"server", InsertWay::server}};
-const std::map<std::string, promptkv::Rules> rules_names{{"promptkv", promptkv::Rules::promptkv},
-                                                         {"mlx_lm", promptkv::Rules::mlx_lm}};
+const std::map<std::string, Policy> rules_names{{"promptkv", Policy::tiered_lru},
+                                                {"mlx_lm", Policy::reference}};
+
+std::map<std::string, Policy> policy_names() {
+    std::map<std::string, Policy> names;
+    for (const Policy policy : replay::policies()) {
+        names.emplace(replay::name(policy), policy);
+    }
+    return names;
+}
+
+/// What `--generate` names.
+struct Generated {
+    std::string workload; // empty: chats
+    std::uint64_t seed = 1;
+};
+
+/// Reads NAME, SEED or NAME:SEED.
+/// Throws: CLI::ValidationError.
+Generated parse_generated(const std::string& text) {
+    const std::size_t colon = text.find(':');
+    Generated generated{text.substr(0, colon)};
+    std::string seed = colon == std::string::npos ? "" : text.substr(colon + 1);
+    const auto names = replay::workload_names();
+    if (std::find(names.begin(), names.end(), generated.workload) == names.end()) {
+        if (colon != std::string::npos) {
+            throw CLI::ValidationError(fmt::format("--generate: '{}' is no workload: {}",
+                                                   generated.workload, fmt::join(names, ", ")));
+        }
+        seed = std::exchange(generated.workload, "");
+    } else if (colon == std::string::npos) {
+        return generated;
+    }
+    const char* const end = seed.data() + seed.size();
+    const auto [stop, error] = std::from_chars(seed.data(), end, generated.seed);
+    if (error != std::errc() || stop != end) {
+        throw CLI::ValidationError(fmt::format("--generate: '{}' is neither a seed nor one of {}",
+                                               seed, fmt::join(names, ", ")));
+    }
+    return generated;
+}
 
 /// Accepts the names of `values`.
 template <class T>
@@ -89,9 +139,11 @@ void declare_input(CLI::App& app, Arguments& arguments) {
         "trace", arguments.trace_path,
         "File to replay: #ptrace1 or Mooncake's JSONL, plain or xz; - is standard input");
     path->type_name("FILE");
-    CLI::Option* const seed =
-        app.add_option("--generate", arguments.seed, "Replay made-up chats instead [seed 1]");
-    seed->expected(0, 1)->default_str("1")->type_name("[SEED]")->excludes(path);
+    CLI::Option* const generated =
+        app.add_option("--generate", arguments.generated,
+                       fmt::format("Replay made-up chats instead, or one of {}",
+                                   fmt::join(replay::workload_names(), ", ")));
+    generated->expected(0, 1)->default_str("1")->type_name("[NAME|SEED|NAME:SEED]")->excludes(path);
     app.add_option("--limit", arguments.limit, "Replay the first N requests only")
         ->check(CLI::Range(std::size_t{1}, std::numeric_limits<std::size_t>::max()).description(""))
         ->type_name("N");
@@ -101,7 +153,7 @@ void declare_cache(CLI::App& app, Arguments& arguments) {
     const std::string group = "Cache";
     app.add_option("--capacity", arguments.capacities,
                    "Blocks (24576), bytes (8GiB) or unlimited; several with commas "
-                   "[those of --compare; or 1/8, 1/4, 1/2 of the trace's blocks and unlimited]")
+                   "[those of --compare, or by the trace]")
         ->delimiter(',')
         ->allow_extra_args(false)
         ->check(CLI::Validator(check_capacity, ""))
@@ -133,9 +185,17 @@ void declare_cache(CLI::App& app, Arguments& arguments) {
     app.add_flag("--no-sessions", arguments.no_sessions,
                  "With --insert server: leave out the trace's sessions")
         ->group(group);
-    app.add_option("--rules", arguments.rules,
-                   "mlx_lm: behave as the cache that promptkv started from")
+    CLI::Option* const policy =
+        app.add_option("--policy", arguments.policies,
+                       "What decides which state is given up; several with commas [tiered-lru]");
+    policy->delimiter(',')
+        ->allow_extra_args(false)
+        ->check(one_of(policy_names()))
+        ->type_name("LIST")
+        ->group(group);
+    app.add_option("--rules", arguments.rules, "mlx_lm: the same as --policy reference")
         ->check(one_of(rules_names))
+        ->excludes(policy)
         ->type_name("promptkv|mlx_lm")
         ->capture_default_str()
         ->group(group);
@@ -162,23 +222,52 @@ void declare_output(CLI::App& app, Arguments& arguments) {
     app.add_option("--json", arguments.json_path, "Write the figures as JSON; - is standard output")
         ->type_name("FILE")
         ->group(group);
-    app.add_flag("--quiet", arguments.quiet, "Neither table nor progress bar")->group(group);
+    app.add_option("--ratios", arguments.ratios_path,
+                   "Write the hit ratios alone as CSV; - is standard output")
+        ->type_name("FILE")
+        ->group(group);
+    app.add_flag("--curve", arguments.curve,
+                 "Show the cache's curve of LRU's hit ratios beside what is measured")
+        ->group(group);
+    app.add_option("--curve-csv", arguments.curve_path,
+                   "Write the curve as CSV; - is standard output")
+        ->type_name("FILE")
+        ->group(group);
+    app.add_flag("--quiet", arguments.quiet, "Neither tables nor progress bar")->group(group);
 }
 
 replay::Trace load(const Arguments& arguments) {
-    if (arguments.seed.has_value()) {
-        return replay::generate_trace(*arguments.seed,
-                                      arguments.limit.value_or(generated_requests));
+    if (arguments.generated.has_value()) {
+        const Generated generated = parse_generated(*arguments.generated);
+        const std::size_t n_requests = arguments.limit.value_or(generated_requests);
+        return generated.workload.empty()
+                   ? replay::generate_trace(generated.seed, n_requests)
+                   : replay::generate_workload(generated.workload, generated.seed, n_requests);
     }
     return replay::load_trace(arguments.trace_path,
                               arguments.limit.value_or(std::numeric_limits<std::size_t>::max()));
+}
+
+/// The policies to replay, each once.
+std::vector<Policy> policies_from(const Arguments& arguments) {
+    if (arguments.policies.empty()) {
+        return {rules_names.at(arguments.rules)};
+    }
+    const std::map<std::string, Policy> names = policy_names();
+    std::vector<Policy> policies;
+    for (const std::string& name : arguments.policies) {
+        const Policy policy = names.at(name);
+        if (std::find(policies.begin(), policies.end(), policy) == policies.end()) {
+            policies.push_back(policy);
+        }
+    }
+    return policies;
 }
 
 replay::Settings settings_from(const Arguments& arguments) {
     replay::Settings settings;
     settings.payload = payload_names.at(arguments.payload);
     settings.insert = arguments.tiers ? InsertWay::tiers : insert_names.at(arguments.insert);
-    settings.rules = rules_names.at(arguments.rules);
     settings.block_tokens = arguments.block_tokens;
     settings.sessions = !arguments.no_sessions;
     settings.bytes_per_token = arguments.bytes_per_token;
@@ -196,14 +285,15 @@ std::vector<replay::Capacity> capacities_from(const Arguments& arguments,
     if (capacities.empty()) {
         capacities = replay::capacities_of(figures);
     }
-    if (capacities.empty()) {
-        const std::uint64_t blocks = replay::summarize(trace).distinct_blocks;
-        for (const std::uint64_t part : {8U, 4U, 2U}) {
-            capacities.push_back({blocks / part, replay::Capacity::Unit::blocks});
-        }
-        capacities.emplace_back();
+    if (!capacities.empty()) {
+        return capacities;
     }
-    return capacities;
+    using enum replay::Capacity::Unit;
+    if (const std::uint64_t usual = trace.usual_capacity; usual > 0) {
+        return {{usual / 2, blocks}, {usual, blocks}, {usual * 2, blocks}};
+    }
+    const std::uint64_t all = replay::summarize(trace).distinct_blocks;
+    return {{all / 8, blocks}, {all / 4, blocks}, {all / 2, blocks}, {}};
 }
 
 void write(const std::string& text, const std::string& path) {
@@ -221,6 +311,51 @@ void write(const std::string& text, const std::string& path) {
     }
 }
 
+/// Replays, one after the other, with a progress bar.
+class Replayer {
+public:
+    Replayer(const replay::Trace& trace, const replay::Settings& settings, bool shows_progress)
+        : trace_(trace), settings_(settings), shows_progress_(shows_progress) {}
+
+    replay::Result run(Policy policy, const replay::Capacity& capacity) {
+        settings_.policy = policy;
+        replay::ProgressBar bar(fmt::format("{} {}", name(policy), to_string(capacity)),
+                                trace_.requests.size(), shows_progress_);
+        return replay::simulate(trace_, settings_, capacity,
+                                [&bar](std::size_t done) { bar.update(done); });
+    }
+
+private:
+    const replay::Trace& trace_;
+    replay::Settings settings_;
+    bool shows_progress_;
+};
+
+/// LRU and the policy of each curve, replayed at the budgets of its points.
+/// Throws: std::runtime_error when there is no curve.
+std::vector<replay::Result> measure_curves(Replayer& replayer,
+                                           const std::vector<replay::Result>& results) {
+    std::vector<replay::Result> measured;
+    for (const replay::Result& result : results) {
+        for (const replay::CurvePoint& point : result.curve) {
+            const replay::Capacity budget{point.bytes, replay::Capacity::Unit::bytes};
+            for (const Policy policy : {Policy::lru, result.policy}) {
+                const bool known =
+                    std::any_of(measured.begin(), measured.end(), [&](const replay::Result& other) {
+                        return other.policy == policy && other.capacity == budget;
+                    });
+                if (!known) {
+                    measured.push_back(replayer.run(policy, budget));
+                }
+            }
+        }
+    }
+    if (measured.empty()) {
+        throw std::runtime_error("--curve: none of the policies has a curve of hit ratios");
+    }
+    return measured;
+}
+
 void run(const Arguments& arguments) {
     const replay::Trace trace = load(arguments);
     const replay::Settings settings = settings_from(arguments);
@@ -228,14 +363,12 @@ void run(const Arguments& arguments) {
     if (!arguments.figures_path.empty()) {
         figures = replay::read_figures(arguments.figures_path, trace.name);
     }
-    const std::vector<replay::Capacity> capacities = capacities_from(arguments, trace, figures);
+    Replayer replayer(trace, settings, !arguments.quiet);
     std::vector<replay::Result> results;
-    for (const replay::Capacity& capacity : capacities) {
-        replay::ProgressBar bar(
-            fmt::format("{} of {}: {}", results.size() + 1, capacities.size(), to_string(capacity)),
-            trace.requests.size(), !arguments.quiet);
-        results.push_back(replay::simulate(trace, settings, capacity,
-                                           [&bar](std::size_t done) { bar.update(done); }));
+    for (const replay::Capacity& capacity : capacities_from(arguments, trace, figures)) {
+        for (const Policy policy : policies_from(arguments)) {
+            results.push_back(replayer.run(policy, capacity));
+        }
     }
     const replay::Report report{trace, settings, results, figures};
     if (!arguments.quiet) {
@@ -246,6 +379,19 @@ void run(const Arguments& arguments) {
     }
     if (!arguments.json_path.empty()) {
         write(replay::format_json(report), arguments.json_path);
+    }
+    if (!arguments.ratios_path.empty()) {
+        write(replay::format_ratios(report), arguments.ratios_path);
+    }
+    if (!arguments.curve && arguments.curve_path.empty()) {
+        return;
+    }
+    const std::vector<replay::Result> measured = measure_curves(replayer, results);
+    if (!arguments.quiet) {
+        write('\n' + replay::format_curve_table(report, measured), "-");
+    }
+    if (!arguments.curve_path.empty()) {
+        write(replay::format_curve_csv(report, measured), arguments.curve_path);
     }
 }
 
@@ -259,8 +405,11 @@ int main(int argc, char** argv) {
     declare_output(app, arguments);
     try {
         app.parse(argc, argv);
-        if (arguments.trace_path.empty() && !arguments.seed.has_value()) {
+        if (arguments.trace_path.empty() && !arguments.generated.has_value()) {
             throw CLI::RequiredError("a trace or --generate");
+        }
+        if (arguments.generated.has_value()) {
+            (void)parse_generated(*arguments.generated); // a wrong one is a wrong option
         }
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == exit_success) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Reports of a replay: table, CSV and JSON.
+// Reports of a replay: tables, CSV and JSON.
 #include "report.hpp"
 
 #include <fmt/format.h>
@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,26 @@ std::string_view name_of(InsertWay way) {
         break;
     }
     return "server";
+}
+
+/// The values of `part` of the results, each once, in the order in which they come.
+template <class Part>
+auto each_once(std::span<const Result> results, Part part) {
+    std::vector<std::decay_t<decltype(results.front().*part)>> values;
+    for (const Result& result : results) {
+        if (std::find(values.begin(), values.end(), result.*part) == values.end()) {
+            values.push_back(result.*part);
+        }
+    }
+    return values;
+}
+
+std::vector<std::string_view> names_of(std::span<const Policy> policies) {
+    std::vector<std::string_view> names;
+    for (const Policy policy : policies) {
+        names.push_back(name(policy));
+    }
+    return names;
 }
 
 bool names_sessions(const Settings& settings) {
@@ -111,13 +132,14 @@ std::string describe(const Trace& trace) {
                        grouped(summary.largest_prompt));
 }
 
-std::string describe(const Settings& settings) {
+std::string describe(const Settings& settings, std::span<const Policy> policies) {
     std::string text = fmt::format("{} payload", name_of(settings.payload));
     if (settings.payload == PayloadKind::blocks && settings.block_tokens > 1) {
         text += fmt::format(" of {} ids", grouped(settings.block_tokens));
     }
-    text += fmt::format(", insert {}, rules of {}, {} bytes a token", name_of(settings.insert),
-                        promptkv::name(settings.rules), grouped(settings.bytes_per_token));
+    text += fmt::format(", insert {}, {} {}, {} bytes a token", name_of(settings.insert),
+                        policies.size() > 1 ? "policies" : "policy",
+                        fmt::join(names_of(policies), " "), grouped(settings.bytes_per_token));
     text += settings.insert == InsertWay::server && !settings.sessions ? ", no sessions" : "";
     if (settings.max_entries != promptkv::unlimited) {
         text += fmt::format(", at most {} entries", grouped(settings.max_entries));
@@ -137,12 +159,14 @@ void append(Row& row, const Row& cells) {
     row.insert(row.end(), cells.begin(), cells.end());
 }
 
+std::string difference(double ratio, std::optional<double> other) {
+    return other.has_value() ? fmt::format("{:+.5f}", ratio - *other) : "-";
+}
+
 /// Block LRU, the difference to it, and the optimum.
 Row comparison(std::span<const Figure> figures, const Result& result) {
     const auto block_lru = find_figure(figures, "block_lru", result.capacity);
-    return {readable(block_lru),
-            block_lru.has_value() ? fmt::format("{:+.5f}", result.token_hit_ratio() - *block_lru)
-                                  : "-",
+    return {readable(block_lru), difference(result.token_hit_ratio(), block_lru),
             readable(find_figure(figures, "optimal", result.capacity))};
 }
 
@@ -158,10 +182,44 @@ std::string csv_field(std::string_view text) {
     return quoted + '"';
 }
 
+/// What a bound does not have.
+std::string unless_bound(const Result& result, std::string text) {
+    return is_bound(result.policy) ? "-" : std::move(text);
+}
+
+/// Nothing where there was no such replay.
+std::optional<double> hit_ratio(std::span<const Result> results, Policy policy,
+                                const Capacity& capacity) {
+    for (const Result& result : results) {
+        if (result.policy == policy && result.capacity == capacity) {
+            return result.token_hit_ratio();
+        }
+    }
+    return std::nullopt;
+}
+
+/// The hit ratios alone: a row a capacity, a column a policy.
+std::string side_by_side(std::span<const Result> results, std::span<const Policy> policies) {
+    std::vector<Row> rows{{"hit ratio"}};
+    for (const Policy policy : policies) {
+        rows.back().emplace_back(name(policy));
+    }
+    for (const Capacity& capacity : each_once(results, &Result::capacity)) {
+        rows.push_back({readable(capacity)});
+        for (const Policy policy : policies) {
+            rows.back().push_back(readable(hit_ratio(results, policy, capacity)));
+        }
+    }
+    return aligned(rows);
+}
+
 /// The figures of one replay by name, in the order in which they are written. A limit that is not
 /// there is null.
 ordered_json figures(const Report& report, const Result& result) {
     ordered_json row;
+    row["policy"] = name(result.policy);
+    row["payload"] = name_of(result.payload);
+    row["block_tokens"] = is_bound(result.policy) ? 1 : report.settings.block_tokens;
     if (result.capacity.unit == Capacity::Unit::unlimited) {
         row["capacity_blocks"] = nullptr;
         row["capacity_bytes"] = nullptr;
@@ -201,11 +259,8 @@ ordered_json figures(const Report& report, const Result& result) {
 
 ordered_json settings_object(const Settings& settings) {
     ordered_json object;
-    object["payload"] = name_of(settings.payload);
-    object["block_tokens"] = settings.block_tokens;
     object["insert"] = name_of(settings.insert);
     object["sessions"] = names_sessions(settings);
-    object["rules"] = promptkv::name(settings.rules);
     object["bytes_per_token"] = settings.bytes_per_token;
     if (settings.max_entries == promptkv::unlimited) {
         object["max_entries"] = nullptr;
@@ -225,13 +280,46 @@ std::string csv_cell(const ordered_json& value) {
     return value.is_string() ? csv_field(value.get<std::string>()) : value.dump();
 }
 
+std::string csv_ratio(std::optional<double> ratio) {
+    return ratio.has_value() ? fmt::format("{:.5f}", *ratio) : "";
+}
+
+/// A point of a curve beside what was measured at its budget.
+struct CurveRow {
+    Policy policy;
+    Capacity capacity;
+    Capacity budget;
+    double curve;
+    std::optional<double> lru;
+    std::optional<double> measured; // by the policy itself
+};
+
+std::vector<CurveRow> curve_rows(const Report& report, std::span<const Result> measured) {
+    std::vector<CurveRow> rows;
+    for (const Result& result : report.results) {
+        for (const CurvePoint& point : result.curve) {
+            const Capacity budget{point.bytes, Capacity::Unit::bytes};
+            rows.push_back({result.policy, result.capacity, budget, point.hit_ratio,
+                            hit_ratio(measured, Policy::lru, budget),
+                            hit_ratio(measured, result.policy, budget)});
+        }
+    }
+    return rows;
+}
+
 } // namespace
 
 std::string format_table(const Report& report) {
     const bool tiers = report.settings.insert != InsertWay::prompt;
     const bool compared = !report.figures.empty();
-    std::vector<Row> rows;
-    rows.push_back({"capacity", "hit ratio"});
+    const std::vector<Policy> replayed = each_once(report.results, &Result::policy);
+    std::string text = describe(report.trace) + describe(report.settings, replayed) + '\n';
+    std::vector<Row> rows(1);
+    if (replayed.size() > 1) {
+        text += side_by_side(report.results, replayed) + '\n';
+        rows.back().emplace_back("policy");
+    }
+    append(rows.back(), {"capacity", "hit ratio"});
     if (compared) {
         append(rows.back(), {"block LRU", "difference", "optimum"});
     }
@@ -239,18 +327,25 @@ std::string format_table(const Report& report) {
                          tiers ? "cut a/u/s" : "cut", "entries", "ops/s", "fetch p50", "p99",
                          "insert p50", "p99"});
     for (const Result& result : report.results) {
-        rows.push_back({readable(result.capacity), readable(result.token_hit_ratio())});
+        rows.emplace_back();
+        if (replayed.size() > 1) {
+            rows.back().emplace_back(name(result.policy));
+        }
+        append(rows.back(), {readable(result.capacity), readable(result.token_hit_ratio())});
         if (compared) {
             append(rows.back(), comparison(report.figures, result));
         }
-        append(rows.back(),
-               {grouped(result.requests_hit), grouped(result.tokens_saved),
-                by_tier(result.evicted, tiers), by_tier(result.cut, tiers), grouped(result.entries),
-                grouped(static_cast<std::uint64_t>(result.operations_per_second())),
-                readable(result.fetch.p50), readable(result.fetch.p99), readable(result.insert.p50),
-                readable(result.insert.p99)});
+        append(rows.back(), {grouped(result.requests_hit), grouped(result.tokens_saved)});
+        for (std::string& cell :
+             Row{by_tier(result.evicted, tiers), by_tier(result.cut, tiers),
+                 grouped(result.entries),
+                 grouped(static_cast<std::uint64_t>(result.operations_per_second())),
+                 readable(result.fetch.p50), readable(result.fetch.p99),
+                 readable(result.insert.p50), readable(result.insert.p99)}) {
+            rows.back().push_back(unless_bound(result, std::move(cell)));
+        }
     }
-    return describe(report.trace) + describe(report.settings) + '\n' + aligned(rows);
+    return text + aligned(rows);
 }
 
 std::string format_csv(const Report& report) {
@@ -271,6 +366,42 @@ std::string format_csv(const Report& report) {
             text = fmt::format("{}\n", fmt::join(names, ","));
         }
         text += fmt::format("{}\n", fmt::join(cells, ","));
+    }
+    return text;
+}
+
+std::string format_ratios(const Report& report) {
+    std::string text = "trace,capacity_blocks,policy,token_hit_ratio\n";
+    for (const Result& result : report.results) {
+        const bool limited = result.capacity.unit != Capacity::Unit::unlimited;
+        text +=
+            fmt::format("{},{},{},{:.5f}\n", csv_field(report.trace.name),
+                        limited ? fmt::format("{}", result.capacity.blocks(bytes_per_block(report)))
+                                : "unlimited",
+                        name(result.policy), result.token_hit_ratio());
+    }
+    return text;
+}
+
+std::string format_curve_table(const Report& report, std::span<const Result> measured) {
+    std::vector<Row> rows{
+        {"policy", "capacity", "budget", "curve", "LRU", "difference", "measured"}};
+    for (const CurveRow& row : curve_rows(report, measured)) {
+        rows.push_back({std::string(name(row.policy)), readable(row.capacity), readable(row.budget),
+                        readable(row.curve), readable(row.lru), difference(row.curve, row.lru),
+                        readable(row.measured)});
+    }
+    return aligned(rows);
+}
+
+std::string format_curve_csv(const Report& report, std::span<const Result> measured) {
+    std::string text = "trace,policy,capacity_blocks,budget_bytes,curve,lru,measured\n";
+    for (const CurveRow& row : curve_rows(report, measured)) {
+        const bool limited = row.capacity.unit != Capacity::Unit::unlimited;
+        text += fmt::format(
+            "{},{},{},{},{},{},{}\n", csv_field(report.trace.name), name(row.policy),
+            limited ? fmt::format("{}", row.capacity.blocks(bytes_per_block(report))) : "",
+            row.budget.amount, csv_ratio(row.curve), csv_ratio(row.lru), csv_ratio(row.measured));
     }
     return text;
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// simulate: replays a trace through promptkv::LRUPromptCache and counts what it saved.
+// simulate: replays a trace by one policy and counts what it saved.
 #ifndef PROMPTKV_REPLAY_SIMULATE_HPP
 #define PROMPTKV_REPLAY_SIMULATE_HPP
 
 #include <promptkv/cache_types.hpp>
 
 #include "capacity.hpp"
+#include "policy.hpp"
 #include "trace.hpp"
 
 #include <array>
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <vector>
 
 namespace replay {
 
@@ -33,14 +35,18 @@ enum class InsertWay : std::uint8_t {
 
 /// How the trace is replayed and with which options of the cache.
 struct Settings {
-    PayloadKind payload = PayloadKind::blocks;
+    Policy policy = Policy::tiered_lru;
+    PayloadKind payload = PayloadKind::blocks; ///< but see `payload_of`
     InsertWay insert = InsertWay::prompt;
-    promptkv::Rules rules = promptkv::Rules::promptkv;
     std::uint64_t block_tokens = 1; ///< block ids of the trace that a shared block holds
     bool sessions = true;           ///< whether InsertWay::server names the sessions of the trace
     std::uint64_t bytes_per_token = 131'072; ///< 8 KV heads of 128 in 32 layers, 16 bits a number
     std::size_t max_entries = promptkv::unlimited;
 };
+
+/// The payload that is replayed: that of the settings, except that a bound always shares blocks and that
+/// the reference never does.
+[[nodiscard]] PayloadKind payload_of(const Settings& settings) noexcept;
 
 /// Time of the faster half of the operations, and of all but a hundredth of them.
 struct Latency {
@@ -48,10 +54,20 @@ struct Latency {
     std::chrono::nanoseconds p99{0};
 };
 
-/// Outcome of one replay.
+/// A point of a curve of hit ratios.
+struct CurvePoint {
+    std::uint64_t bytes = 0; ///< budget
+    double hit_ratio = 0;
+
+    friend bool operator==(const CurvePoint&, const CurvePoint&) = default;
+};
+
+/// Outcome of one replay. A bound leaves everything after `tokens_saved` at 0, except for `bytes`.
 struct Result {
     static constexpr std::size_t tier_count = 3; ///< assistant, user, system
 
+    Policy policy = Policy::tiered_lru;
+    PayloadKind payload = PayloadKind::blocks;
     Capacity capacity;
     std::uint64_t requests = 0;
     std::uint64_t requests_hit = 0; ///< those of which at least one block was reused
@@ -68,6 +84,10 @@ struct Result {
     std::chrono::nanoseconds time{0}; ///< of the operations
     Latency fetch;
     Latency insert;
+    std::vector<CurvePoint> curve; ///< the cache's `hit_ratio_curve()`; empty: it has none
+
+    /// Counts a request that could reuse `reusable_tokens`.
+    void count(std::uint64_t input_tokens, std::uint64_t reusable_tokens) noexcept;
 
     [[nodiscard]] double token_hit_ratio() const noexcept;
     [[nodiscard]] double operations_per_second() const noexcept;
@@ -76,12 +96,17 @@ struct Result {
 /// Told now and then how many requests are done.
 using Progress = std::function<void(std::size_t)>;
 
-/// Replays `trace` in order through a cache of `capacity`. A block id is a token of the key, and an
+/// Tells `progress`, if there is one, that `done` requests are done, after each 64th request.
+void report_progress(const Progress& progress, std::size_t done);
+
+/// Replays `trace` in order at `capacity`: a bound as `simulate_bound` says, any other policy through
+/// a cache. A block id is a token of the key, and an
 /// entry takes `bytes_per_token` for each token of its whole blocks. For each request:
 /// 1. lease with all its ids; the blocks reused count for `block_size` tokens each, the request for
 ///    no more than its input;
 /// 2. insert what `InsertWay` says, as far as the trace knows it: whole blocks alone. A payload of
 ///    blocks is built as an engine builds it: reserve, extend what is stored already, commit.
+/// Requires: `policies()` has the policy.
 /// Throws: std::invalid_argument when the bytes of all prompts together are more than can be counted.
 [[nodiscard]] Result simulate(const Trace& trace, const Settings& settings,
                               const Capacity& capacity, const Progress& progress = nullptr);

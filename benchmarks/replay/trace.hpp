@@ -42,7 +42,8 @@ struct Trace {
     static constexpr std::uint64_t max_prompt_blocks = std::uint64_t{1} << 22U; ///< output included
 
     std::string name;
-    std::uint64_t block_size = 1; ///< tokens a block
+    std::uint64_t block_size = 1;     ///< tokens a block
+    std::uint64_t usual_capacity = 0; ///< in blocks: what the trace was made for; 0: unknown
     std::vector<Request> requests;
     std::vector<Range> ranges;
 
@@ -54,6 +55,15 @@ struct Trace {
     void append(std::uint64_t input_tokens, std::uint64_t system_tokens, std::span<const Range> ids,
                 std::uint64_t session = 0, std::span<const Range> output = {});
 };
+
+/// Tokens of `ranges` in blocks of one token.
+[[nodiscard]] constexpr std::uint64_t length_of(std::span<const Range> ranges) noexcept {
+    std::uint64_t length = 0;
+    for (const Range& range : ranges) {
+        length += range.length;
+    }
+    return length;
+}
 
 /// What a trace holds.
 struct TraceSummary {

@@ -91,7 +91,7 @@ double hit_ratio(const Trace& trace, const Settings& settings, const Capacity& c
     return simulate(trace, settings, capacity).token_hit_ratio();
 }
 
-TEST_CASE("By the rules of mlx_lm recorded traces give the reference's figures") {
+TEST_CASE("By the reference policy recorded traces give the reference's figures") {
     struct Point {
         const char* trace;
         std::uint64_t blocks;
@@ -114,7 +114,7 @@ TEST_CASE("By the rules of mlx_lm recorded traces give the reference's figures")
             continue;
         }
         Settings settings;
-        settings.rules = promptkv::Rules::mlx_lm;
+        settings.policy = replay::Policy::reference;
         settings.insert = figure.policy.ends_with("_tiers") ? InsertWay::tiers : InsertWay::prompt;
         settings.payload = figure.policy.starts_with("reference_not_trimmable")
                                ? PayloadKind::whole

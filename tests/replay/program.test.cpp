@@ -48,8 +48,8 @@ TEST_CASE("promptkv_replay explains itself") {
     REQUIRE(run.status == 0);
     for (const char* option :
          {"--capacity", "--payload", "--block-tokens", "--insert", "--tiers", "--no-sessions",
-          "--rules", "--bytes-per-token", "--max-entries", "--limit", "--generate", "--compare",
-          "--csv", "--json", "--quiet"}) {
+          "--policy", "--rules", "--bytes-per-token", "--max-entries", "--limit", "--generate",
+          "--compare", "--csv", "--json", "--ratios", "--curve", "--curve-csv", "--quiet"}) {
         CAPTURE(option);
         REQUIRE(contains(run.output, option));
     }
@@ -99,13 +99,13 @@ TEST_CASE("promptkv_replay passes its options on") {
     const std::string common = trace.name() + " --quiet --csv - --capacity 8 ";
     const Run run = replay(common + "--payload whole --tiers --max-entries 9 --bytes-per-token 2");
     REQUIRE(run.status == 0);
-    REQUIRE(contains(run.output, "\nsmall,whole,1,tiers,false,promptkv,2,9,8,16,"));
+    REQUIRE(contains(run.output, "\nsmall,tiers,false,2,9,tiered-lru,whole,1,8,16,"));
     const Run reference = replay(common + "--rules mlx_lm --payload prefix");
-    REQUIRE(contains(reference.output, "\nsmall,prefix,1,prompt,false,mlx_lm,131072,,8,"));
+    REQUIRE(contains(reference.output, "\nsmall,prompt,false,131072,,reference,prefix,1,8,"));
     const Run server = replay(common + "--insert server --block-tokens 3");
-    REQUIRE(contains(server.output, "\nsmall,blocks,3,server,true,promptkv,131072,,8,"));
+    REQUIRE(contains(server.output, "\nsmall,server,true,131072,,tiered-lru,blocks,3,8,"));
     const Run anonymous = replay(common + "--insert server --no-sessions");
-    REQUIRE(contains(anonymous.output, "\nsmall,blocks,1,server,false,promptkv,131072,,8,"));
+    REQUIRE(contains(anonymous.output, "\nsmall,server,false,131072,,tiered-lru,blocks,1,8,"));
 }
 
 TEST_CASE("promptkv_replay replays at the capacities of the figures to compare with") {
@@ -139,7 +139,7 @@ TEST_CASE("promptkv_replay writes CSV and JSON files, and nothing else when quie
         replay(trace.name() + " --quiet --csv " + csv.name() + " --json " + json.name());
     REQUIRE(run.status == 0);
     REQUIRE(run.output.empty());
-    REQUIRE(csv.read().starts_with("trace,payload,block_tokens,"));
+    REQUIRE(csv.read().starts_with("trace,insert,sessions,"));
     REQUIRE(json.read().starts_with("{\n  \"trace\""));
 }
 
@@ -245,7 +245,7 @@ TEST_CASE("promptkv_replay shows names without the control characters in them") 
     const Run run = replay("'" + good.name() + "' --capacity 8 --csv - --json -");
     REQUIRE(run.status == 0);
     REQUIRE(contains(run.output, "\\x1b[31m\\xff: 1 requests, "));
-    REQUIRE(contains(run.output, "\\x1b[31m\\xff,blocks,"));
+    REQUIRE(contains(run.output, "\\x1b[31m\\xff,prompt,"));
     REQUIRE_FALSE(contains(run.output, "\x1b"));
     REQUIRE_FALSE(contains(run.output, "\xff"));
 

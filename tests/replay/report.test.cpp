@@ -16,6 +16,7 @@ namespace {
 using namespace std::chrono_literals;
 using replay::Capacity;
 using replay::Latency;
+using replay::Policy;
 using replay::Range;
 using replay::Report;
 using replay::Result;
@@ -71,7 +72,7 @@ TEST_CASE("The table describes the trace and the settings and aligns its columns
     REQUIRE(lines.size() == 7);
     REQUIRE(lines[0] == "small, \"quoted\": 1 requests, 1,600,000 tokens in blocks of 16; 100,000 "
                         "distinct blocks, 100,000 in the largest prompt");
-    REQUIRE(lines[1] == "blocks payload, insert prompt, rules of promptkv, 131,072 bytes a token");
+    REQUIRE(lines[1] == "blocks payload, insert prompt, policy tiered-lru, 131,072 bytes a token");
     REQUIRE(lines[2].empty());
     REQUIRE(lines[3] == " capacity  hit ratio  requests hit  tokens saved  evicted  cut  entries  "
                         "ops/s  fetch p50     p99  insert p50        p99");
@@ -95,21 +96,23 @@ TEST_CASE("The table shows evictions and cuts by tier where there are tiers") {
 
 TEST_CASE("The table says which options are not the default") {
     const Trace trace = small_trace();
+    std::vector<Result> results(1);
+    results[0].policy = Policy::reference;
     Settings settings;
     settings.block_tokens = 64;
     settings.insert = replay::InsertWay::server;
     settings.sessions = false;
-    settings.rules = promptkv::Rules::mlx_lm;
     settings.bytes_per_token = 2;
     settings.max_entries = 1000;
     REQUIRE(
-        lines_of(replay::format_table({trace, settings, {}}))[1] ==
-        "blocks payload of 64 ids, insert server, rules of mlx_lm, 2 bytes a token, no sessions, "
+        lines_of(replay::format_table({trace, settings, results}))[1] ==
+        "blocks payload of 64 ids, insert server, policy reference, 2 bytes a token, no sessions, "
         "at most 1,000 entries");
     settings.payload = replay::PayloadKind::whole;
     settings.insert = replay::InsertWay::tiers;
-    REQUIRE(lines_of(replay::format_table({trace, settings, {}}))[1] ==
-            "whole payload, insert tiers, rules of mlx_lm, 2 bytes a token, at most 1,000 entries");
+    REQUIRE(
+        lines_of(replay::format_table({trace, settings, results}))[1] ==
+        "whole payload, insert tiers, policy reference, 2 bytes a token, at most 1,000 entries");
 }
 
 /// Figures at the first capacity of `two_results`, and of all policies without a limit.
@@ -145,16 +148,16 @@ TEST_CASE("CSV has a line of names, a line a capacity, and quotes where it has t
     const std::vector<std::string> lines = lines_of(replay::format_csv({trace, settings, results}));
     REQUIRE(lines.size() == 3);
     REQUIRE(lines[0] ==
-            "trace,payload,block_tokens,insert,sessions,rules,bytes_per_token,max_entries,"
+            "trace,insert,sessions,bytes_per_token,max_entries,policy,payload,block_tokens,"
             "capacity_blocks,capacity_bytes,token_hit_ratio,requests,requests_hit,tokens,"
             "tokens_saved,evicted_assistant,evicted_user,evicted_system,cut_assistant,cut_user,"
             "cut_system,refused,entries,nbytes,bytes_referenced,index_nbytes,"
             "operations_per_second,fetch_p50_ns,fetch_p99_ns,insert_p50_ns,insert_p99_ns");
     REQUIRE(lines[1] ==
-            "\"small, \"\"quoted\"\"\",blocks,1,prompt,false,promptkv,131072,,24576,51539607552,"
+            "\"small, \"\"quoted\"\"\",prompt,false,131072,,tiered-lru,blocks,1,24576,51539607552,"
             "0.750000,1,1,1600000,1200000,7,6,5,4,3,2,9,1234,77,99,88,2000,850,2340,12300000,"
             "1000000000");
-    REQUIRE(lines[2] == "\"small, \"\"quoted\"\"\",blocks,1,prompt,false,promptkv,131072,,,,"
+    REQUIRE(lines[2] == "\"small, \"\"quoted\"\"\",prompt,false,131072,,tiered-lru,blocks,1,,,"
                         "0.000000,0,0,1600000,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0");
 }
 

@@ -168,10 +168,9 @@ TEST_CASE("simulate evicts at a capacity in blocks, by cutting") {
     REQUIRE(result.evicted == std::array<std::uint64_t, 3>{});
 }
 
-TEST_CASE("simulate evicts whole entries by the rules of mlx_lm") {
+TEST_CASE("simulate evicts whole entries as the reference does, which shares no blocks") {
     Settings settings;
-    settings.payload = PayloadKind::prefix;
-    settings.rules = promptkv::Rules::mlx_lm;
+    settings.policy = replay::Policy::reference;
     const Result result = simulate(two_chats(), settings, blocks(5));
     REQUIRE(result.tokens_saved == 0 + 30 + 10 + 10);
     REQUIRE(result.evicted[0] == 2);
