@@ -13,7 +13,7 @@ namespace replay {
 namespace {
 
 template <class KV, class Token>
-using Cache = promptkv::PromptCache<KV, std::string, Token>;
+using ReuseCache = promptkv::PromptCache<KV, std::string, Token>;
 
 } // namespace
 
@@ -23,7 +23,7 @@ bool has_reuse_order() noexcept {
 
 Result replay_through_reuse_order(const Trace& trace, const Settings& settings,
                                   const Capacity& capacity, const Progress& progress) {
-    return replay_through<Cache>(trace, settings, capacity, progress);
+    return replay_through<ReuseCache>(trace, settings, capacity, progress);
 }
 
 } // namespace replay

@@ -9,13 +9,13 @@ namespace replay {
 namespace {
 
 template <class KV, class Token>
-using Cache = promptkv::LRUPromptCache<KV, std::string, Token>;
+using TieredCache = promptkv::LRUPromptCache<KV, std::string, Token>;
 
 } // namespace
 
 Result replay_through_tiered_lru(const Trace& trace, const Settings& settings,
                                  const Capacity& capacity, const Progress& progress) {
-    return replay_through<Cache>(trace, settings, capacity, progress);
+    return replay_through<TieredCache>(trace, settings, capacity, progress);
 }
 
 } // namespace replay

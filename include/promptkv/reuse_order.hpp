@@ -189,7 +189,8 @@ struct ReuseOrder {
             else
                 lesson_.end(edge.interval, use.request);
             edge.is_new_part = false;
-            edge.uses += edge.uses < std::numeric_limits<std::uint16_t>::max() ? 1 : 0;
+            if (edge.uses < std::numeric_limits<std::uint16_t>::max())
+                ++edge.uses;
             describe(edge, log_feature(gap), use);
             observe(edge);
         }

@@ -144,7 +144,7 @@ TEST_CASE("any_sharing is an entry that shares all the tokens that match") {
     test.add("abcdef", Tier::user, whole_only);
     test.add("xyz");
     const auto sharing = [&](std::string_view text) {
-        return word_of(Index::any_sharing(test.locate(text)));
+        return word_of(Index::any_sharing(test.locate(text)).entry);
     };
     CHECK(sharing("abcx") == "abcdef");
     CHECK(sharing("abcdefgh") == "abcdef");

@@ -148,8 +148,8 @@ public:
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
         tier = static_cast<TierEnum>(tier_index(tier));
         typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
-        if (R* sharing = spot.common() > 0 ? Index<R>::any_sharing(spot) : nullptr)
-            assign(call.adopted, adopt_blocks(kv, spot.common(), sharing->kv()));
+        if (const auto sharing = Index<R>::any_sharing(spot); sharing.entry != nullptr)
+            assign(call.adopted, adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
         const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), tokens.size(), tokens.size(),
                                     std::addressof(kv), false};
         const Decision<R> decision =
@@ -208,10 +208,11 @@ public:
         const Decision<R> decision = decide(spot, model, tokens, incoming, tier, true, call);
         if (decision.outcome == Outcome::present)
             use_present(decision, spot, tokens, tier, options, call);
-        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
-            ++counter(decision.outcome);
-        return reservations_.hold(model, tokens, decision, incoming, sharing, options.session,
-                                  call.gone);
+        Reserved reserved = reservations_.hold(model, tokens, decision, incoming, sharing, spot,
+                                               tier, options, call.gone);
+        if (reserved.claim == nullptr)
+            ++counter(reserved.outcome);
+        return reserved;
     }
 
     /// Stores what a reservation was made for. If it throws, the reservation is as before.

@@ -236,15 +236,28 @@ public:
         }
     }
 
-    /// An entry that shares spot.common() tokens with the key that was located, shown or not. Null: none
-    /// was found within a few steps.
-    [[nodiscard]] static R* any_sharing(const Spot& spot) noexcept {
+    /// An entry that shares most tokens with the key that was located, and how many. Null: none was found
+    /// within a few steps.
+    struct Sharing {
+        R* entry = nullptr;
+        std::size_t tokens = 0;
+    };
+    [[nodiscard]] static Sharing any_sharing(const Spot& spot) noexcept {
         Node* node = spot.place.below();
-        if (node == nullptr)
-            return nullptr;
-        if (node->nearest != nullptr)
-            return node->nearest->value;
-        return first_below(*node, [](const R& record) { return record.is_entry; });
+        std::size_t tokens = spot.common();
+        if (node != nullptr && node->nearest == nullptr && tokens > 0) {
+            const auto is_entry = [](const R& record) { return record.is_entry; };
+            if (R* below = first_below(*node, is_entry))
+                return {below, tokens};
+        }
+        for (; node != nullptr && tokens > 0; node = node->parent) {
+            if (node->nearest != nullptr)
+                return {node->nearest->value, tokens};
+            if (node->value != nullptr && node->value->is_entry)
+                return {node->value, tokens};
+            tokens = node->parent != nullptr ? node->parent->depth : 0;
+        }
+        return {};
     }
     /// Whether an entry may share a token with the key that was located. If not, evicted keys alone do.
     [[nodiscard]] static bool shares_with_entry(const Spot& spot) noexcept {

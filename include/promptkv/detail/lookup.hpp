@@ -203,12 +203,15 @@ explain(const Index<R>& index, typename R::ModelView model, typename R::Tokens t
         });
     }
     const R* nearest = choice.record;
-    if (nearest == nullptr && why.matched > 0)
-        nearest = Index<R>::any_sharing(choice.spot);
-    if (nearest == nullptr && why.matched > 0) {
-        nearest = Index<R>::any_remembered(choice.spot);
-        if (nearest != nullptr)
+    if (nearest == nullptr) {
+        const auto sharing = Index<R>::any_sharing(choice.spot);
+        nearest = sharing.entry;
+        const R* remembered =
+            sharing.tokens < why.matched ? Index<R>::any_remembered(choice.spot) : nullptr;
+        if (remembered != nullptr) {
+            nearest = remembered;
             why.evicted_bytes_ago = index.evicted() - nearest->evicted_at;
+        }
     }
     if (nearest == nullptr)
         return why;

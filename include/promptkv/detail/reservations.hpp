@@ -6,6 +6,7 @@
 #include <promptkv/cache_types.hpp>
 #include <promptkv/config.hpp>
 #include <promptkv/detail/admission.hpp>
+#include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
@@ -41,7 +42,7 @@ public:
         Claim(ModelView name, Tokens key, std::uint64_t of_session)
             : model(name), tokens(key.begin(), key.end()), session(of_session) {}
         const typename R::Model model;
-        const std::vector<Token> tokens;
+        std::vector<Token> tokens; // fewer, if the policy wants a part only
         const std::uint64_t session;
         bool is_void = false; // under the cache's lock
     };
@@ -72,22 +73,23 @@ public:
     /// What is stored of the key of `n` tokens that was located.
     [[nodiscard]] static Sharing sharing(const typename Index<R>::Spot& spot,
                                          std::size_t n) noexcept {
-        const R* entry = spot.common() > 0 ? Index<R>::any_sharing(spot) : nullptr;
-        return {entry, entry != nullptr ? shareable(*entry, spot.common(), n) : 0};
+        const auto found = Index<R>::any_sharing(spot);
+        return {found.entry, found.entry != nullptr ? shareable(*found.entry, found.tokens, n) : 0};
     }
 
     /// Carries out what was decided: holds room for the first tokens of the key, and what is stored of
     /// them. Throws what an allocation, the copy of the model or the clone throws.
     [[nodiscard]] Reserved hold(ModelView model, Tokens tokens, const Decision<R>& decision,
                                 const Incoming<KV>& incoming, const Sharing& sharing,
-                                std::uint64_t session, Removals<R>& gone) {
+                                const typename Index<R>::Spot& spot, typename R::TierEnum tier,
+                                const InsertOptions& options, Removals<R>& gone) {
         Reserved reserved;
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
         reserved.is_part = decision.tokens < tokens.size();
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             return reserved;
-        auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), session);
+        auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), options.session);
         if (claims_.size() == claims_.capacity())
             forget_expired();
         claims_.push_back(claim);
@@ -100,9 +102,17 @@ public:
                 held = less(held, reserved.prefix.get()->nbytes);
             }
         }
-        const auto evicted = Eviction<R>(parts_, gone).make_room(parts_.limits(), held, 0);
+        const auto evicted =
+            make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
         reserved.evicted = evicted.entries;
         reserved.cut = evicted.cuts;
+        if (evicted.declined) {
+            reserved.outcome = Outcome::declined;
+            reserved.tokens = 0;
+            reserved.prefix = {};
+            return reserved;
+        }
+        claim->tokens.resize(reserved.tokens);
         reserved.held = parts_.ledger.reserve(held);
         reserved.claim = std::move(claim);
         return reserved;
@@ -188,6 +198,59 @@ public:
 private:
     static constexpr bool shares_blocks =
         BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>);
+
+    /// Makes room for `held` bytes. A policy that declines compares what is to come with what is there, and
+    /// may lower the reservation's tokens, and `held` with them.
+    auto make_room(std::size_t& held, [[maybe_unused]] Reserved& reserved,
+                   [[maybe_unused]] const typename Index<R>::Spot& spot,
+                   [[maybe_unused]] const Incoming<KV>& incoming,
+                   [[maybe_unused]] std::size_t shared, [[maybe_unused]] typename R::TierEnum tier,
+                   [[maybe_unused]] const InsertOptions& options, Removals<R>& gone) {
+        Eviction<R> eviction(parts_, gone);
+        if constexpr (observes_edges<typename R::Policy>) {
+            if (R::Policy::declines && reserved.outcome == Outcome::stored) {
+                typename R::Node node;
+                R to_come;
+                to_come.node = &node;
+                to_come.tier = tier;
+                Edges<R>(parts_).expect(node.hook, spot, reserved.tokens, tier, options);
+                parts_.order.reserve(parts_.ledger.size() + 1);
+                parts_.order.resident_leaf(to_come, true);
+                const auto give_up = [&](std::size_t wanted) {
+                    return give_up_part(wanted, held, reserved, incoming, shared);
+                };
+                const auto evicted =
+                    eviction.make_room(parts_.limits(), held, 0, &to_come, give_up);
+                parts_.order.resident_leaf(to_come, false);
+                return evicted;
+            }
+        }
+        return eviction.make_room(parts_.limits(), held, 0);
+    }
+
+    /// Lowers `held` by `wanted` bytes, at whole blocks. False: nothing new would be left.
+    bool give_up_part(std::size_t wanted, std::size_t& held, Reserved& reserved,
+                      const Incoming<KV>& incoming, std::size_t shared) const noexcept {
+        if constexpr (TruncatablePayload<KV>) {
+            const std::size_t step =
+                incoming.kv != nullptr ? block_tokens(*incoming.kv) : parts_.block_tokens;
+            const std::size_t now = bytes_of_first(incoming, reserved.tokens);
+            std::size_t fewer = shared / step, enough = (reserved.tokens - 1) / step + 1; // blocks
+            while (enough - fewer > 1) {
+                const std::size_t middle = fewer + (enough - fewer) / 2;
+                const bool fits = bytes_of_first(incoming, middle * step) <= less(now, wanted);
+                (fits ? fewer : enough) = middle;
+            }
+            if (fewer * step <= shared)
+                return false;
+            held = less(held, now - bytes_of_first(incoming, fewer * step));
+            reserved.tokens = fewer * step;
+            reserved.is_part = true;
+            return true;
+        } else {
+            return false;
+        }
+    }
 
     /// How many of the first `n` tokens of a key of `length` tokens a reservation can share with an entry:
     /// whole blocks, or the whole key.
