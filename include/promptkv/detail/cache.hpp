@@ -212,6 +212,8 @@ public:
                                                tier, options, call.gone);
         if (reserved.claim == nullptr)
             ++counter(reserved.outcome);
+        if (reserved.outcome == Outcome::declined)
+            remember(model, tokens, tier, options);
         return reserved;
     }
 
@@ -222,7 +224,19 @@ public:
         const auto store = [&](ModelView model, Tokens tokens) {
             return insert(model, tokens, kv, tier, options, call, true);
         };
-        return reservations_.commit(reserved, kv, whole, call.copy, store);
+        const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
+        if (reserved.claim != nullptr && !reserved.claim->rest.empty() &&
+            inserted.outcome == Outcome::stored) {
+            std::vector<Token>& key = reserved.claim->tokens;
+            if (inserted.tokens == key.size()) {
+                PROMPTKV_TRY {
+                    key.insert(key.end(), reserved.claim->rest.begin(), reserved.claim->rest.end());
+                    remember(reserved.claim->model, key, tier, options);
+                }
+                PROMPTKV_CATCH_ALL {} // it is not remembered
+            }
+        }
+        return inserted;
     }
 
     /// A caller who had room made no payload.
@@ -464,6 +478,17 @@ private:
     }
 
     // deciding ///////////////////////////////////////////////////////////////
+
+    /// A key, or the rest of one, that the policy did not want: it may be wanted later.
+    void remember(ModelView model, Tokens tokens, TierEnum tier, const InsertOptions& options) {
+        if constexpr (observes_edges<typename R::Policy> && PrefixReusable<KV>) {
+            const auto spot = parts_.index.locate(model, tokens);
+            if (!parts_.index.remembers() || spot.home == nullptr)
+                return;
+            if (auto* node = parts_.index.remember(spot, tokens, tier, options.session))
+                Edges<R>(parts_).declined(*node, options);
+        }
+    }
 
     /// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits.
     [[nodiscard]] Decision<R> decide(typename Index<R>::Spot& spot, ModelView model, Tokens tokens,

@@ -76,6 +76,20 @@ public:
         }
     }
 
+    /// The key at a node is remembered although it was never stored: what continues an entry without a
+    /// branch belongs to that entry's edge.
+    void declined([[maybe_unused]] Node& node, [[maybe_unused]] const InsertOptions& options) {
+        if constexpr (observes_edges<Policy>) {
+            const std::uint32_t now = request_of(options);
+            for (Node* above = node.parent; above != nullptr; above = above->parent)
+                use(*above, now);
+            if (node.parent->children.size() == 1 && node.parent->parent != nullptr)
+                node.hook.is_tail = true;
+            else
+                order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+        }
+    }
+
     /// What a new key of `n` tokens would be. Requires: it is not stored.
     void expect([[maybe_unused]] typename Policy::NodeHook& hook, [[maybe_unused]] const Spot& spot,
                 [[maybe_unused]] std::size_t n, [[maybe_unused]] typename R::TierEnum tier,

@@ -86,6 +86,34 @@ public:
         return *linked;
     }
 
+    /// Remembers a key that was never stored, unless a longer one is known. Null: it is known, or memory
+    /// ran out.
+    /// Requires: `spot` is locate(model, tokens), and the model has keys.
+    Node* remember(Spot spot, Tokens tokens, typename R::TierEnum tier,
+                   std::uint64_t session) noexcept {
+        if (spot.common() == tokens.size())
+            return nullptr;
+        const Counting counting(*this, *spot.home);
+        auto* record = new (std::nothrow) R;
+        if (record == nullptr)
+            return nullptr;
+        record->tier = tier;
+        record->session = session;
+        record->serves_any = true;
+        Node* node = nullptr;
+        PROMPTKV_TRY {
+            node = spot.home->tree.node_at(tokens, spot.place);
+        }
+        PROMPTKV_CATCH_ALL {
+            delete record;
+            return nullptr;
+        }
+        node->value = record;
+        spot.home->tree.value_added(node);
+        remember_at(*node, *record, *spot.home);
+        return node;
+    }
+
     /// Takes a record out, and its partition with the partition's last one. A key that is to be
     /// remembered stays, if there is memory for it.
     void unlink(R& record) noexcept {
@@ -486,16 +514,21 @@ private:
             remove_if_empty(home);
             return;
         }
-        rest->home = &home;
-        rest->node = &node;
         rest->tier = left.tier;
         rest->session = left.many_sessions ? 0 : left.session;
-        rest->evicted_at = evicted_;
         rest->serves_any = left.serves_any;
-        rest->remembered = true;
+        remember_at(node, *rest, home);
+    }
+
+    /// A node's record is of a remembered key from now on.
+    void remember_at(Node& node, R& record, Home& home) noexcept {
+        record.home = &home;
+        record.node = &node;
+        record.evicted_at = evicted_;
+        record.remembered = true;
         home.tree.remembered_changed(&node, true);
         home.tree.visibility_changed(&node);
-        remembered_keys_.push_hot(*rest);
+        remembered_keys_.push_hot(record);
         ++n_remembered_;
     }
 

@@ -42,7 +42,8 @@ public:
         Claim(ModelView name, Tokens key, std::uint64_t of_session)
             : model(name), tokens(key.begin(), key.end()), session(of_session) {}
         const typename R::Model model;
-        std::vector<Token> tokens; // fewer, if the policy wants a part only
+        std::vector<Token> tokens;
+        std::vector<Token> rest; // of the key, if the policy wants a part only
         const std::uint64_t session;
         bool is_void = false; // under the cache's lock
     };
@@ -112,7 +113,13 @@ public:
             reserved.prefix = {};
             return reserved;
         }
-        claim->tokens.resize(reserved.tokens);
+        if (reserved.tokens < claim->tokens.size()) {
+            if (parts_.index.remembers())
+                claim->rest.assign(claim->tokens.begin() +
+                                       static_cast<std::ptrdiff_t>(reserved.tokens),
+                                   claim->tokens.end());
+            claim->tokens.resize(reserved.tokens);
+        }
         reserved.held = parts_.ledger.reserve(held);
         reserved.claim = std::move(claim);
         return reserved;
@@ -190,7 +197,8 @@ public:
         std::size_t bytes = claims_.capacity() * sizeof(claims_[0]);
         for (const std::weak_ptr<Claim>& each : claims_) {
             if (const std::shared_ptr<Claim> claim = each.lock())
-                bytes += sizeof(Claim) + counts + claim->tokens.capacity() * sizeof(Token);
+                bytes += sizeof(Claim) + counts +
+                         (claim->tokens.capacity() + claim->rest.capacity()) * sizeof(Token);
         }
         return bytes;
     }
