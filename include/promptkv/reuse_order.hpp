@@ -221,7 +221,7 @@ struct ReuseOrder {
             R* record;
             std::uint32_t last;
             float level;
-            float wish; // the caller's tier, or that the entry is obsolete
+            float wish; // log2: a tier counts for twice as much as the one below; an obsolete entry for nothing
         };
 
         [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
@@ -290,7 +290,9 @@ struct ReuseOrder {
             }
         }
         [[nodiscard]] float wish_of(const R& record) const noexcept {
-            return record.node->hook.is_obsolete ? -1000.0F : 0.0F;
+            constexpr float last_of_all = -1000;
+            return (record.node->hook.is_obsolete ? last_of_all : 0.0F) +
+                   static_cast<float>(detail::tier_index(record.tier));
         }
 
         Options options_;
