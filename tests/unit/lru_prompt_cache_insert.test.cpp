@@ -458,6 +458,15 @@ TEST_CASE("A payload is cut to what leased payloads leave") {
     CHECK(cache.nbytes() == 10);
 }
 
+TEST_CASE("Leases that have ended leave room for a part") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcdef", Tier::user);
+    REQUIRE(cache.lease_nearest("m", key("abcdefg")));
+    const auto inserted = store(cache, "pqrstuvwxyz", Tier::user);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == 5);
+}
+
 TEST_CASE("A part is an insert of the shorter key from there on") {
     Cache cache({.max_bytes = 10});
     SECTION("which an entry may have already") {

@@ -112,7 +112,10 @@ private:
         assign(insert.cut_off, truncate(insert.kv, n));
         if constexpr (!BlockPayload<KV>) { // else the blocks have told
             payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
-            if (payload.nbytes > less(parts_.options.max_bytes, parts_.ledger.pinned_at_most())) {
+            const std::size_t max_bytes = parts_.options.max_bytes;
+            const Ledger<R>& ledger = parts_.ledger;
+            if (payload.nbytes > less(max_bytes, ledger.pinned_at_most()) &&
+                payload.nbytes > less(max_bytes, more(ledger.leased().nbytes, ledger.reserved()))) {
                 insert.inserted.outcome = Outcome::no_room;
                 insert.inserted.tokens = 0;
                 return false;
