@@ -304,6 +304,15 @@ TEST_CASE("Bytes are taken as proportional to the tokens") {
 
 // commits ////////////////////////////////////////////////////////////////////
 
+TEST_CASE("Of a leased entry, a reservation shares the blocks of its own key only") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcdefgh", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("abcdefghi"));
+    const Reservation room = cache.reserve("m", key("abcd"), 10, Tier::system);
+    CHECK(room.outcome() == Outcome::no_room);
+    CHECK(cache.nbytes() == 8);
+}
+
 TEST_CASE("A payload of fewer tokens is stored under as many") {
     Cache cache({.max_bytes = 10});
     Reservation room = reserve(cache, "abcdef");

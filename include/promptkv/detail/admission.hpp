@@ -72,8 +72,7 @@ template <class KV>
                 });
         };
         count(0, true);
-        if (const std::size_t end = std::min(n, incoming.shared); end < incoming.length)
-            count(end, false);
+        count(std::min(n, incoming.shared), false);
     }
     return nbytes;
 }
