@@ -467,6 +467,15 @@ TEST_CASE("Leases that have ended leave room for a part") {
     CHECK(inserted.tokens == 5);
 }
 
+TEST_CASE("A part does not take the place of the leased entry of the whole key") {
+    Cache cache({.max_bytes = 10, .max_entries = 1});
+    store(cache, "abcdefgh", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("abcdefghi"));
+    CHECK(store(cache, "abcdefgh", Tier::system, {.bytes_per_token = 2}).outcome ==
+          Outcome::no_room);
+    CHECK(cache.size() == 1);
+}
+
 TEST_CASE("A part is an insert of the shorter key from there on") {
     Cache cache({.max_bytes = 10});
     SECTION("which an entry may have already") {

@@ -156,6 +156,8 @@ template <class R>
         part = served_prefix(*incoming.kv, n, part);
     if (part == 0)
         return {over ? Outcome::too_large : Outcome::no_room, 0, nullptr};
+    if (own_leased && parts.ledger.leased().entries >= max_entries)
+        return {Outcome::no_room, 0, nullptr}; // the part is another key
     return {Outcome::stored, part, nullptr};
 }
 
