@@ -256,8 +256,19 @@ private:
         const bool in_the_midst =
             made.action == Action::insert_made || made.action == Action::evict;
         if (!inner && calls_back_ && !(modelled_ && in_the_midst)) {
+            std::array<bool, slots> reserving{}; // the reservation is not there yet
+            reserving[made.slot] = made.action == Action::reserve;
             for (std::size_t n = pick({0, 0, 0, 1, 1, 3}); n > 0; --n) {
                 made.callbacks.push_back(operation(true));
+                Operation& inner = made.callbacks.back();
+                const bool reserves = inner.action == Action::reserve;
+                if (reserves || inner.action == Action::commit ||
+                    inner.action == Action::drop_room) {
+                    if (modelled_ && reserving[inner.slot]) {
+                        inner.action = Action::touch;
+                    }
+                    reserving[inner.slot] = reserving[inner.slot] || reserves;
+                }
             }
         }
         return made;

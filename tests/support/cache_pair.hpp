@@ -115,6 +115,7 @@ private:
         std::array<int, slots> leases{};                  // payloads; 0: none
         std::array<std::optional<NaiveKV>, slots> copies; // held outside of the cache
         std::array<std::optional<RoomOfModel>, slots> rooms;
+        std::vector<int> committed; // numbers of rooms that live until the end of the operation
     };
 
     /// A model that agrees with everything that was seen.
@@ -445,8 +446,16 @@ private:
                 NaiveKV kv = plain(operation.id, NaiveCache::prefix_of(held->key, n), held->shape,
                                    starts_with(held->room, n));
                 inserted = model.commit(held->room.number, kv, choices);
+                // A room lives until the listener has run, which may be the end of the outer operation.
+                if (operation.within && model.has_prefix(held->room.number) &&
+                    choices.choose(2) == 1) {
+                    drop_room();
+                } else {
+                    slots_of_model.committed.push_back(held->room.number);
+                    held.reset();
+                }
             }
-            drop_room();
+            held.reset();
             return answer(inserted);
         }
         case Action::drop_room:
@@ -513,7 +522,7 @@ private:
         case Action::evict:
             return word(model.evict(operation.bytes, choices));
         case Action::snapshot:
-            return words(model.entries());
+            return words(model.snapshot(choices));
         case Action::renew:
             model = NaiveCache(abilities_of<KV>(), options_);
             slots_of_model.leases = {};
@@ -556,6 +565,9 @@ private:
                 for (std::size_t i = 0; i < answers_from_within_.size(); ++i) {
                     expected.answer +=
                         "; " + act(operation.callbacks[i], next.model, next.slots, choices);
+                }
+                for (const int number : std::exchange(next.slots.committed, {})) {
+                    next.model.drop_room(number);
                 }
                 expected.removals = next.model.take_removals();
                 expected.entries = next.model.entries();

@@ -241,29 +241,41 @@ public:
                  Choices& choices) {
         drain(choices);
         Room room;
-        if (present_for_reserve(key, tier, choices, room)) {
+        if (present_for_reserve(key, tier, options, choices, room)) {
             return room;
         }
         // What is stored of the key.
         std::optional<NaiveKV> prefix = shared_with(key, choices);
         const std::size_t block = block_tokens_; // of payloads to come, it is believed
         std::size_t tokens = key.size();
-        const std::size_t free = free_for(prefix ? &*prefix : nullptr);
-        const std::size_t start_bytes = prefix ? prefix->nbytes() : 0;
-        const auto held_for = [&](std::size_t n) {
-            const std::size_t all =
-                n == key.size() ? bytes : (bytes * n + key.size() - 1) / key.size();
-            return all - std::min(all, start_bytes);
+        const std::size_t free = free_for(nullptr);
+        const auto all_of = [&](std::size_t n) {
+            return n == key.size() ? bytes : (bytes * n + key.size() - 1) / key.size();
+        };
+        // Beside what is leased already.
+        const auto needs = [&](std::size_t n) {
+            std::size_t leased = 0;
+            if (prefix) {
+                for (const NaiveBlock& block : prefix->first(std::min(n, prefix->length())).blocks) {
+                    leased += held_by_leased(block.id) ? block.bytes : 0;
+                }
+            }
+            return all_of(n) - std::min(all_of(n), leased);
         };
         const bool too_large = bytes > limits_.max_bytes || limits_.max_bytes == 0;
-        if (too_large || held_for(tokens) > free) {
+        const int own = entry_at(key);
+        const bool crowded = pinned_entries(own) + 1 > limits_.max_entries;
+        if (crowded && !(too_large && !may_be_partial(too_large))) {
+            ++stats_.no_room;
+            room.outcome = Outcome::no_room;
+            return room;
+        }
+        if (too_large || needs(tokens) > free) {
             tokens = 0;
             if (may_be_partial(too_large)) {
-                const std::size_t most =
-                    too_large ? std::min(free, half(limits_.max_bytes)) : free;
+                const std::size_t most = too_large ? half(limits_.max_bytes) : limits_.max_bytes;
                 for (std::size_t n = 0; n < key.size(); n += block) {
-                    if (held_for(n) <= most &&
-                        (!too_large || bytes * n <= half(limits_.max_bytes) * key.size())) {
+                    if (needs(n) <= free && all_of(n) <= most) {
                         tokens = n;
                     }
                 }
@@ -274,24 +286,26 @@ public:
             room.outcome = Outcome::too_large;
             return room;
         }
-        if (tokens == 0 && key.size() > 0) {
+        if (tokens == 0 && (key.size() > 0 || needs(0) > free)) {
+            ++stats_.no_room;
+            room.outcome = Outcome::no_room;
+            return room;
+        }
+        if (tokens < key.size() && pinned_entries(0) + 1 > limits_.max_entries) {
             ++stats_.no_room;
             room.outcome = Outcome::no_room;
             return room;
         }
         if (tokens < key.size() &&
-            present_for_reserve(prefix_of(key, tokens), tier, choices, room)) {
-            return room;
-        }
-        if (pinned_entries(0) + 1 > limits_.max_entries) {
-            ++stats_.no_room;
-            room.outcome = Outcome::no_room;
+            present_for_reserve(prefix_of(key, tokens), tier, options, choices, room)) {
             return room;
         }
         if (prefix && prefix->length() > tokens) {
             prefix = prefix->first(tokens);
         }
-        Reservation made{prefix_of(key, tokens), key, tier, options, held_for(tokens), 0, true};
+        const std::size_t start_bytes = prefix ? prefix->nbytes() : 0;
+        const std::size_t held = all_of(tokens) - std::min(all_of(tokens), start_bytes);
+        Reservation made{prefix_of(key, tokens), key, tier, options, held, 0, true};
         if (prefix && prefix->length() > 0) {
             made.prefix = add_payload(*prefix);
             payloads_.at(made.prefix).leases = 1;
@@ -321,8 +335,10 @@ public:
             return result;
         }
         committing_ = number;
+        prefix_counts_ = made.prefix != 0 && choices.choose(2) == 1;
         result = store(prefix_of(made.whole, kv.length()), kv, made.tier, made.options, true, choices);
         committing_ = 0;
+        reservations_.at(number).held = 0;
         return result;
     }
 
@@ -336,6 +352,7 @@ public:
         }
     }
 
+    [[nodiscard]] bool has_prefix(int number) const { return reservations_.at(number).prefix != 0; }
     [[nodiscard]] bool is_room_valid(int number) const { return reservations_.at(number).valid; }
 
     /// Counts an insert whose `make` made nothing.
@@ -419,8 +436,10 @@ public:
     }
 
     void set_limits(Limits limits, Choices& choices) {
+        drain(choices); // to the limits before
         limits_ = limits;
-        trim_to(limits, choices);
+        Inserted ignored;
+        make_room(limits, nullptr, false, ignored, choices);
     }
 
     /// Frees at least so many bytes that nobody else holds. Returns how many.
@@ -526,6 +545,11 @@ public:
             }
         }
         return result;
+    }
+
+    [[nodiscard]] std::vector<Shown> snapshot(Choices& choices) {
+        drain(choices);
+        return entries();
     }
 
     [[nodiscard]] const NaiveKV& payload(int number) const { return payloads_.at(number).kv; }
@@ -739,7 +763,8 @@ private:
     }
 
     [[nodiscard]] bool is_committing_prefix(int payload) const {
-        return committing_ != 0 && reservations_.at(committing_).prefix == payload;
+        return committing_ != 0 && !prefix_counts_ &&
+               reservations_.at(committing_).prefix == payload;
     }
 
     /// Whether there is room for the payload once all that may be is evicted.
@@ -816,6 +841,14 @@ private:
         for (const auto& [number, entry] : entries_) {
             if (entry.key.model == prompt.model) {
                 hit.matched = std::max(hit.matched, common(entry.key.tokens, prompt.tokens));
+            }
+        }
+        // It is open whether keys count that this call evicted: they are not reported yet.
+        if (how != How::probe && !evicted_first_.empty() && choices.choose(2) == 1) {
+            for (const Key& key : evicted_first_) {
+                if (key.model == prompt.model) {
+                    hit.matched = std::max(hit.matched, common(key.tokens, prompt.tokens));
+                }
             }
         }
         const std::size_t stored_matched = hit.matched;
@@ -1013,9 +1046,14 @@ private:
         return any_serves && (nearest_serves || choices.choose(2) == 0);
     }
 
-    /// The stored entries that share most tokens with the key, and how many these are.
-    [[nodiscard]] std::pair<std::vector<int>, std::size_t> nearest(const Key& key) const {
+    /// The stored entries that share most tokens with the key, and how many these are. It is open whether
+    /// keys hide them that left and are not reported yet.
+    [[nodiscard]] std::pair<std::vector<int>, std::size_t> nearest(const Key& key,
+                                                                   Choices& choices) const {
         std::vector<int> found;
+        if (!removals_.empty() && choices.choose(2) == 1) {
+            return {found, 0};
+        }
         std::size_t most = 0;
         for (const auto& [number, entry] : entries_) {
             const std::size_t n =
@@ -1047,13 +1085,8 @@ private:
     }
 
     void make_coldest(int number) {
-        Entry& entry = entries_.at(number);
-        std::vector<int>& aside = aside_[index(entry.tier)];
-        if (std::find(aside.begin(), aside.end(), number) != aside.end()) {
-            return; // it returns to the cold end anyway
-        }
         leave_queue(number);
-        std::vector<int>& queue = queues_[index(entry.tier)];
+        std::vector<int>& queue = queues_[index(entries_.at(number).tier)];
         queue.insert(queue.begin(), number);
     }
 
@@ -1086,25 +1119,28 @@ private:
     /// Those whose last lease has ended return to the cold end of their tiers; where a limit was lowered
     /// they are evicted now.
     void drain(Choices& choices) {
-        if (return_released() && (nbytes() > limits_.max_bytes || size() > limits_.max_entries)) {
+        return_released();
+        evicted_first_.clear();
+        if (nbytes() > limits_.max_bytes || size() > limits_.max_entries) {
+            const std::size_t before = removals_.size();
             Inserted ignored;
             make_room(limits_, nullptr, false, ignored, choices);
+            for (std::size_t i = before; i < removals_.size(); ++i) {
+                evicted_first_.push_back(removals_[i].key);
+            }
         }
     }
 
-    bool return_released() {
-        bool any = false;
+    void return_released() {
         for (std::size_t tier = 0; tier < tier_count; ++tier) {
             const std::vector<int> aside = aside_[tier];
             for (auto number = aside.rbegin(); number != aside.rend(); ++number) {
                 if (!is_leased(*number)) {
                     std::erase(aside_[tier], *number);
                     queues_[tier].insert(queues_[tier].begin(), *number);
-                    any = true;
                 }
             }
         }
-        return any;
     }
 
     void raise(int number, Tier tier) {
@@ -1142,7 +1178,7 @@ private:
         if (first) {
             adopt_prefix();
         }
-        const auto [stored, shared] = nearest(key);
+        const auto [stored, shared] = nearest(key, choices);
         if (!stored.empty()) {
             kv.adopt(shared, kv_of(stored[choices.choose(stored.size())]));
         }
@@ -1152,7 +1188,8 @@ private:
     }
 
     /// Whether the key needs no reservation. Fills the answer.
-    bool present_for_reserve(const Key& key, Tier tier, Choices& choices, Room& room) {
+    bool present_for_reserve(const Key& key, Tier tier, const InsertOptions& options,
+                             Choices& choices, Room& room) {
         if (!promptkv_rules()) {
             return false;
         }
@@ -1163,6 +1200,7 @@ private:
         }
         if (own != 0) {
             raise(own, tier);
+            join_session(own, options);
         }
         refresh(serving, own != 0 ? Match::exact : Match::longer, key, key.size());
         ++stats_.present;
@@ -1191,10 +1229,25 @@ private:
         const bool too_large = kv.nbytes() > limits_.max_bytes || limits_.max_bytes == 0;
         decided.outcome = own != 0 ? Outcome::replaced : Outcome::stored;
         decided.tokens = key.size();
+        if (too_large && !may_be_partial(too_large)) {
+            decided.outcome = Outcome::too_large;
+            decided.tokens = 0;
+            return decided;
+        }
+        if (pinned_entries(own) + 1 > limits_.max_entries) {
+            decided.outcome = Outcome::no_room;
+            decided.tokens = 0;
+            return decided;
+        }
         if (too_large || !fits(kv)) {
             decided.tokens = may_be_partial(too_large) ? part_that_fits(kv, too_large) : 0;
             decided.outcome = too_large ? Outcome::too_large : Outcome::no_room;
             if (decided.tokens == 0) {
+                return decided;
+            }
+            if (pinned_entries(0) + 1 > limits_.max_entries) {
+                decided.outcome = Outcome::no_room;
+                decided.tokens = 0;
                 return decided;
             }
             const Key shorter = prefix_of(key, decided.tokens);
@@ -1207,10 +1260,6 @@ private:
                 return decided;
             }
             decided.outcome = entry_at(shorter) != 0 ? Outcome::replaced : Outcome::stored;
-        }
-        if (pinned_entries(entry_at(prefix_of(key, decided.tokens))) + 1 > limits_.max_entries) {
-            decided.outcome = Outcome::no_room;
-            decided.tokens = 0;
         }
         return decided;
     }
@@ -1245,6 +1294,7 @@ private:
             const bool own = entries_.at(serving).key == key;
             if (own) {
                 raise(serving, tier);
+                join_session(serving, options);
             }
             refresh(serving, own ? Match::exact : Match::longer, key, key.size());
             return result;
@@ -1268,7 +1318,7 @@ private:
         if (committing_ != 0) { // its room is now the payload's
             Reservation& made = reservations_.at(committing_);
             made.held = 0;
-            if (made.prefix != 0) {
+            if (made.prefix != 0 && !prefix_counts_) {
                 end_lease(std::exchange(made.prefix, 0));
             }
         }
@@ -1292,9 +1342,9 @@ private:
         use(number);
         absorb(number, kv, result);
         if (promptkv_rules() && !options.side_request) {
-            demote_last_of_session(number, options);
+            demote_last_of_session(number, options, choices);
             if (!can(can_truncate)) {
-                supersede(number);
+                supersede(number, choices);
             }
         }
         const Incoming incoming{number, 0, kv.own_bytes(), &kv};
@@ -1327,7 +1377,7 @@ private:
     }
 
     /// Demotes the entries above that cannot be cut and that nothing off the path continues.
-    void supersede(int number) {
+    void supersede(int number, Choices& choices) {
         const Key key = entries_.at(number).key;
         const Tier tier = entries_.at(number).tier;
         std::vector<int> prefixes = above(key);
@@ -1338,7 +1388,7 @@ private:
             const bool branches = std::any_of(longer.begin(), longer.end(), [&](int each) {
                 const Tokens& other = entries_.at(each).key.tokens;
                 return !is_prefix(other, key.tokens) && !is_prefix(key.tokens, other);
-            });
+            }) || left_a_branch(entry.key, key, choices);
             if (entry.tier > tier || branches || entry.superseded) {
                 continue;
             }
@@ -1353,7 +1403,7 @@ private:
         return can(can_truncate) && kv.length() > 0 && kv.served(kv.length() - 1) > 0;
     }
 
-    void demote_last_of_session(int number, const InsertOptions& options) {
+    void demote_last_of_session(int number, const InsertOptions& options, Choices& choices) {
         const Key key = entries_.at(number).key;
         const auto last = last_of_session_.find({key.model, options.session});
         if (options.session == 0 || last == last_of_session_.end()) {
@@ -1366,8 +1416,8 @@ private:
         const Entry& entry = found->second;
         const bool on_path =
             is_prefix(entry.key.tokens, key.tokens) || is_prefix(key.tokens, entry.key.tokens);
-        if (!on_path && below(entry.key).empty() && entry.sessions.size() == 1 &&
-            (options.request == 0 || options.request > entry.stored_at)) {
+        if (!on_path && below(entry.key).empty() && !left_a_branch(entry.key, entry.key, choices) &&
+            entry.sessions.size() == 1 && (options.request == 0 || options.request > entry.stored_at)) {
             make_coldest(found->first);
             ++stats_.demoted;
         }
@@ -1378,7 +1428,7 @@ private:
         if (!can(has_blocks)) {
             return std::nullopt;
         }
-        const auto [stored, shared] = nearest(key);
+        const auto [stored, shared] = nearest(key, choices);
         if (stored.empty()) {
             return std::nullopt;
         }
@@ -1466,7 +1516,10 @@ private:
             return 0;
         }
         if (entries_.at(victim).superseded && !can_be_cut(victim)) {
-            victim = thinned(victim, passed_over);
+            const int thin = thinned(victim, passed_over, choices);
+            if (wanted == 0 || freed_by_cut(thin, 0, incoming, truly) > 0) {
+                victim = thin;
+            }
         }
         if (wanted == 0) {
             return drop(victim, incoming, truly, result);
@@ -1515,29 +1568,26 @@ private:
         }
     }
 
-    /// The victim, or, where its end would free nothing, the nearest longer one that is not leased.
-    /// 0: it is passed over.
+    /// The victim, or, where its end would free nothing, the nearest longer one that is not leased and
+    /// frees something. 0: it is passed over.
     int one_that_frees(int victim, const Incoming* incoming, bool truly,
                        std::set<int>& passed_over, Choices& choices) const {
         if (freed_by_cut(victim, 0, incoming, truly) > 0) {
             return victim;
         }
         std::vector<int> found;
-        for (const int longer : promptkv_rules() ? below(entries_.at(victim).key)
-                                                 : std::vector<int>()) {
+        for (const int longer : below(entries_.at(victim).key)) {
             const bool may_go =
                 (incoming == nullptr || incoming->entry != longer) && !is_leased(longer) &&
-                kv_of(longer).serves(0); // others depend on nothing
+                !passed_over.contains(longer) && kv_of(longer).serves(0) && // others depend on nothing
+                freed_by_cut(longer, 0, incoming, truly) > 0;
             const std::size_t length = entries_.at(longer).key.size();
             if (may_go && (found.empty() || length == entries_.at(found.front()).key.size())) {
                 found.push_back(longer);
             }
         }
         if (!found.empty()) {
-            const int chosen = found[choices.choose(found.size())];
-            if (freed_by_cut(chosen, 0, incoming, truly) > 0) {
-                return chosen;
-            }
+            return found[choices.choose(found.size())];
         }
         passed_over.insert(victim);
         return 0;
@@ -1555,7 +1605,8 @@ private:
     }
 
     /// The superseded entry on the same path without branches that leaves the smallest gap.
-    [[nodiscard]] int thinned(int victim, const std::set<int>& passed_over) const {
+    [[nodiscard]] int thinned(int victim, const std::set<int>& passed_over,
+                              Choices& choices) const {
         const Key key = entries_.at(victim).key;
         int best = victim;
         std::size_t smallest = promptkv::unlimited;
@@ -1564,16 +1615,18 @@ private:
                 entry.key.model == key.model && (is_prefix(entry.key.tokens, key.tokens) ||
                                                  is_prefix(key.tokens, entry.key.tokens));
             if (!on_path || !entry.superseded || passed_over.contains(number) || is_leased(number) ||
-                can_be_cut(number) || branches_between(entry.key, key)) {
+                can_be_cut(number) || branches_between(entry.key, key, choices)) {
                 continue;
             }
             const std::vector<int> shorter = above(entry.key);
             const std::vector<int> longer = below(entry.key);
+            const auto is_stored = [this](int each) { // and not the one that comes
+                return entries_.at(each).payload != 0;
+            };
+            const auto before = std::find_if(shorter.rbegin(), shorter.rend(), is_stored);
             const std::size_t from =
-                shorter.empty() ? 0 : entries_.at(shorter.back()).key.size();
-            const auto to = std::find_if(longer.begin(), longer.end(), [this](int each) {
-                return entries_.at(each).payload != 0; // not the one that comes
-            });
+                before == shorter.rend() ? 0 : entries_.at(*before).key.size();
+            const auto to = std::find_if(longer.begin(), longer.end(), is_stored);
             if (to == longer.end()) {
                 continue;
             }
@@ -1588,14 +1641,26 @@ private:
     }
 
     /// Whether an entry leaves the path between the two keys.
-    [[nodiscard]] bool branches_between(const Key& a, const Key& b) const {
+    [[nodiscard]] bool branches_between(const Key& a, const Key& b, Choices& choices) const {
         const Key& shorter = a.size() < b.size() ? a : b;
         const Key& longer = a.size() < b.size() ? b : a;
         const std::vector<int> beyond = below(shorter);
         return std::any_of(beyond.begin(), beyond.end(), [&](int each) {
             const Tokens& other = entries_.at(each).key.tokens;
             return !is_prefix(other, longer.tokens) && !is_prefix(longer.tokens, other);
+        }) || left_a_branch(shorter, longer, choices);
+    }
+
+    /// Whether a key that left, and is not reported yet, leaves the path between the two keys, or continues
+    /// both where they are equal. It is open whether such a key counts.
+    [[nodiscard]] bool left_a_branch(const Key& shorter, const Key& longer, Choices& choices) const {
+        const bool any = std::any_of(removals_.begin(), removals_.end(), [&](const Removal& each) {
+            const Tokens& other = each.key.tokens;
+            return each.key.model == shorter.model && is_strict_prefix(shorter.tokens, other) &&
+                   (shorter == longer || (!is_prefix(other, longer.tokens) &&
+                                          !is_prefix(longer.tokens, other)));
         });
+        return any && choices.choose(2) == 1;
     }
 
     /// How many tokens an entry keeps when so many bytes are wanted.
@@ -1722,7 +1787,7 @@ private:
         }
         std::erase_if(remembered_, predicate);
         for (auto& [number, made] : reservations_) {
-            if (predicate(made.whole)) {
+            if (predicate(made.key)) {
                 cancel(made);
             }
         }
@@ -1739,6 +1804,7 @@ private:
     std::array<std::vector<int>, tier_count> aside_;  // leased; those set aside first come first
     std::map<std::pair<std::string, std::uint64_t>, int> last_of_session_;
     std::set<Key> remembered_;
+    std::vector<Key> evicted_first_; // by the call under way, before it did anything else
     std::vector<NaiveKV> held_outside_;
     Stats stats_;
     std::array<TierStats, tier_count> tier_stats_{};
@@ -1746,6 +1812,7 @@ private:
     Inserted evicted_by_reserve_;
     std::size_t block_tokens_ = 1; // of what was stored last
     int committing_ = 0; // the reservation that is being committed
+    bool prefix_counts_ = false; // it is open whether its prefix takes room beside what is stored
     int last_number_ = 0;
 };
 
