@@ -382,8 +382,7 @@ TEST_CASE("PromptTrie memory grows with what it holds and falls with what leaves
 }
 
 TEMPLATE_TEST_CASE("PromptTrie compares tokens of any integral type as they are", "", std::int8_t,
-                   std::uint8_t, std::int16_t, std::uint16_t, std::int32_t, std::uint32_t,
-                   std::int64_t, std::uint64_t, char, char32_t) {
+                   std::uint16_t, std::int64_t, std::uint64_t, char, char32_t) {
     using Token = TestType;
     constexpr Token low = std::numeric_limits<Token>::min();
     constexpr Token high = std::numeric_limits<Token>::max();
