@@ -10,6 +10,9 @@ namespace replay {
 /// Whether promptkv has ReuseOrder.
 [[nodiscard]] bool has_reuse_order() noexcept;
 
+/// Whether a cache with ReuseOrder has a curve of hit ratios.
+[[nodiscard]] bool has_hit_ratio_curve() noexcept;
+
 /// Requires: has_reuse_order().
 [[nodiscard]] Result replay_through_reuse_order(const Trace& trace, const Settings& settings,
                                                 const Capacity& capacity, const Progress& progress);

@@ -28,6 +28,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -76,10 +77,12 @@ const std::map<std::string, InsertWay> insert_names{
 const std::map<std::string, Policy> rules_names{{"promptkv", Policy::tiered_lru},
                                                 {"mlx_lm", Policy::reference}};
 
-std::map<std::string, Policy> policy_names() {
-    std::map<std::string, Policy> names;
+constexpr const char* all_policies = "all";
+
+std::vector<std::string> policy_names() {
+    std::vector<std::string> names{all_policies};
     for (const Policy policy : replay::policies()) {
-        names.emplace(replay::name(policy), policy);
+        names.emplace_back(name(policy));
     }
     return names;
 }
@@ -190,8 +193,8 @@ void declare_cache(CLI::App& app, Arguments& arguments) {
                        "What decides which state is given up; several with commas [tiered-lru]");
     policy->delimiter(',')
         ->allow_extra_args(false)
-        ->check(one_of(policy_names()))
-        ->type_name("LIST")
+        ->check(CLI::IsMember(policy_names()).description(""))
+        ->type_name(fmt::format("{}", fmt::join(policy_names(), "|")))
         ->group(group);
     app.add_option("--rules", arguments.rules, "mlx_lm: the same as --policy reference")
         ->check(one_of(rules_names))
@@ -248,20 +251,22 @@ replay::Trace load(const Arguments& arguments) {
                               arguments.limit.value_or(std::numeric_limits<std::size_t>::max()));
 }
 
-/// The policies to replay, each once.
+/// The policies to replay, in the order of the enum.
 std::vector<Policy> policies_from(const Arguments& arguments) {
     if (arguments.policies.empty()) {
         return {rules_names.at(arguments.rules)};
     }
-    const std::map<std::string, Policy> names = policy_names();
-    std::vector<Policy> policies;
-    for (const std::string& name : arguments.policies) {
-        const Policy policy = names.at(name);
-        if (std::find(policies.begin(), policies.end(), policy) == policies.end()) {
-            policies.push_back(policy);
+    const auto is_named = [&arguments](std::string_view text) {
+        return std::find(arguments.policies.begin(), arguments.policies.end(), text) !=
+               arguments.policies.end();
+    };
+    std::vector<Policy> chosen;
+    for (const Policy policy : replay::policies()) {
+        if (is_named(name(policy)) || is_named(all_policies)) {
+            chosen.push_back(policy);
         }
     }
-    return policies;
+    return chosen;
 }
 
 replay::Settings settings_from(const Arguments& arguments) {
@@ -332,7 +337,6 @@ private:
 };
 
 /// LRU and the policy of each curve, replayed at the budgets of its points.
-/// Throws: std::runtime_error when there is no curve.
 std::vector<replay::Result> measure_curves(Replayer& replayer,
                                            const std::vector<replay::Result>& results) {
     std::vector<replay::Result> measured;
@@ -349,9 +353,6 @@ std::vector<replay::Result> measure_curves(Replayer& replayer,
                 }
             }
         }
-    }
-    if (measured.empty()) {
-        throw std::runtime_error("--curve: none of the policies has a curve of hit ratios");
     }
     return measured;
 }
@@ -388,7 +389,9 @@ void run(const Arguments& arguments) {
     }
     const std::vector<replay::Result> measured = measure_curves(replayer, results);
     if (!arguments.quiet) {
-        write('\n' + replay::format_curve_table(report, measured), "-");
+        write(measured.empty() ? "\nno policy here has a curve of hit ratios\n"
+                               : '\n' + replay::format_curve_table(report, measured),
+              "-");
     }
     if (!arguments.curve_path.empty()) {
         write(replay::format_curve_csv(report, measured), arguments.curve_path);

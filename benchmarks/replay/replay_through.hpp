@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <string>
@@ -92,6 +94,9 @@ private:
 
     std::vector<nanoseconds> laps_;
 };
+
+template <class Cache>
+concept HasCurve = requires(const Cache& cache) { cache.hit_ratio_curve(); };
 
 /// One replay through a `Cache`.
 template <class Cache, class KV, class Token>
@@ -194,7 +199,7 @@ private:
         result_.time = fetches_.total() + inserts_.total();
         result_.fetch = fetches_.latency();
         result_.insert = inserts_.latency();
-        if constexpr (requires { cache_.hit_ratio_curve(); }) {
+        if constexpr (HasCurve<Cache>) {
             for (const auto& point : cache_.hit_ratio_curve()) {
                 result_.curve.push_back({point.bytes, point.hit_ratio});
             }
@@ -212,31 +217,36 @@ private:
     Result result_;
 };
 
-template <template <class KV, class Token> class Cache, class Token>
+template <class Caches, class Token>
 Result replay_tokens(const Trace& trace, const Settings& settings, const Capacity& capacity,
                      const Progress& progress) {
     switch (payload_of(settings)) {
     case PayloadKind::whole:
-        return Simulator<Cache<Whole, Token>, Whole, Token>(trace, settings, capacity)
+        return Simulator<typename Caches::template Of<Whole, Token>, Whole, Token>(trace, settings,
+                                                                                   capacity)
             .run(progress);
     case PayloadKind::prefix:
-        return Simulator<Cache<Prefix, Token>, Prefix, Token>(trace, settings, capacity)
+        return Simulator<typename Caches::template Of<Prefix, Token>, Prefix, Token>(
+                   trace, settings, capacity)
             .run(progress);
     case PayloadKind::blocks:
         break;
     }
-    return Simulator<Cache<Blocks, Token>, Blocks, Token>(trace, settings, capacity).run(progress);
+    return Simulator<typename Caches::template Of<Blocks, Token>, Blocks, Token>(trace, settings,
+                                                                                 capacity)
+        .run(progress);
 }
 
 } // namespace detail
 
-/// Replays `trace` through a `Cache<KV, Token>`, whatever the policy of the settings. See `simulate`.
-template <template <class KV, class Token> class Cache>
+/// Replays `trace` through a `Caches::Of<KV, Token>`, whatever the policy of the settings. See `simulate`.
+/// Requires: `Caches` is a class with external linkage and a name of its own.
+template <class Caches>
 Result replay_through(const Trace& trace, const Settings& settings, const Capacity& capacity,
                       const Progress& progress) {
     return summarize(trace).largest_id < std::numeric_limits<std::int32_t>::max()
-               ? detail::replay_tokens<Cache, std::int32_t>(trace, settings, capacity, progress)
-               : detail::replay_tokens<Cache, std::int64_t>(trace, settings, capacity, progress);
+               ? detail::replay_tokens<Caches, std::int32_t>(trace, settings, capacity, progress)
+               : detail::replay_tokens<Caches, std::int64_t>(trace, settings, capacity, progress);
 }
 
 } // namespace replay

@@ -9,21 +9,27 @@
 #include <promptkv/lru_prompt_cache.hpp>
 #include <promptkv/reuse_order.hpp>
 
+#include <cstdint>
+#include <string>
+
 namespace replay {
-namespace {
 
-template <class KV, class Token>
-using ReuseCache = promptkv::PromptCache<KV, std::string, Token>;
-
-} // namespace
+struct ReuseOrderCaches {
+    template <class KV, class Token>
+    using Of = promptkv::PromptCache<KV, std::string, Token>;
+};
 
 bool has_reuse_order() noexcept {
     return true;
 }
 
+bool has_hit_ratio_curve() noexcept {
+    return detail::HasCurve<ReuseOrderCaches::Of<detail::Blocks, std::int32_t>>;
+}
+
 Result replay_through_reuse_order(const Trace& trace, const Settings& settings,
                                   const Capacity& capacity, const Progress& progress) {
-    return replay_through<ReuseCache>(trace, settings, capacity, progress);
+    return replay_through<ReuseOrderCaches>(trace, settings, capacity, progress);
 }
 
 } // namespace replay
@@ -35,6 +41,10 @@ Result replay_through_reuse_order(const Trace& trace, const Settings& settings,
 namespace replay {
 
 bool has_reuse_order() noexcept {
+    return false;
+}
+
+bool has_hit_ratio_curve() noexcept {
     return false;
 }
 

@@ -5,17 +5,18 @@
 
 #include <promptkv/lru_prompt_cache.hpp>
 
+#include <string>
+
 namespace replay {
-namespace {
 
-template <class KV, class Token>
-using TieredCache = promptkv::LRUPromptCache<KV, std::string, Token>;
-
-} // namespace
+struct TieredLRUCaches {
+    template <class KV, class Token>
+    using Of = promptkv::LRUPromptCache<KV, std::string, Token>;
+};
 
 Result replay_through_tiered_lru(const Trace& trace, const Settings& settings,
                                  const Capacity& capacity, const Progress& progress) {
-    return replay_through<TieredCache>(trace, settings, capacity, progress);
+    return replay_through<TieredLRUCaches>(trace, settings, capacity, progress);
 }
 
 } // namespace replay

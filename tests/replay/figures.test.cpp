@@ -129,6 +129,39 @@ TEST_CASE("By the reference policy recorded traces give the reference's figures"
     REQUIRE(compared >= 2);
 }
 
+TEST_CASE("The bounds give the figures that are published with recorded traces") {
+    using replay::Policy;
+    struct Point {
+        const char* trace;
+        std::uint64_t blocks;
+        Policy policy;
+    };
+    const Point point = GENERATE(values<Point>({
+        {"tau_airline_l16", 15'000, Policy::lru},
+        {"tau_airline_l16", 5'117, Policy::optimum},
+        {"tau_airline_l16", 15'000, Policy::optimum},
+        {"mooncake_conversation", 9'139, Policy::lru},
+        {"mooncake_conversation", 1'827, Policy::optimum},
+        {"mooncake_conversation", 9'139, Policy::optimum},
+        {"mooncake_synthetic", 10'981, Policy::lru},
+        {"mooncake_synthetic", 439, Policy::optimum},
+        {"mooncake_synthetic", 10'981, Policy::optimum},
+        {"cc_mix_l16_s1", 24'576, Policy::optimum},
+    }));
+    if (!present()) {
+        return;
+    }
+    const auto expected =
+        find_figure(figures_of(point.trace), point.policy == Policy::lru ? "block_lru" : "optimal",
+                    blocks(point.blocks));
+    REQUIRE(expected.has_value());
+    Settings settings;
+    settings.policy = point.policy;
+    CAPTURE(point.trace, point.blocks, replay::name(point.policy), *expected);
+    CHECK(std::abs(hit_ratio(load(point.trace), settings, blocks(point.blocks)) - *expected) <=
+          0.000006);
+}
+
 TEST_CASE("With shared blocks recorded traces reuse as much as block LRU") {
     struct Point {
         const char* trace;

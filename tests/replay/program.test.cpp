@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 // promptkv_replay: its options, what it writes where, and how it ends.
 
+#include "replay/caches.hpp"
+
 #include "catch.hpp"
 #include "temporary_file.hpp"
 
 #include <array>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -24,10 +28,8 @@ struct Run {
     std::string output; // standard output and standard error
 };
 
-/// Runs promptkv_replay in a shell.
-Run replay(const std::string& arguments) {
-    const std::string command = "\"" PROMPTKV_REPLAY "\" " + arguments + " 2>&1";
-    std::FILE* const pipe = popen(command.c_str(), "r");
+Run shell(const std::string& command) {
+    std::FILE* const pipe = popen((command + " 2>&1").c_str(), "r");
     REQUIRE(pipe != nullptr);
     std::string output;
     std::array<char, 4096> chunk{};
@@ -37,6 +39,10 @@ Run replay(const std::string& arguments) {
     const int status = pclose(pipe);
     REQUIRE(WIFEXITED(status));
     return {WEXITSTATUS(status), output};
+}
+
+Run replay(const std::string& arguments) {
+    return shell("\"" PROMPTKV_REPLAY "\" " + arguments);
 }
 
 bool contains(const std::string& text, const std::string& part) {
@@ -92,6 +98,72 @@ TEST_CASE("promptkv_replay generates a trace") {
     REQUIRE(contains(standard.output, "generated-1,"));
     REQUIRE(seeded.status == 0);
     REQUIRE(contains(seeded.output, "generated-7,"));
+}
+
+TEST_CASE("promptkv_replay generates workloads that drift") {
+    const std::string options = " --limit 100 --policy lru --quiet --ratios -";
+    const std::string heading = "trace,capacity_blocks,policy,token_hit_ratio\n";
+    const Run run = replay("--generate flood" + options);
+    REQUIRE(run.status == 0);
+    REQUIRE(run.output.starts_with(heading + "flood-1,50000,lru,"));
+    REQUIRE(contains(run.output, "\nflood-1,100000,lru,"));
+    REQUIRE(contains(run.output, "\nflood-1,200000,lru,"));
+    const Run seeded = replay("--generate=phases:7 --capacity 9" + options);
+    REQUIRE(seeded.output.starts_with(heading + "phases-7,9,lru,"));
+}
+
+TEST_CASE("promptkv_replay replays several policies side by side") {
+    const TemporaryFile trace(small_trace);
+    const std::string common = trace.name() + " --capacity 8 ";
+    const Run run = replay(common + "--policy optimum,lru --policy tiered-lru");
+    REQUIRE(run.status == 0);
+    REQUIRE(contains(run.output, "\nhit ratio  tiered-lru      lru  optimum\n"));
+    REQUIRE(contains(run.output, "\n        8     0.40000  0.40000  0.40000\n"));
+    const Run all = replay(common + "--policy all --quiet --ratios -");
+    for (const char* policy : {"tiered-lru", "reference", "lru", "optimum"}) {
+        CAPTURE(policy);
+        REQUIRE(contains(all.output, std::string("\nsmall,8,") + policy + ",0.40000\n"));
+    }
+    const bool has_reuse = contains(all.output, "\nsmall,8,reuse,");
+    REQUIRE(replay(common + "--policy reuse").status == (has_reuse ? 0 : 1));
+}
+
+TEST_CASE("promptkv_replay shows the curve of a cache that has one") {
+    const TemporaryFile trace(small_trace);
+    const std::string common = trace.name() + " --capacity 8 --curve ";
+    const Run none = replay(common + "--policy lru --curve-csv -");
+    REQUIRE(none.status == 0);
+    REQUIRE(contains(none.output, "\nno policy here has a curve of hit ratios\n"));
+    REQUIRE(
+        none.output.ends_with("trace,policy,capacity_blocks,budget_bytes,curve,lru,measured\n"));
+    if (replay::has_hit_ratio_curve()) {
+        const Run run = replay(common + "--policy reuse");
+        REQUIRE(run.status == 0);
+        REQUIRE(contains(run.output, "\npolicy  capacity "));
+        REQUIRE(contains(run.output, "\n reuse         8 "));
+    }
+}
+
+TEST_CASE("compare_policies writes the ratios of all policies and draws them") {
+    const TemporaryFile folder;
+    std::filesystem::remove(folder.name());
+    const Run run = shell("\"" PROMPTKV_COMPARE_POLICIES "\" \"" PROMPTKV_REPLAY "\" \"" +
+                          folder.name() + "\" \"\" --limit 40");
+    CAPTURE(run.output);
+    REQUIRE(run.status == 0);
+    REQUIRE(contains(run.output, "tiered-lru"));
+    std::ifstream file(folder.name() + "/policies.csv");
+    const std::string ratios{std::istreambuf_iterator<char>(file), {}};
+    for (const char* row : {"flood-1,100000,optimum,", "phases-1,100000,tiered-lru,"}) {
+        CAPTURE(row, ratios);
+        REQUIRE(contains(ratios, row));
+    }
+    if (contains(run.output, "no plots")) {
+        WARN("skipped: there is no gnuplot");
+    } else {
+        REQUIRE(std::filesystem::file_size(folder.name() + "/policies.svg") > 1'000);
+    }
+    std::filesystem::remove_all(folder.name());
 }
 
 TEST_CASE("promptkv_replay passes its options on") {
@@ -158,8 +230,9 @@ TEST_CASE("promptkv_replay ends with 1 at any other failure") {
     const std::string arguments =
         GENERATE("", "no-such-file", "--no-such-option", "TRACE --capacity 8gib",
                  "TRACE --payload soft", "TRACE --insert none", "TRACE --insert server --tiers",
-                 "TRACE --rules none", "TRACE --block-tokens 0", "TRACE --limit 0",
-                 "TRACE --generate", "--generate=x", "TRACE --bytes-per-token 0",
+                 "TRACE --rules none", "TRACE --policy none", "TRACE --policy lru --rules mlx_lm",
+                 "--generate=drought:1", "--generate=flood:x", "TRACE --block-tokens 0",
+                 "TRACE --limit 0", "TRACE --generate", "--generate=x", "TRACE --bytes-per-token 0",
                  "TRACE --compare no-such-file", "TRACE --quiet --csv no-such-folder/file");
     CAPTURE(arguments);
     std::string completed = arguments;

@@ -141,6 +141,75 @@ TEST_CASE("The table shows the figures of other policies beside") {
         lines[7].starts_with("        7    0.75000          -           -        -             1"));
 }
 
+/// LRU at two capacities, and the optimum at the first of them.
+std::vector<Result> three_results() {
+    std::vector<Result> results = two_results();
+    results[0].policy = Policy::lru;
+    results[1].policy = Policy::lru;
+    results.insert(results.begin() + 1, results[0]);
+    results[1].policy = Policy::optimum;
+    results[1].tokens_saved = 1'600'000;
+    return results;
+}
+
+TEST_CASE("The table shows several policies side by side, and what a bound does not have as -") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = three_results();
+    const Settings settings;
+    const std::vector<std::string> lines =
+        lines_of(replay::format_table({trace, settings, results}));
+    REQUIRE(lines[1] ==
+            "blocks payload, insert prompt, policies lru optimum, 131,072 bytes a token");
+    REQUIRE(lines[3] == "hit ratio      lru  optimum");
+    REQUIRE(lines[5] == "   24,576  0.75000  1.00000");
+    REQUIRE(lines[6] == "unlimited  0.00000        -");
+    REQUIRE(lines[7].empty());
+    REQUIRE(
+        lines[8].starts_with(" policy   capacity  hit ratio  requests hit  tokens saved  evic"));
+    REQUIRE(lines[10] == "    lru     24,576    0.75000             1     1,200,000        -    -  "
+                         "      -      -          -    -           -    -");
+    REQUIRE(lines[11].starts_with("optimum     24,576    1.00000 "));
+    REQUIRE(lines[12].starts_with("    lru  unlimited    0.00000 "));
+}
+
+TEST_CASE("The ratios alone are CSV with a line a replay") {
+    const Trace trace = small_trace();
+    const std::vector<Result> results = three_results();
+    REQUIRE(replay::format_ratios({trace, {}, results}) ==
+            "trace,capacity_blocks,policy,token_hit_ratio\n"
+            "\"small, \"\"quoted\"\"\",24576,lru,0.75000\n"
+            "\"small, \"\"quoted\"\"\",24576,optimum,1.00000\n"
+            "\"small, \"\"quoted\"\"\",unlimited,lru,0.00000\n");
+}
+
+TEST_CASE("A curve stands beside what LRU and its own policy reach at its budgets") {
+    Trace trace = small_trace();
+    trace.name = "small";
+    std::vector<Result> results(1);
+    results[0].policy = Policy::reuse;
+    results[0].capacity = {2, Capacity::Unit::blocks};
+    results[0].curve = {{2048, 0.25}, {4096, 0.5}};
+    std::vector<Result> measured(2);
+    measured[0].policy = Policy::lru;
+    measured[0].capacity = {2048, Capacity::Unit::bytes};
+    measured[0].tokens = 100;
+    measured[0].tokens_saved = 24;
+    measured[1] = measured[0];
+    measured[1].policy = Policy::reuse;
+    measured[1].tokens_saved = 75;
+    const Settings settings;
+    const replay::Report report{trace, settings, results};
+    REQUIRE(replay::format_curve_table(report, measured) ==
+            "policy  capacity  budget    curve      LRU  difference  measured\n"
+            "----------------------------------------------------------------\n"
+            " reuse         2    2KiB  0.25000  0.24000    +0.01000   0.75000\n"
+            " reuse         2    4KiB  0.50000        -           -         -\n");
+    REQUIRE(replay::format_curve_csv(report, measured) ==
+            "trace,policy,capacity_blocks,budget_bytes,curve,lru,measured\n"
+            "small,reuse,2,2048,0.25000,0.24000,0.75000\n"
+            "small,reuse,2,4096,0.50000,,\n");
+}
+
 TEST_CASE("CSV has a line of names, a line a capacity, and quotes where it has to") {
     const Trace trace = small_trace();
     const std::vector<Result> results = two_results();
