@@ -165,6 +165,11 @@ public:
     {
         state_ = std::make_shared<const StateOrNone>(std::move(state));
     }
+    void set_state(std::shared_ptr<const StateOrNone> state) noexcept
+        requires has_states
+    {
+        state_ = std::move(state);
+    }
 
     // observers //////////////////////////////////////////////////////////////
 
@@ -177,6 +182,12 @@ public:
     {
         PROMPTKV_ASSERT(has_state());
         return *state_;
+    }
+    /// The state, shared with the payload; null: there is none.
+    [[nodiscard]] const std::shared_ptr<const StateOrNone>& shared_state() const noexcept
+        requires has_states
+    {
+        return state_;
     }
 
     // what the cache asks: see kv_traits /////////////////////////////////////

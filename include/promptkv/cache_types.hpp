@@ -131,6 +131,9 @@ struct InsertOptions {
     /// For a learning policy: how likely the state is to come back, 0 to 15; -1: unknown. TieredLRU does
     /// not use it.
     std::int8_t hint = -1;
+    /// A reservation evicts nothing of a more persistent tier: `no_room` where that does not suffice. For
+    /// state that can be had again, as from a second level.
+    bool spare_upper_tiers = false;
 };
 
 /// The answer to an insert: its outcome, and what it did to other entries.

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -45,6 +46,13 @@ concept GivenUp = std::is_void_v<T> || std::convertible_to<T, std::optional<KV>>
 /// | `for_each_block(const KV&, from, f)` | calls `f(const BlockUse&, nbytes, in_use)` once for each shared block whose first token is at or beyond `from`, in order. `truncate(n)` drops exactly those of `from = n`. `in_use`: somebody outside of the cache holds the block as well, so that dropping it frees nothing now |
 /// | `adopt_blocks(KV&, n, const KV& other)` | both hold the same first `n` tokens: takes `other`'s whole blocks of them in the place of its own. It may return what it gave up, as `std::optional<KV>` |
 /// | `shared_prefix(const KV&, n)`   | for payloads that serve their whole key only: the blocks of the first `n` tokens alone, to build a new payload on. Lookups never use it |
+///
+/// A second level also asks a block, and a State:
+///
+/// | function                        | answer                                                      |
+/// |---------------------------------|-------------------------------------------------------------|
+/// | `write_block(const Block&, sink)` | calls `sink(bytes)` with each piece of its bytes, on the writer's thread |
+/// | `make_block(bytes)`             | the block of these bytes, as std::optional; empty: it refuses them. A member is static |
 ///
 /// Do not round `reusable_prefix` down to blocks: `FetchOptions::align` does that for a lookup.
 ///
@@ -125,6 +133,21 @@ struct kv_traits {
         }
     {
         return kv.shared_prefix(n);
+    }
+
+    template <class Sink>
+    static void write_block(const KV& block, Sink& sink)
+        requires requires { block.write_block(sink); }
+    {
+        block.write_block(sink);
+    }
+
+    static std::optional<KV> make_block(std::span<const std::byte> bytes)
+        requires requires {
+            { KV::make_block(bytes) } -> std::convertible_to<std::optional<KV>>;
+        }
+    {
+        return KV::make_block(bytes);
     }
 
     // A member with the wrong signature would silently be ignored.

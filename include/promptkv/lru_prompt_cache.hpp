@@ -325,6 +325,17 @@ public:
         return detail::Answer::of(choice, 0);
     }
 
+    /// A lease of the entry at exactly these tokens, or of one that serves them whole, which counts nothing
+    /// and refreshes nothing: it only keeps the entry where it is.
+    [[nodiscard]] Lease pin(ModelView model, Tokens tokens) {
+        Call call(*cache_);
+        const auto choice =
+            cache_->choose(model, tokens, {.min_remaining = 0}, detail::can_lease<KV>);
+        if (choice.record == nullptr || choice.reused < tokens.size())
+            return {};
+        return Lease(Lookup(choice, 0), cache_->lease(*choice.record));
+    }
+
     /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes
     /// and counts nothing, but allocates. It alone looks into other models, 1,024 at most: do not show
     /// `MissReason::other_model` to a tenant who must not learn of others.

@@ -81,6 +81,7 @@ public:
         Removals<R> gone;
         // These end, or are destroyed, after the mutex is unlocked.
         std::vector<PayloadLease<KV>> pins;
+        PayloadLease<KV> pin;
         std::optional<KV> adopted; // what an incoming payload gave up for shared blocks
         std::optional<KV> cut_off; // the part of it that is not kept
         std::optional<KV> copy;
@@ -210,8 +211,10 @@ public:
             use_present(decision, spot, tokens, tier, options, call);
         Reserved reserved = reservations_.hold(model, tokens, decision, incoming, sharing, spot,
                                                tier, options, call.gone);
-        if (reserved.claim == nullptr)
+        if (reserved.claim == nullptr) {
             ++counter(reserved.outcome);
+            call.pin = std::move(reserved.prefix);
+        }
         if (reserved.outcome == Outcome::declined)
             remember(model, tokens, tier, options);
         return reserved;

@@ -43,6 +43,9 @@ public:
 
     Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}
 
+    /// From now on entries of more persistent tiers than this are no victims.
+    void spare_above(typename R::TierEnum tier) noexcept { most_tier_ = tier_index(tier); }
+
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
     /// to evict.
     /// Requires: both are within the limits.
@@ -135,10 +138,18 @@ private:
     [[nodiscard]] R* candidate() noexcept {
         for (;;) {
             R* record = parts_.order.victim();
-            if (record == nullptr || record == incoming_ || !record->payload->set_aside())
+            if (record == nullptr || record == incoming_)
                 return record;
-            parts_.set_aside(*record);
+            if (is_spared(*record))
+                pass_over(*record);
+            else if (record->payload->set_aside())
+                parts_.set_aside(*record);
+            else
+                return record;
         }
+    }
+    [[nodiscard]] bool is_spared(const R& record) const noexcept {
+        return tier_index(record.tier) > most_tier_;
     }
 
     /// Notes where the victim is the incoming entry itself.
@@ -196,7 +207,7 @@ private:
             Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
                 R& longer = *node->value;
                 found = &longer != incoming_ && !longer.is_aside() && !longer.payload->leased() &&
-                        evict_from(longer, wanted, in_use, evicted);
+                        !is_spared(longer) && evict_from(longer, wanted, in_use, evicted);
                 return !found && ++asked < max_longer;
             });
             if (found)
@@ -241,7 +252,7 @@ private:
                     [&](R& record, const BlockUse& use, std::size_t, bool used_outside) {
                         const auto seen = passed.find(&use);
                         if (seen != passed.end() && seen->second == use.count() &&
-                            !(in_use && used_outside))
+                            !(in_use && used_outside) && !is_spared(record))
                             found = &record; // in the end the first that was passed over
                     });
             }
@@ -311,8 +322,8 @@ private:
             R* here = node->value;
             if (here != nullptr && here->is_entry && here != incoming_) {
                 judge(node->depth);
-                const bool eligible =
-                    here->superseded && !here->is_aside() && !here->payload->leased();
+                const bool eligible = here->superseded && !here->is_aside() &&
+                                      !here->payload->leased() && !is_spared(*here);
                 pending = eligible ? here : nullptr;
                 above_pending = below;
                 below = node->depth;
@@ -468,6 +479,7 @@ private:
     Parts<R>& parts_;
     Removals<R>& gone_;
     const R* incoming_ = nullptr;
+    std::size_t most_tier_ = tier_traits<typename R::TierEnum>::count;
     R* passed_ = nullptr; // a chain, the last that was passed over first
 };
 

@@ -107,10 +107,11 @@ public:
             make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
         reserved.evicted = evicted.entries;
         reserved.cut = evicted.cuts;
-        if (evicted.declined) {
-            reserved.outcome = Outcome::declined;
+        const bool is_short = options.spare_upper_tiers &&
+                              parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held);
+        if (evicted.declined || is_short) {
+            reserved.outcome = is_short ? Outcome::no_room : Outcome::declined;
             reserved.tokens = 0;
-            reserved.prefix = {};
             return reserved;
         }
         if (reserved.tokens < claim->tokens.size()) {
@@ -215,6 +216,8 @@ private:
                    [[maybe_unused]] std::size_t shared, [[maybe_unused]] typename R::TierEnum tier,
                    [[maybe_unused]] const InsertOptions& options, Removals<R>& gone) {
         Eviction<R> eviction(parts_, gone);
+        if (options.spare_upper_tiers)
+            eviction.spare_above(tier);
         if constexpr (observes_edges<typename R::Policy>) {
             if (R::Policy::declines && reserved.outcome == Outcome::stored) {
                 typename R::Node node;
