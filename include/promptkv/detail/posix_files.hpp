@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT
+// Files of POSIX: descriptors, mapped files, folders.
+#ifndef PROMPTKV_DETAIL_POSIX_FILES_HPP
+#define PROMPTKV_DETAIL_POSIX_FILES_HPP
+
+#include <promptkv/version.hpp>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// A file descriptor that closes itself.
+class Descriptor {
+public:
+    Descriptor() = default;
+    explicit Descriptor(int number) noexcept : number_(number) {}
+    Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+    Descriptor& operator=(Descriptor&& other) noexcept {
+        std::swap(number_, other.number_);
+        return *this;
+    }
+    ~Descriptor() {
+        if (number_ >= 0)
+            ::close(number_);
+    }
+    [[nodiscard]] explicit operator bool() const noexcept { return number_ >= 0; }
+    [[nodiscard]] int get() const noexcept { return number_; }
+    [[nodiscard]] int release() noexcept { return std::exchange(number_, -1); }
+
+private:
+    int number_ = -1;
+};
+
+[[nodiscard]] inline Descriptor open_at(const Descriptor& folder, const std::string& path,
+                                        int flags, mode_t mode = 0) noexcept {
+    int number = -1;
+    do {
+        number = ::openat(folder.get(), path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, mode);
+    } while (number < 0 && errno == EINTR);
+    return Descriptor(number);
+}
+
+/// Reads up to the end of `bytes` or of the file; returns how many bytes that were.
+[[nodiscard]] inline std::size_t read_start(const Descriptor& file,
+                                            std::span<std::byte> bytes) noexcept {
+    std::size_t done = 0;
+    while (done < bytes.size()) {
+        const ssize_t n =
+            ::pread(file.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        done += static_cast<std::size_t>(n);
+    }
+    return done;
+}
+
+/// Returns 0 or errno.
+[[nodiscard]] inline int write_all(const Descriptor& file,
+                                   std::span<const std::byte> bytes) noexcept {
+    while (!bytes.empty()) {
+        const ssize_t n = ::write(file.get(), bytes.data(), bytes.size());
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
+    return 0;
+}
+
+/// A file in memory. Empty where it has no bytes or cannot be mapped.
+class MappedFile {
+public:
+    MappedFile(const Descriptor& file, std::size_t size) noexcept : size_(size) {
+        if (size == 0)
+            return;
+#ifdef MAP_POPULATE
+        constexpr int flags = MAP_PRIVATE | MAP_POPULATE; // one read instead of a fault a page
+#else
+        constexpr int flags = MAP_PRIVATE;
+#endif
+        void* at = ::mmap(nullptr, size, PROT_READ, flags, file.get(), 0);
+        at_ = at == MAP_FAILED ? nullptr : at;
+    }
+    MappedFile(const MappedFile&) = delete;
+    MappedFile& operator=(const MappedFile&) = delete;
+    ~MappedFile() {
+        if (at_ != nullptr)
+            ::munmap(at_, size_);
+    }
+    [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
+        return {static_cast<const std::byte*>(at_), at_ != nullptr ? size_ : 0};
+    }
+
+private:
+    void* at_ = nullptr;
+    std::size_t size_;
+};
+
+/// Calls `f(name, descriptor of the folder)` for each thing in a folder; `f` may remove it.
+template <class F>
+void for_each_in(const Descriptor& parent, const std::string& name, F f) {
+    Descriptor folder = open_at(parent, name, O_RDONLY | O_DIRECTORY);
+    if (!folder)
+        return;
+    const Descriptor again(::dup(folder.get()));
+    DIR* listing = ::fdopendir(folder.get());
+    if (listing == nullptr)
+        return;
+    static_cast<void>(folder.release()); // the listing closes it
+    const std::unique_ptr<DIR, int (*)(DIR*)> closes(listing, ::closedir);
+    while (const dirent* each = ::readdir(listing)) {
+        const std::string file = each->d_name;
+        if (file != "." && file != "..")
+            f(file, again);
+    }
+}
+
+/// What a file takes on the disk, in pages.
+[[nodiscard]] constexpr std::uint64_t disk_bytes(std::uint64_t size) noexcept {
+    constexpr std::uint64_t page = 4096;
+    return (size + page - 1) / page * page;
+}
+
+/// The sum, or the largest number.
+[[nodiscard]] constexpr std::uint64_t sum_of(std::uint64_t a, std::uint64_t b) noexcept {
+    return a + b >= a ? a + b : ~std::uint64_t{0};
+}
+
+/// Bytes that an ordinary user may still write to the disk of a folder.
+[[nodiscard]] inline std::uint64_t free_bytes(const Descriptor& folder) noexcept {
+    struct statvfs disk {};
+    if (::fstatvfs(folder.get(), &disk) != 0)
+        return 0;
+    return static_cast<std::uint64_t>(disk.f_bavail) * static_cast<std::uint64_t>(disk.f_frsize);
+}
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT
+// RecordDirectory: a directory of records as files. It knows where a record is, and how it is written.
+#ifndef PROMPTKV_DETAIL_RECORD_DIRECTORY_HPP
+#define PROMPTKV_DETAIL_RECORD_DIRECTORY_HPP
+
+#include <promptkv/block_store.hpp>
+#include <promptkv/detail/block_records.hpp>
+#include <promptkv/detail/posix_files.hpp>
+#include <promptkv/version.hpp>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <sys/file.h>
+
+namespace promptkv::inline PROMPTKV_ABI {
+
+/// A directory that a FileStore does not take.
+class FileStoreError : public std::runtime_error {
+public:
+    enum class Reason : std::uint8_t {
+        cannot_open,
+        other_owner,    ///< it belongs to another user
+        open_to_others, ///< others may read or write it: it must be of mode 0700
+        locked          ///< another writer has it; it may still be opened with `read_only`
+    };
+
+    FileStoreError(Reason reason, const std::string& what)
+        : std::runtime_error(what), reason_(reason) {}
+    [[nodiscard]] Reason reason() const noexcept { return reason_; }
+
+private:
+    Reason reason_;
+};
+
+namespace detail {
+
+/// Times in nanoseconds, as files have them.
+using FileTime = std::int64_t;
+
+[[nodiscard]] inline FileTime to_file_time(const timespec& time) noexcept {
+    constexpr FileTime latest = std::int64_t{1} << 62U; // one may still be added
+    const FileTime seconds = time.tv_sec < latest / 1'000'000'000 ? time.tv_sec : 0;
+    return seconds * 1'000'000'000 + time.tv_nsec;
+}
+[[nodiscard]] inline std::array<timespec, 2> to_timespecs(FileTime time) noexcept {
+    timespec both{};
+    both.tv_sec = static_cast<std::time_t>(time / 1'000'000'000);
+    both.tv_nsec = static_cast<long>(time % 1'000'000'000);
+    return {both, both};
+}
+[[nodiscard]] inline FileTime file_time_now() noexcept {
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return to_file_time(now);
+}
+
+/// All paths are relative to the descriptor of the directory: it may be moved, and no link is followed.
+class RecordDirectory {
+public:
+    using Reason = FileStoreError::Reason;
+
+    /// A writer makes the directory if need be, and locks it. Throws: FileStoreError.
+    RecordDirectory(const std::string& directory, bool read_only) : name_(directory) {
+        open(read_only);
+        if (!read_only)
+            lock();
+    }
+
+    [[nodiscard]] std::uint64_t free_bytes() const noexcept { return detail::free_bytes(root_); }
+    [[nodiscard]] Descriptor open(const BlockName& record) const {
+        return open_at(root_, path(record), O_RDONLY);
+    }
+    /// What is known of a record whose header is sound; else nbytes is 0.
+    [[nodiscard]] RecordInfo read_info(const BlockName& record) const {
+        return read_info(open(record));
+    }
+    void remove(const BlockName& record) const { ::unlinkat(root_.get(), path(record).c_str(), 0); }
+    void set_time(const BlockName& record, FileTime time) const {
+        ::utimensat(root_.get(), path(record).c_str(), to_timespecs(time).data(),
+                    AT_SYMLINK_NOFOLLOW);
+    }
+
+    /// Writes a record to a temporary file and renames that. Returns 0 or errno; then nothing is left.
+    [[nodiscard]] int write(const BlockName& record, std::span<const std::byte> bytes,
+                            FileTime time, bool sync, std::uint64_t number) const {
+        const std::string temporary = "tmp/" + hex(record) + "." + std::to_string(number);
+        const Descriptor file = open_at(root_, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        if (!file)
+            return errno;
+        int error = write_all(file, bytes);
+        if (error == 0 && sync && ::fdatasync(file.get()) != 0)
+            error = errno;
+        if (error == 0) {
+            ::futimens(file.get(), to_timespecs(time).data());
+            error = rename(temporary, path(record));
+        }
+        if (error != 0)
+            ::unlinkat(root_.get(), temporary.c_str(), 0);
+        return error;
+    }
+
+    /// Moves a file out of the way. False: it is not there.
+    bool move_aside(const std::string& file, std::uint64_t number) const {
+        const std::string target = "aside/" + file.substr(3) + "." + std::to_string(number);
+        return ::renameat(root_.get(), file.c_str(), root_.get(), target.c_str()) == 0;
+    }
+    bool move_aside(const BlockName& record, std::uint64_t number) const {
+        return move_aside(path(record), number);
+    }
+    /// Deletes what is in "tmp" or "aside"; returns how many files that were.
+    std::size_t empty(const char* folder) const {
+        std::size_t files = 0;
+        for_each_in(root_, folder, [&](const std::string& file, const Descriptor& in) {
+            files += ::unlinkat(in.get(), file.c_str(), 0) == 0 ? 1U : 0U;
+        });
+        return files;
+    }
+
+    // the start //////////////////////////////////////////////////////////////
+
+    /// Calls `f(size)` for each file that was set aside.
+    template <class F>
+    void for_each_aside(F f) const {
+        for_each_in(root_, "aside", [&](const std::string& file, const Descriptor& in) {
+            struct stat status {};
+            if (::fstatat(in.get(), file.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0)
+                f(static_cast<std::uint64_t>(status.st_size));
+        });
+    }
+
+    /// Calls `sound(info, time)` for each record whose header is sound, `bad(path, size)` for each other file
+    /// with a record's name, and `foreign()` for all else.
+    template <class Sound, class Bad, class Foreign>
+    void scan(Sound sound, Bad bad, Foreign foreign) const {
+        for (unsigned i = 0; i < 256; ++i) {
+            const std::string folder = hex(BlockName{std::uint64_t{i} << 56U, 0}).substr(0, 2);
+            for_each_in(root_, folder, [&](const std::string& file, const Descriptor& in) {
+                struct stat status {};
+                if (::fstatat(in.get(), file.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+                    !S_ISREG(status.st_mode) || !is_record_name(file, folder)) {
+                    foreign();
+                    return;
+                }
+                const RecordInfo info = read_info(open_at(in, file, O_RDONLY));
+                const auto size = static_cast<std::uint64_t>(status.st_size);
+                if (info.nbytes == 0 || info.nbytes != size || hex(info.name) != file)
+                    bad(folder + "/" + file, size);
+                else
+                    sound(info, to_file_time(status.st_mtim));
+            });
+        }
+    }
+
+private:
+    [[nodiscard]] static std::string path(const BlockName& record) {
+        const std::string digits = hex(record);
+        return digits.substr(0, 2) + "/" + digits;
+    }
+    [[nodiscard]] static bool is_record_name(const std::string& file, const std::string& folder) {
+        return file.size() == 32 && file.starts_with(folder) &&
+               file.find_first_not_of("0123456789abcdef") == std::string::npos;
+    }
+
+    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) {
+        if (!file)
+            return {};
+        std::vector<std::byte> start(4096);
+        start.resize(read_start(file, start));
+        if (const std::uint64_t needed = header_bytes(start); needed > start.size()) {
+            start.resize(needed);
+            start.resize(read_start(file, start));
+        }
+        RecordView view;
+        return read_header(start, view) == RecordFault::none ? view.header.info() : RecordInfo{};
+    }
+
+    [[nodiscard]] int rename(const std::string& temporary, const std::string& target) const {
+        const auto moved = [&] {
+            return ::renameat(root_.get(), temporary.c_str(), root_.get(), target.c_str()) == 0;
+        };
+        if (moved())
+            return 0;
+        if (errno != ENOENT)
+            return errno;
+        if (::mkdirat(root_.get(), target.substr(0, 2).c_str(), 0700) != 0 && errno != EEXIST)
+            return errno;
+        return moved() ? 0 : errno;
+    }
+
+    [[noreturn]] void refuse(Reason reason, const std::string& why) const {
+        throw FileStoreError(reason, "FileStore: " + name_ + " " + why);
+    }
+    [[noreturn]] void refuse_for(const char* what) const {
+        const int error = errno;
+        refuse(Reason::cannot_open, what + std::generic_category().message(error));
+    }
+
+    void open(bool read_only) {
+        if (!read_only)
+            ::mkdir(name_.c_str(), 0700);
+        root_ = Descriptor(::open(name_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        struct stat status {};
+        if (!root_ || ::fstat(root_.get(), &status) != 0)
+            refuse_for("cannot be opened: ");
+        if (status.st_uid != ::geteuid())
+            refuse(Reason::other_owner, "belongs to another user");
+        if ((status.st_mode & 077U) != 0)
+            refuse(Reason::open_to_others, "is open to other users: give it mode 0700");
+    }
+
+    void lock() {
+        lock_ = open_at(root_, "lock", O_RDWR | O_CREAT, 0600);
+        if (!lock_)
+            refuse_for("cannot be written: ");
+        if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0)
+            refuse(Reason::locked, "has a writer already");
+        for (const char* folder : {"tmp", "aside"}) {
+            if (::mkdirat(root_.get(), folder, 0700) != 0 && errno != EEXIST)
+                refuse_for("cannot be written: ");
+        }
+    }
+
+    std::string name_;
+    Descriptor root_;
+    Descriptor lock_;
+};
+
+} // namespace detail
+} // namespace promptkv::inline PROMPTKV_ABI
+
+#endif

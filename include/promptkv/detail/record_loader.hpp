@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: MIT
+// RecordLoader: finds what a store has of a prompt, and makes an entry of it.
+#ifndef PROMPTKV_DETAIL_RECORD_LOADER_HPP
+#define PROMPTKV_DETAIL_RECORD_LOADER_HPP
+
+#include <promptkv/block_kv.hpp>
+#include <promptkv/block_store.hpp>
+#include <promptkv/detail/block_names.hpp>
+#include <promptkv/detail/block_records.hpp>
+#include <promptkv/detail/record_writer.hpp>
+#include <promptkv/second_level_types.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// A load from the call of `prefetch` to the end of its handle. The handle and a reader's thread share it.
+template <class Types>
+struct Load {
+    using Options = LoadOptions<typename Types::TierEnum>;
+    using Clock = typename Options::Clock;
+
+    Load(typename Types::ModelView name, typename Types::Tokens key, const Options& given)
+        : model(name), prompt(key.begin(), key.end()), options(given) {}
+
+    [[nodiscard]] bool is_late() const { return Clock::now() >= options.deadline; }
+    /// Why it must end now; `running`: it need not.
+    [[nodiscard]] LoadEnd interrupted() const {
+        if (is_cancelled.load(std::memory_order_relaxed))
+            return LoadEnd::cancelled;
+        return is_late() ? LoadEnd::deadline : LoadEnd::running;
+    }
+
+    const typename Types::Model model;
+    const std::vector<typename Types::Token> prompt;
+    const Options options;
+    std::atomic<bool> is_cancelled{false};
+
+    std::mutex mutex; // of what follows
+    std::condition_variable ended;
+    LoadEnd end = LoadEnd::running;
+    std::size_t tokens = 0; // of the prompt that memory serves at the end
+    std::size_t loaded = 0; // of these, those that were not there before
+    typename Types::Cache::Lease pin;
+};
+
+/// The steps of a load: find, reserve, read, commit.
+template <class Types, class Store, class Codec>
+class RecordLoader {
+public:
+    using Writer = RecordWriter<Types, Store, Codec>;
+    using Queue = typename Writer::Queue;
+    using Waiting = typename Writer::Waiting;
+    using KV = typename Types::KV;
+    using Block = typename Types::Block;
+    using Token = typename Types::Token;
+    using Tokens = typename Types::Tokens;
+    using Cache = typename Types::Cache;
+    using Names = std::vector<BlockName>;
+
+    RecordLoader(Store& store, Writer& writer, SharedStats& stats, const Codec& codec,
+                 std::size_t block_tokens)
+        : store_(store), writer_(writer), stats_(stats), codec_(codec),
+          block_tokens_(block_tokens) {}
+
+    /// What is to be read so that memory serves `tokens` tokens.
+    struct Plan {
+        std::size_t in_memory = 0; // tokens that it serves already
+        std::size_t held = 0;      // blocks that it holds already
+        std::size_t tokens = 0;
+        Names chain;
+        std::optional<BlockName> end;
+        std::uint64_t nbytes = 0;        // to read
+        std::uint64_t payload_bytes = 0; // of these in memory
+        std::size_t records = 0;
+        std::uint8_t tier = 0;
+
+        void add(const RecordInfo& info) {
+            nbytes += info.nbytes;
+            payload_bytes += info.payload_bytes;
+            tier = info.tier;
+            ++records;
+        }
+    };
+
+    [[nodiscard]] Plan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
+                            std::size_t min_remaining, const RecordHome& home) {
+        Plan plan;
+        const auto known = cache.probe(model, prompt, {.min_remaining = 0});
+        plan.in_memory = cache.probe(model, prompt, {.min_remaining = min_remaining}).reused();
+        plan.tokens = plan.in_memory;
+        if (plan.in_memory + min_remaining >= prompt.size())
+            return plan; // no more could be used
+        plan.held = (Types::has_states ? known.matched() : known.reused()) / block_tokens_;
+        BlockNames<Token> names;
+        plan.chain = names.chain(home.root, prompt, block_tokens_);
+        std::vector<RecordInfo> blocks(plan.chain.size() - 1 - plan.held);
+        find(std::span<const BlockName>(plan.chain).subspan(plan.held + 1), blocks);
+        std::size_t found = 0;
+        while (found < blocks.size() && blocks[found].nbytes > 0)
+            ++found;
+        if constexpr (Types::has_states) {
+            const std::size_t longest = prompt.size() - std::min(prompt.size(), min_remaining);
+            for (std::size_t n = plan.held + found + 1; n-- > 0 && plan.tokens == plan.in_memory;) {
+                if (find_end(plan, names, prompt.first(std::min(longest, prompt.size())), n)) {
+                    for (std::size_t i = 0; plan.held + i < n; ++i)
+                        plan.add(blocks[i]);
+                    break;
+                }
+                if ((n + 1) * block_tokens_ <= plan.in_memory)
+                    break;
+            }
+        } else {
+            for (std::size_t i = 0; i < found; ++i)
+                plan.add(blocks[i]);
+            const std::size_t n = plan.held + found;
+            plan.tokens = std::max(plan.tokens, n * block_tokens_);
+            find_end(plan, names, prompt, n);
+        }
+        return plan;
+    }
+
+    /// Does a load, from the first step to the last.
+    void run(Cache& cache, Load<Types>& load, const RecordHome& home) {
+        LoadEnd end = LoadEnd::no_memory;
+        std::size_t tokens = 0;
+        std::size_t loaded = 0;
+        typename Cache::Lease pin;
+        try {
+            end = load.interrupted();
+            if (end == LoadEnd::running)
+                end = run(cache, load, home, tokens, loaded);
+            if (tokens > 0)
+                pin = cache.pin(load.model, Tokens(load.prompt).first(tokens));
+        } catch (...) { // a reader's thread must go on
+            end = LoadEnd::no_memory;
+        }
+        stats_.change([&](SecondLevelStats& stats) {
+            ++stats.loads;
+            ++stats.ends[static_cast<std::size_t>(end)];
+            stats.tokens_loaded += loaded;
+        });
+        {
+            const std::lock_guard lock(load.mutex);
+            load.end = end;
+            load.tokens = tokens;
+            load.loaded = loaded;
+            load.pin = std::move(pin);
+        }
+        load.ended.notify_all();
+    }
+
+private:
+    static constexpr std::size_t window = 8; // records that a store is asked for at once
+    static constexpr std::uint64_t patience = 64;
+
+    /// Looks in the queue, then in the store.
+    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
+        store_.find(names, infos);
+        for (std::size_t i = 0; i < names.size(); ++i) {
+            if (infos[i].nbytes == 0)
+                writer_.queue.visit(names[i], [&](const Waiting& item) { infos[i] = item.info(); });
+        }
+    }
+
+    /// The longest end record after the first `n` blocks; adds it to the plan.
+    bool find_end(Plan& plan, BlockNames<Token>& names, Tokens prompt, std::size_t n) {
+        const std::size_t from = n * block_tokens_;
+        if (from > prompt.size())
+            return false;
+        const std::size_t most = std::min(prompt.size() - from, block_tokens_ - 1);
+        Names ends;
+        for (std::size_t rest = Types::has_states ? 0 : 1; rest <= most; ++rest)
+            ends.push_back(names.end(plan.chain[n], prompt.subspan(from, rest)));
+        std::vector<RecordInfo> infos(ends.size());
+        find(ends, infos);
+        for (std::size_t i = ends.size(); i-- > 0;) {
+            const std::size_t total = from + i + (Types::has_states ? 0 : 1);
+            if (infos[i].nbytes == 0 || total <= plan.tokens)
+                continue;
+            plan.tokens = total;
+            plan.end = ends[i];
+            plan.add(infos[i]);
+            return true;
+        }
+        return false;
+    }
+
+    LoadEnd run(Cache& cache, Load<Types>& load, const RecordHome& home, std::size_t& tokens,
+                std::size_t& loaded) {
+        const Tokens prompt(load.prompt);
+        const Plan plan = this->plan(cache, load.model, prompt, load.options.min_remaining, home);
+        tokens = plan.in_memory;
+        if (plan.tokens <= plan.in_memory)
+            return plan.in_memory > 0 ? LoadEnd::in_memory : LoadEnd::absent;
+        if (is_slower(plan, load.options.seconds_per_token))
+            return LoadEnd::slower;
+
+        Room room;
+        if (const LoadEnd end = reserve(cache, load, plan, room); end != LoadEnd::loaded) {
+            tokens = end == LoadEnd::in_memory ? plan.tokens : tokens;
+            return end;
+        }
+        KV kv = std::move(*room.prefix);
+        LoadEnd end = LoadEnd::loaded;
+        {
+            const typename Queue::Reading reading(writer_.queue);
+            end = read(plan, load, home, room.reservation.tokens(), kv);
+        }
+        if (Types::has_states ? !kv.has_state() : kv.length() <= plan.in_memory)
+            return end; // nothing is gained
+        if (kv.nbytes() > room.nbytes)
+            return LoadEnd::no_room; // blocks larger than their records said
+        const std::size_t length = kv.length();
+        const Inserted stored = room.reservation.commit(std::move(kv));
+        if (stored.outcome == Outcome::cancelled)
+            return LoadEnd::cancelled;
+        if (stored.tokens == 0)
+            return LoadEnd::no_room;
+        tokens = std::min(length, stored.tokens);
+        loaded = tokens - std::min(tokens, plan.in_memory);
+        return end == LoadEnd::loaded && tokens < plan.tokens ? LoadEnd::no_room : end;
+    }
+
+    struct Room {
+        typename Cache::Reservation reservation;
+        std::optional<KV> prefix; // what memory holds already
+        std::size_t nbytes = 0;   // with the prefix
+    };
+
+    /// Makes room for what is to be read, before it is read.
+    LoadEnd reserve(Cache& cache, const Load<Types>& load, const Plan& plan, Room& room) const {
+        constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
+        const auto tier = load.options.tier.value_or(
+            static_cast<typename Types::TierEnum>(std::min<std::size_t>(plan.tier, tiers - 1)));
+        const auto key = Tokens(load.prompt).first(plan.tokens);
+        const std::uint64_t each = plan.payload_bytes / std::max<std::size_t>(plan.records, 1);
+        room.nbytes = static_cast<std::size_t>(plan.payload_bytes + each * plan.held);
+        for (int attempt = 0; attempt < 2; ++attempt) {
+            room.reservation = {};
+            room.reservation =
+                cache.reserve(load.model, key, room.nbytes, tier,
+                              {.session = load.options.session, .spare_upper_tiers = true});
+            if (room.reservation.outcome() == Outcome::present)
+                return LoadEnd::in_memory;
+            if (!room.reservation || (Types::has_states && room.reservation.tokens() < plan.tokens))
+                return LoadEnd::no_room;
+            room.prefix.emplace(room.reservation.prefix().value_or(KV(block_tokens_)));
+            // What memory holds was an estimate: a second attempt knows it.
+            const std::size_t known = room.prefix->nbytes() + plan.payload_bytes;
+            if (known <= room.nbytes)
+                break;
+            room.nbytes = known;
+        }
+        return LoadEnd::loaded;
+    }
+
+    /// A record to be read, for the tokens [from, from + n) of the prompt.
+    struct Step {
+        BlockName name;
+        BlockName parent;
+        std::size_t from;
+        std::size_t n;
+        RecordKind kind;
+    };
+
+    /// What a payload of `from` tokens lacks of the plan, as far as there is room.
+    [[nodiscard]] std::vector<Step> steps(const Plan& plan, std::size_t from,
+                                          std::size_t most) const {
+        std::vector<Step> steps;
+        if (from % block_tokens_ != 0)
+            return steps; // it is a whole key
+        const std::size_t last = std::min(most, plan.tokens);
+        for (; from + block_tokens_ <= last; from += block_tokens_) {
+            const std::size_t i = from / block_tokens_;
+            steps.push_back(
+                {plan.chain[i + 1], plan.chain[i], from, block_tokens_, RecordKind::block});
+        }
+        if (plan.end && last == plan.tokens) {
+            steps.push_back(
+                {*plan.end, plan.chain[from / block_tokens_], from, last - from, RecordKind::end});
+        }
+        return steps;
+    }
+
+    /// Appends what `kv` lacks of `most` tokens, as far as it can be had.
+    [[nodiscard]] LoadEnd read(const Plan& plan, const Load<Types>& load, const RecordHome& home,
+                               std::size_t most, KV& kv) {
+        const std::vector<Step> all = steps(plan, kv.length(), most);
+        const Tokens prompt(load.prompt);
+        const auto begin = std::chrono::steady_clock::now();
+        std::vector<std::byte> unpacked;
+        std::uint64_t nbytes = 0;
+        std::size_t next = 0;
+        LoadEnd end = LoadEnd::loaded;
+        while (end == LoadEnd::loaded && next < all.size()) {
+            if (const LoadEnd why = load.interrupted(); why != LoadEnd::running)
+                return why;
+            if (take_waiting(all[next], prompt, kv)) {
+                ++next;
+                continue;
+            }
+            Names names;
+            for (std::size_t i = next; i < all.size() && names.size() < window; ++i)
+                names.push_back(all[i].name);
+            end = LoadEnd::store_failed; // unless the store calls the function
+            const bool works = store_.get(std::span<const BlockName>(names),
+                                          [&](std::size_t, std::span<const std::byte> record) {
+                                              end = load.interrupted();
+                                              if (end == LoadEnd::running)
+                                                  end = record.empty()
+                                                            ? LoadEnd::vanished
+                                                            : append(all[next], prompt, home,
+                                                                     record, unpacked, kv);
+                                              nbytes += record.size();
+                                              next += end == LoadEnd::loaded ? 1 : 0;
+                                              return end == LoadEnd::loaded;
+                                          });
+            if (!works && end == LoadEnd::vanished)
+                end = LoadEnd::store_failed;
+            if (end == LoadEnd::vanished && take_waiting(all[next], prompt, kv)) {
+                ++next; // it was evicted meanwhile
+                end = LoadEnd::loaded;
+            }
+        }
+        measured(nbytes, std::chrono::steady_clock::now() - begin);
+        return end;
+    }
+
+    /// Shares a block that is not written yet.
+    bool take_waiting(const Step& step, Tokens prompt, KV& kv) {
+        std::optional<SharedBlock<Block>> block;
+        std::shared_ptr<const typename Types::State> state;
+        bool equal = false;
+        writer_.queue.visit(step.name, [&](const Waiting& item) {
+            equal = item.header.parent == step.parent &&
+                    std::ranges::equal(item.tokens, prompt.subspan(step.from, step.n));
+            block = item.block;
+            state = item.state;
+        });
+        if (!equal || (step.n > 0 && !block))
+            return false;
+        if (step.n > 0)
+            kv.append(std::move(*block), step.n);
+        if constexpr (Types::has_states) {
+            if (step.kind == RecordKind::end)
+                kv.set_state(std::move(state));
+        }
+        stats_.add(&SecondLevelStats::blocks_from_queue);
+        return true;
+    }
+
+    /// Checks a record, and appends its block.
+    [[nodiscard]] LoadEnd append(const Step& step, Tokens prompt, const RecordHome& home,
+                                 std::span<const std::byte> record,
+                                 std::vector<std::byte>& unpacked, KV& kv) {
+        RecordView view;
+        RecordFault fault = read_record(record, view);
+        const RecordHeader& header = view.header;
+        if (fault == RecordFault::none &&
+            (header.name != step.name || header.parent != step.parent || header.root != home.root ||
+             header.fingerprint != home.fingerprint || header.depth != step.from ||
+             header.kind != step.kind || header.block_tokens != block_tokens_ ||
+             !std::ranges::equal(view.tokens, std::as_bytes(prompt.subspan(step.from, step.n)))))
+            fault = RecordFault::other_name;
+        std::span<const std::byte> payload;
+        if (fault == RecordFault::none)
+            fault = unpack(view, unpacked, payload, codec_);
+        if (fault == RecordFault::none)
+            fault = append_payload(step, payload, header.block_bytes, kv);
+        if (fault == RecordFault::none) {
+            stats_.add(&SecondLevelStats::bytes_loaded, record.size());
+            return LoadEnd::loaded;
+        }
+        stats_.change(
+            [&](SecondLevelStats& stats) { ++stats.faults[static_cast<std::size_t>(fault)]; });
+        if (fault != RecordFault::other_name && fault != RecordFault::codec)
+            store_.set_aside(step.name);
+        return LoadEnd::bad_record;
+    }
+
+    [[nodiscard]] RecordFault append_payload(const Step& step, std::span<const std::byte> payload,
+                                             std::size_t block_bytes, KV& kv) const {
+        std::optional<Block> block;
+        if (step.n > 0) {
+            block = kv_traits<Block>::make_block(payload.first(block_bytes));
+            if (!block)
+                return RecordFault::refused;
+        }
+        if constexpr (Types::has_states) {
+            if (step.kind == RecordKind::end) {
+                using State = typename Types::State;
+                std::optional<State> state =
+                    kv_traits<State>::make_block(payload.subspan(block_bytes));
+                if (!state)
+                    return RecordFault::refused;
+                kv.set_state(std::move(*state));
+            }
+        }
+        if (block)
+            kv.append(std::move(*block), step.n);
+        return RecordFault::none;
+    }
+
+    // what reading costs /////////////////////////////////////////////////////
+
+    /// Whether reading takes longer than computing. After many refusals one load is made to measure again.
+    [[nodiscard]] bool is_slower(const Plan& plan, double seconds_per_token) {
+        const double speed = bytes_per_second_.load(std::memory_order_relaxed);
+        if (speed <= 0 || seconds_per_token <= 0)
+            return false;
+        const double reading = static_cast<double>(plan.nbytes) / speed;
+        const double computing =
+            static_cast<double>(plan.tokens - plan.in_memory) * seconds_per_token;
+        return reading > computing &&
+               refused_.fetch_add(1, std::memory_order_relaxed) % patience != patience - 1;
+    }
+
+    void measured(std::uint64_t nbytes, std::chrono::duration<double> time) {
+        if (nbytes == 0 || time.count() <= 0)
+            return;
+        const double now = static_cast<double>(nbytes) / time.count();
+        const double before = bytes_per_second_.load(std::memory_order_relaxed);
+        const double speed = before > 0 ? 0.75 * before + 0.25 * now : now;
+        bytes_per_second_.store(speed, std::memory_order_relaxed);
+        stats_.change([&](SecondLevelStats& stats) { stats.bytes_per_second = speed; });
+    }
+
+    Store& store_;
+    Writer& writer_;
+    SharedStats& stats_;
+    const Codec codec_;
+    const std::size_t block_tokens_;
+    std::atomic<double> bytes_per_second_{0};
+    std::atomic<std::uint64_t> refused_{0};
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MIT
+// SecondLevelCore: what a second level does when state leaves the cache, or is erased.
+#ifndef PROMPTKV_DETAIL_SECOND_LEVEL_CORE_HPP
+#define PROMPTKV_DETAIL_SECOND_LEVEL_CORE_HPP
+
+#include <promptkv/block_store.hpp>
+#include <promptkv/detail/block_names.hpp>
+#include <promptkv/detail/record_loader.hpp>
+#include <promptkv/detail/record_writer.hpp>
+#include <promptkv/second_level_types.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// The removal listener shares it with the second level: a call that is under way on another thread while
+/// the second level ends finds a closed queue.
+template <class Cache, class Store, class Codec, class Options>
+class SecondLevelCore {
+public:
+    using Types = SecondLevelTypes<Cache>;
+    using Writer = RecordWriter<Types, Store, Codec>;
+    using Loader = RecordLoader<Types, Store, Codec>;
+    using KV = typename Types::KV;
+    using ModelView = typename Types::ModelView;
+    using Token = typename Types::Token;
+    using Tokens = typename Types::Tokens;
+    using TierEnum = typename Types::TierEnum;
+    using Removal = typename Cache::Removal;
+    using Clock = std::chrono::steady_clock;
+
+    SecondLevelCore(Cache& cache, Store& store, const Options& given)
+        : options(given), writer(store, stats, options.codec, options.block_tokens,
+                                 options.queue_bytes, options.bytes_per_second),
+          loader(store, writer, stats, options.codec, options.block_tokens), cache_(cache),
+          store_(store) {}
+
+    [[nodiscard]] RecordHome home(ModelView model) const {
+        RecordHome home;
+        home.fingerprint = options.fingerprint;
+        std::string bytes;
+        if constexpr (std::is_same_v<typename Types::Model, std::string>) {
+            bytes = model;
+            if (options.fingerprint_of_model)
+                home.fingerprint = options.fingerprint_of_model(bytes);
+            if (options.bytes_of_model)
+                bytes = options.bytes_of_model(bytes);
+        } else {
+            if (options.fingerprint_of_model)
+                home.fingerprint = options.fingerprint_of_model(model);
+            PROMPTKV_ASSERT(options.bytes_of_model || options.share_between_models);
+            if (options.bytes_of_model)
+                bytes = options.bytes_of_model(model);
+        }
+        home.root = BlockNames<Token>().root(
+            home.fingerprint,
+            options.share_between_models ? std::nullopt : std::optional<std::string_view>(bytes),
+            options.block_tokens);
+        return home;
+    }
+
+    // what left the cache ////////////////////////////////////////////////////
+
+    /// Called by the cache's removal listener: nothing may be thrown.
+    void removed(Removal& removal) noexcept {
+        try {
+            switch (removal.reason) {
+            case RemovalReason::evicted:
+            case RemovalReason::cut:
+                if (options.write == WriteWhen::evicted)
+                    write_removed(removal);
+                break;
+            case RemovalReason::erased:
+            case RemovalReason::cleared:
+                if (removal.tokens.empty())
+                    stats.add(&SecondLevelStats::erase_failed);
+                else
+                    forget(removal.model, removal.tokens);
+                break;
+            default: // the state is in another entry, or with the caller
+                break;
+            }
+        } catch (...) {
+            stats.add(removal.reason == RemovalReason::evicted ||
+                              removal.reason == RemovalReason::cut
+                          ? &SecondLevelStats::dropped_no_memory
+                          : &SecondLevelStats::erase_failed);
+        }
+    }
+
+    /// Queues a whole payload. False: something was left out.
+    bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
+               Clock::time_point deadline = Clock::time_point::min()) {
+        return offer(model, tokens, 0, kv, tier, deadline);
+    }
+
+    /// While it lives, what this thread evicts is not written.
+    class NotWriting {
+    public:
+        explicit NotWriting(SecondLevelCore& core) noexcept : before_(not_written_for) {
+            not_written_for = &core;
+        }
+        NotWriting(const NotWriting&) = delete;
+        NotWriting& operator=(const NotWriting&) = delete;
+        ~NotWriting() { not_written_for = before_; }
+
+    private:
+        const void* before_;
+    };
+
+    // erasing ////////////////////////////////////////////////////////////////
+
+    /// Removes the records of a key that no resident key uses.
+    void forget(ModelView model, Tokens tokens) {
+        const std::size_t block = options.block_tokens;
+        const auto known = cache_.probe(model, tokens, {.min_remaining = 0});
+        const std::size_t used = Types::has_states ? known.matched() : known.reused();
+        BlockNames<Token> names;
+        const std::vector<BlockName> chain = names.chain(home(model).root, tokens, block);
+        const std::size_t whole = chain.size() - 1;
+        std::vector<BlockName> gone;
+        for (std::size_t i = used / block; i < whole; ++i)
+            gone.push_back(chain[i + 1]);
+        gone.push_back(names.end(chain[whole], tokens.subspan(whole * block)));
+        forget(gone);
+    }
+
+    /// Removes the records of all keys that continue `tokens`, and those of which nobody can say.
+    void forget_below(ModelView model, Tokens tokens) {
+        const std::size_t block = options.block_tokens;
+        BlockNames<Token> names;
+        const BlockName root = home(model).root;
+        const std::vector<BlockName> chain = names.chain(root, tokens, block);
+        const BlockName& top = chain.back();
+        const std::size_t depth = (chain.size() - 1) * block;
+        const Tokens rest = tokens.subspan(depth);
+        std::unordered_map<BlockName, RecordInfo> all;
+        for_each([&](const RecordInfo& info) {
+            if (info.root == root)
+                all.emplace(info.name, info);
+        });
+        // For each record: is it below? Found for all that were met on the way up.
+        std::unordered_map<BlockName, bool> below;
+        std::vector<BlockName> way;
+        std::vector<BlockName> gone;
+        for (const auto& each : all) {
+            BlockName at = each.first;
+            bool is_below = false;
+            way.clear();
+            for (;;) {
+                if (const auto decided = below.find(at); decided != below.end()) {
+                    is_below = decided->second;
+                    break;
+                }
+                const auto found = all.find(at);
+                if (found == all.end()) { // its beginning is gone
+                    is_below = true;
+                    break;
+                }
+                way.push_back(at);
+                const RecordInfo& info = found->second;
+                if (info.depth < depth)
+                    break;
+                if (info.depth == depth) {
+                    is_below = info.parent == top && (rest.empty() || begins_with(info, rest));
+                    break;
+                }
+                at = info.parent;
+            }
+            for (const BlockName& name : way)
+                below.emplace(name, is_below);
+            if (is_below)
+                gone.push_back(each.first);
+        }
+        add_own_blocks(model, tokens, chain, all, below, gone);
+        forget(gone);
+    }
+
+    template <class Predicate>
+    std::size_t forget_if(Predicate predicate) {
+        std::vector<BlockName> gone;
+        for_each([&](const RecordInfo& info) {
+            if (predicate(info))
+                gone.push_back(info.name);
+        });
+        return forget(gone);
+    }
+
+    [[nodiscard]] std::uint64_t refusals() const {
+        const SecondLevelStats now = stats.get();
+        return now.refused_failed + now.refused_full + now.refused_read_only +
+               now.refused_too_large + now.dropped_no_memory + now.dropped_no_payload;
+    }
+
+    const Options options;
+    SharedStats stats;
+    Writer writer;
+    Loader loader;
+
+private:
+    static inline thread_local const void* not_written_for = nullptr;
+
+    void write_removed(const Removal& removal) {
+        if (removal.payload == nullptr || removal.tokens.empty()) {
+            stats.add(&SecondLevelStats::dropped_no_payload);
+            return;
+        }
+        if (not_written_for == this) {
+            stats.add(&SecondLevelStats::dropped_for_pool);
+            return;
+        }
+        const std::size_t block = options.block_tokens;
+        const std::size_t first = (removal.kept_tokens + block - 1) / block; // of a tail
+        offer(removal.model, removal.tokens, first, *removal.payload, removal.tier,
+              Clock::time_point::min());
+    }
+
+    bool offer(ModelView model, Tokens tokens, std::size_t first, const KV& kv, TierEnum tier,
+               Clock::time_point deadline) {
+        if (kv.block_tokens() != options.block_tokens) {
+            stats.add(&SecondLevelStats::dropped_no_payload);
+            return false;
+        }
+        if (tokens.size() < options.min_tokens) {
+            stats.add(&SecondLevelStats::dropped_too_short);
+            return true;
+        }
+        OfferedPayload<Types> offered{tokens, first, kv.blocks(), nullptr, tier};
+        if constexpr (Types::has_states)
+            offered.state = kv.shared_state();
+        return writer.offer(home(model), offered, deadline);
+    }
+
+    /// Adds the blocks of an erased prefix itself, from its end on, as far as neither a resident key nor
+    /// another record continues them.
+    void add_own_blocks(ModelView model, Tokens tokens, const std::vector<BlockName>& chain,
+                        const std::unordered_map<BlockName, RecordInfo>& all,
+                        const std::unordered_map<BlockName, bool>& below,
+                        std::vector<BlockName>& gone) const {
+        const auto known = cache_.probe(model, tokens, {.min_remaining = 0});
+        const std::size_t used =
+            (Types::has_states ? known.matched() : known.reused()) / options.block_tokens;
+        std::unordered_map<BlockName, std::size_t> continued; // by so many records that stay
+        for (const auto& each : all) {
+            if (!below.at(each.first))
+                ++continued[each.second.parent];
+        }
+        for (std::size_t i = chain.size() - 1; i > used && continued[chain[i]] == 0; --i) {
+            gone.push_back(chain[i]);
+            if (all.contains(chain[i]))
+                --continued[chain[i - 1]];
+        }
+    }
+
+    /// Whether the tokens of a record begin with `rest`.
+    [[nodiscard]] bool begins_with(const RecordInfo& info, Tokens rest) {
+        bool begins = false;
+        const auto compare = [&](std::span<const std::byte> tokens) {
+            const auto wanted = std::as_bytes(rest);
+            begins = tokens.size() >= wanted.size() &&
+                     std::ranges::equal(tokens.first(wanted.size()), wanted);
+        };
+        const bool waits = writer.queue.visit(
+            info.name, [&](const auto& item) { compare(std::as_bytes(std::span(item.tokens))); });
+        if (!waits) {
+            store_.get(std::span(&info.name, 1),
+                       [&](std::size_t, std::span<const std::byte> bytes) {
+                           RecordView view;
+                           if (read_header(bytes, view) == RecordFault::none)
+                               compare(view.tokens);
+                           else
+                               begins = true; // nobody can say
+                           return true;
+                       });
+        }
+        return begins;
+    }
+
+    template <class F>
+    void for_each(F f) {
+        writer.queue.for_each([&](const auto& item) { f(item.info()); });
+        store_.for_each(f);
+    }
+
+    std::size_t forget(std::span<const BlockName> names) {
+        const std::size_t waited = writer.queue.cancel(names);
+        const std::size_t erased = store_.erase(names);
+        stats.add(&SecondLevelStats::dropped_erased, waited);
+        stats.add(&SecondLevelStats::erased, erased);
+        return erased;
+    }
+
+    Cache& cache_;
+    Store& store_;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

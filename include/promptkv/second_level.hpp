@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: MIT
+// SecondLevel: state that memory evicts goes to a store; a prompt gets it back from there.
+//
+// Needs libxxhash and threads; not in the umbrella header.
+#ifndef PROMPTKV_SECOND_LEVEL_HPP
+#define PROMPTKV_SECOND_LEVEL_HPP
+
+#include <promptkv/block_store.hpp>
+#include <promptkv/detail/record_loader.hpp>
+#include <promptkv/detail/record_writer.hpp>
+#include <promptkv/detail/second_level_core.hpp>
+#include <promptkv/second_level_types.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI {
+
+/// A second level below a cache whose payload is a BlockKV.
+///
+///     promptkv::FileStore store({.directory = "/var/cache/kv", .max_bytes = 200ull << 30});
+///     promptkv::SecondLevel second(cache, store, {.fingerprint = promptkv::fingerprint_of(engine_text),
+///                                                 .block_tokens = 64});
+///
+///     auto load = second.prefetch(model, prompt, {.seconds_per_token = 0.002});
+///     load.wait();
+///     auto hit = cache.lease_nearest(model, prompt);    // as without a second level
+///
+/// It takes the cache's removal listener: give a listener of your own to `set_removal_listener` here.
+/// What is evicted or cut is written by a thread of its own, from a queue that holds at most `queue_bytes`;
+/// these bytes are not in the cache's `nbytes()`. A full queue drops what comes; a request never waits.
+///
+/// A record is used only where its tokens and the name of the block before are those of the prompt, its
+/// checksums are right, and `make_block` takes it. State that was computed by something else than the fingerprint
+/// says is served: the fingerprint must change with everything that the state depends on.
+///
+/// Erase through the functions here: they remove what only the store has as well. An erase that was made
+/// at the cache itself removes the records of the entries that it erased; so does `clear`. To end, flush and
+/// destroy; do not clear.
+///
+/// `Store`: see BlockStore. It and the cache must live longer. `Codec`: NoCodec, or ZstdCodec.
+/// Thread safety: as the cache. Loads are made by threads of its own where the cache is a
+/// ConcurrentPromptCache; else `prefetch` makes the load before it returns.
+template <class Cache, BlockStore Store, class Codec = NoCodec>
+class SecondLevel {
+    using Types = detail::SecondLevelTypes<Cache>;
+    using Writer = detail::RecordWriter<Types, Store, Codec>;
+    using Loader = detail::RecordLoader<Types, Store, Codec>;
+    using Load = detail::Load<Types>;
+    static_assert(detail::WritableBlock<typename Types::Block>,
+                  "a block needs write_block and make_block: see kv_traits");
+    static_assert(!Types::has_states || detail::WritableBlock<typename Types::State>,
+                  "a State needs write_block and make_block: see kv_traits");
+
+public:
+    using KV = typename Types::KV;
+    using Model = typename Types::Model;
+    using ModelView = typename Types::ModelView;
+    using Token = typename Types::Token;
+    using Tokens = typename Types::Tokens;
+    using TierEnum = typename Types::TierEnum;
+    using Lease = typename Cache::Lease;
+    using Removal = typename Cache::Removal;
+    using LoadOptions = promptkv::LoadOptions<TierEnum>;
+    using Clock = std::chrono::steady_clock;
+
+    struct Options {
+        /// Of all models, unless `fingerprint_of_model` says it for each.
+        Fingerprint fingerprint{};
+        std::size_t block_tokens = 0; ///< of every payload; must be given
+        WriteWhen write = WriteWhen::evicted;
+        std::size_t min_tokens = 0; ///< shorter keys are not written
+        std::size_t queue_bytes = std::size_t{256} << 20U;
+        double bytes_per_second = 0; ///< the most that is written; 0: no limit
+        std::size_t readers = 2;     ///< threads that load
+        /// Models with one fingerprint share their records.
+        bool share_between_models = false;
+        std::function<Fingerprint(const Model&)> fingerprint_of_model{};
+        /// The bytes that tell a model from others; needed where Model is no std::string.
+        std::function<std::string(const Model&)> bytes_of_model{};
+        Codec codec{};
+    };
+
+    /// A load that is under way, or was made. What it loaded stays in memory as long as this lives.
+    /// Move-only. Must end before the cache.
+    class Prefetch {
+    public:
+        Prefetch() = default;
+        Prefetch(Prefetch&&) noexcept = default;
+        Prefetch& operator=(Prefetch&& other) noexcept {
+            cancel();
+            cache_ = other.cache_;
+            load_ = std::move(other.load_);
+            return *this;
+        }
+        ~Prefetch() { cancel(); }
+
+        /// Waits until the load ended, or for its deadline. Returns whether it ended.
+        bool wait() {
+            std::unique_lock lock(load_->mutex);
+            const auto is_over = [this] { return load_->end != LoadEnd::running; };
+            if (load_->options.deadline == Clock::time_point::max())
+                load_->ended.wait(lock, is_over);
+            else
+                load_->ended.wait_until(lock, load_->options.deadline, is_over);
+            return is_over();
+        }
+        [[nodiscard]] bool ready() const { return end() != LoadEnd::running; }
+        /// What is not read yet is not read. What was read is kept.
+        void cancel() {
+            if (load_ != nullptr)
+                load_->is_cancelled.store(true, std::memory_order_relaxed);
+        }
+        /// How the load ended.
+        [[nodiscard]] LoadEnd end() const { return locked(&Load::end); }
+        /// Tokens of the prompt that memory serves since the load ended.
+        [[nodiscard]] std::size_t tokens() const { return locked(&Load::tokens); }
+        /// Of these, the tokens that this load brought.
+        [[nodiscard]] std::size_t loaded() const { return locked(&Load::loaded); }
+        /// The request's lookup: `lease_nearest` of the prompt.
+        [[nodiscard]] Lease lease(FetchOptions options = {}) {
+            return cache_->lease_nearest(load_->model, Tokens(load_->prompt), options);
+        }
+
+    private:
+        friend SecondLevel;
+        Prefetch(Cache& cache, std::shared_ptr<Load> load)
+            : cache_(&cache), load_(std::move(load)) {}
+        template <class T>
+        [[nodiscard]] T locked(T Load::*member) const {
+            const std::lock_guard lock(load_->mutex);
+            return (*load_).*member;
+        }
+
+        Cache* cache_ = nullptr;
+        std::shared_ptr<Load> load_;
+    };
+
+    /// Requires: options.block_tokens > 0.
+    SecondLevel(Cache& cache, Store& store, const Options& options)
+        : cache_(cache), core_(std::make_shared<Core>(cache, store, options)) {
+        PROMPTKV_ASSERT(options.block_tokens > 0);
+        if constexpr (Types::is_concurrent) {
+            for (std::size_t i = 0; i < std::max<std::size_t>(options.readers, 1); ++i)
+                readers_.emplace_back([this] { serve_loads(); });
+        }
+        set_removal_listener(nullptr);
+    }
+    SecondLevel(const SecondLevel&) = delete;
+    SecondLevel& operator=(const SecondLevel&) = delete;
+    /// Drops what waits to be written: `flush` before. Loads that are under way are cancelled.
+    ~SecondLevel() {
+        cache_.set_removal_listener(nullptr);
+        {
+            const std::lock_guard lock(loads_mutex_);
+            closed_ = true;
+            for (const std::shared_ptr<Load>& load : running_)
+                load->is_cancelled.store(true, std::memory_order_relaxed);
+        }
+        loads_changed_.notify_all();
+        for (std::thread& reader : readers_)
+            reader.join();
+        core_->writer.stop();
+    }
+
+    /// `f` is called after the second level took what it needs, under the rules of the cache's own.
+    void set_removal_listener(std::function<void(Removal&)> f) {
+        cache_.set_removal_listener([core = core_, f = std::move(f)](Removal& removal) {
+            core->removed(removal);
+            if (f)
+                f(removal);
+        });
+    }
+
+    // writing ////////////////////////////////////////////////////////////////
+
+    /// Tells of a payload that is about to be stored. Has an effect with WriteWhen::inserted.
+    void inserted(ModelView model, Tokens tokens, const KV& kv, TierEnum tier) {
+        if (core_->options.write == WriteWhen::inserted)
+            core_->offer(model, tokens, kv, tier);
+    }
+    /// Tells of a hit. Has an effect with WriteWhen::second_use.
+    void reused(ModelView model, Tokens prompt, const Lease& hit) {
+        if (core_->options.write == WriteWhen::second_use && hit) {
+            if constexpr (Types::has_states)
+                core_->offer(model, prompt.first(hit.reused()), hit.kv(), hit.tier());
+            else
+                core_->offer(model, prompt.first(hit.reused()), hit.kv().clone_prefix(hit.reused()),
+                             hit.tier());
+        }
+    }
+
+    /// Writes what memory holds and the store does not, the most persistent and most recent first, before a
+    /// shutdown. The cache evicts nothing meanwhile. False: the deadline came first, or the store refused.
+    bool flush(Clock::time_point deadline) {
+        const std::uint64_t refused = core_->refusals();
+        core_->writer.hurry(true);
+        bool all = true;
+        {
+            auto entries = cache_.snapshot();
+            for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+                all = Clock::now() < deadline &&
+                      core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
+                                   deadline) &&
+                      all;
+            }
+        }
+        all = core_->writer.queue.wait_empty(deadline) && all;
+        core_->writer.hurry(false);
+        return all && core_->refusals() == refused;
+    }
+
+    /// Waits until all that waited is written. False: the deadline came first.
+    bool wait_written(Clock::time_point deadline) {
+        return core_->writer.queue.wait_empty(deadline);
+    }
+
+    /// Frees at least `nbytes` bytes of an engine's pool, if they can be: first what waits to be written,
+    /// then entries, which are not written. Returns the bytes freed.
+    std::size_t evict(std::size_t nbytes) {
+        std::size_t freed = 0;
+        {
+            const auto dropped = core_->writer.queue.drop(nbytes);
+            for (const auto& record : dropped)
+                freed += record.nbytes;
+            core_->stats.add(&SecondLevelStats::dropped_for_pool, dropped.size());
+        }
+        if (freed < nbytes) {
+            const typename Core::NotWriting not_writing(*core_);
+            freed += cache_.evict(nbytes - freed);
+        }
+        return freed;
+    }
+
+    // reading ////////////////////////////////////////////////////////////////
+
+    /// What the store has of a prompt, from an index in memory.
+    [[nodiscard]] Located locate(ModelView model, Tokens prompt, std::size_t min_remaining = 1)
+        requires(Store::is_local)
+    {
+        const auto plan =
+            core_->loader.plan(cache_, model, prompt, min_remaining, core_->home(model));
+        return {plan.tokens, plan.nbytes};
+    }
+
+    /// Brings what the store has of a prompt to memory, as an entry. Room is made for it before a byte is
+    /// read; entries of more persistent tiers are not evicted for it. A prompt that is in memory already is
+    /// a load that has ended.
+    [[nodiscard]] Prefetch prefetch(ModelView model, Tokens prompt,
+                                    const LoadOptions& options = {}) {
+        auto load = std::make_shared<Load>(model, prompt, options);
+        const auto known = cache_.probe(model, prompt, {.min_remaining = options.min_remaining});
+        if (!Types::is_concurrent || known.reused() + options.min_remaining >= prompt.size()) {
+            core_->loader.run(cache_, *load, core_->home(load->model));
+        } else {
+            {
+                const std::lock_guard lock(loads_mutex_);
+                waiting_.push_back(load);
+            }
+            loads_changed_.notify_one();
+        }
+        return Prefetch(cache_, std::move(load));
+    }
+
+    // erasing ////////////////////////////////////////////////////////////////
+    //
+    // Each erases entries from the cache, what of them waits to be written, and their records. A store that
+    // is shared keeps what it cannot be asked for: the records of a fingerprint that nobody uses any more
+    // leave by `erase_other_than`, or as the least recently used. The cache is asked twice: a load that read
+    // a record before it was removed is voided by the second time.
+
+    /// Removes the key's entry and the records that no resident key uses.
+    bool erase(ModelView model, Tokens tokens) {
+        const bool erased = cache_.erase(model, tokens);
+        core_->forget(model, tokens);
+        return cache_.erase(model, tokens) || erased;
+    }
+    /// Removes the prefix and all that continue it: also records whose beginning the store does not have,
+    /// since nobody can say what they continue. Complexity: O(records).
+    std::size_t erase_below(ModelView model, Tokens tokens) {
+        const std::size_t entries = cache_.erase_below(model, tokens);
+        core_->forget_below(model, tokens);
+        return entries + cache_.erase_below(model, tokens);
+    }
+    /// Removes the entries that this session alone stored, and their records. What was evicted before is
+    /// not known to be the session's: `erase_below` its first message removes that.
+    std::size_t erase_session(ModelView model, std::uint64_t session) {
+        return cache_.erase_session(model, session);
+    }
+    /// Removes all of a model; where models share records, those of the entries alone.
+    std::size_t erase_model(ModelView model) {
+        const std::size_t entries = cache_.erase_model(model);
+        if (!core_->options.share_between_models) {
+            const BlockName root = core_->home(model).root;
+            core_->forget_if([&](const RecordInfo& info) { return info.root == root; });
+        }
+        return entries + cache_.erase_model(model);
+    }
+    /// Removes everything; of a store that machines share, what this process holds in memory.
+    std::size_t clear() {
+        const std::size_t entries = cache_.clear();
+        core_->writer.queue.cancel_all();
+        if constexpr (Store::is_local)
+            core_->forget_if([](const RecordInfo&) { return true; });
+        return entries + cache_.clear();
+    }
+    /// Removes the records of all other fingerprints. Returns how many.
+    std::size_t erase_other_than(std::span<const Fingerprint> fingerprints) {
+        return core_->forget_if([&](const RecordInfo& info) {
+            return std::ranges::find(fingerprints, info.fingerprint) == fingerprints.end();
+        });
+    }
+
+    // observers //////////////////////////////////////////////////////////////
+
+    [[nodiscard]] SecondLevelStats stats() const {
+        SecondLevelStats stats = core_->stats.get();
+        stats.bytes_waiting = core_->writer.queue.nbytes();
+        return stats;
+    }
+
+private:
+    using Core = detail::SecondLevelCore<Cache, Store, Codec, Options>;
+
+    void serve_loads() {
+        for (;;) {
+            std::shared_ptr<Load> load;
+            {
+                std::unique_lock lock(loads_mutex_);
+                loads_changed_.wait(lock, [this] { return closed_ || !waiting_.empty(); });
+                if (waiting_.empty())
+                    return;
+                load = std::move(waiting_.front());
+                waiting_.pop_front();
+                running_.push_back(load);
+                if (closed_)
+                    load->is_cancelled.store(true, std::memory_order_relaxed);
+            }
+            detail::RecordHome home;
+            try {
+                home = core_->home(load->model);
+            } catch (...) { // nothing has this root
+            }
+            core_->loader.run(cache_, *load, home);
+            const std::lock_guard lock(loads_mutex_);
+            running_.erase(std::ranges::find(running_, load));
+        }
+    }
+
+    Cache& cache_;
+    std::shared_ptr<Core> core_; // the listener shares it: a late call must find it
+    std::mutex loads_mutex_;     // of what follows
+    std::condition_variable loads_changed_;
+    std::deque<std::shared_ptr<Load>> waiting_;
+    std::vector<std::shared_ptr<Load>> running_;
+    bool closed_ = false;
+    std::vector<std::thread> readers_;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI
+
+#endif

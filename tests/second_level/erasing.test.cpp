@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// SecondLevel: what is erased is in no store, and comes back from nowhere.
+
+#include "catch.hpp"
+#include "fixture.hpp"
+
+#include <thread>
+
+namespace {
+
+using namespace promptkv_test;
+
+struct Levels {
+    MemoryStore store;
+    Cache cache;
+    Second<Cache, MemoryStore> second{cache, store};
+
+    /// Writes all entries; they stay in memory.
+    void write() { REQUIRE(second.flush(soon())); }
+    std::size_t located(const Tokens& key, const std::string& model = "m") {
+        return second.locate(model, key, 0).tokens;
+    }
+};
+
+Tokens joined(Tokens first, const Tokens& then) {
+    first.insert(first.end(), then.begin(), then.end());
+    return first;
+}
+
+TEST_CASE("an erase removes the records that no resident key uses") {
+    Levels levels;
+    const Tokens shared = sequence(1, 8);
+    const Tokens one = joined(shared, sequence(100, 6));
+    const Tokens other = joined(shared, sequence(200, 6));
+    promptkv_test::store(levels.cache, one);
+    promptkv_test::store(levels.cache, other);
+    levels.write();
+    REQUIRE(levels.store.size() == 6);
+    SECTION("by the cache") {
+        CHECK(levels.cache.erase("m", one));
+    }
+    SECTION("by the second level") {
+        CHECK(levels.second.erase("m", one));
+    }
+    CHECK(levels.store.size() == 4);
+    CHECK(levels.second.stats().erased == 2);
+    evict_all(levels.cache);
+    CHECK(levels.located(one) == 8);
+    CHECK(levels.located(other) == 14);
+}
+
+TEST_CASE("an erase cancels what waits to be written") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    Second<Cache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(100, 4));
+    evict_all(cache);
+    store.wait_for_puts(1); // the writer is busy with another key
+    promptkv_test::store(cache, sequence(1, 12));
+    evict_all(cache);
+    CHECK_FALSE(second.erase("m", sequence(1, 12)));
+    CHECK(second.stats().dropped_erased == 3);
+    store.hold(false, false);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 1);
+}
+
+TEST_CASE("an erase waits for the record that is being written") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    Second<Cache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 4));
+    evict_all(cache);
+    store.wait_for_puts(1);
+    std::thread erases([&] { second.erase("m", sequence(1, 4)); });
+    store.hold(false, false);
+    erases.join();
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 0);
+}
+
+TEST_CASE("erase_below removes evicted continuations too") {
+    Levels levels;
+    const Tokens begin = GENERATE(sequence(1, 4), sequence(1, 6), sequence(1, 8));
+    promptkv_test::store(levels.cache, joined(sequence(1, 8), sequence(100, 10)));
+    promptkv_test::store(levels.cache, sequence(1, 6));
+    promptkv_test::store(levels.cache, {1, 2, 3, 9, 9, 9, 9, 9, 9});
+    promptkv_test::store(levels.cache, sequence(1, 8), Tier::assistant, "other");
+    levels.write();
+    const bool from_memory = GENERATE(true, false);
+    if (!from_memory)
+        evict_all(levels.cache);
+    levels.second.erase_below("m", begin);
+    if (begin.size() <= 6)
+        CHECK(levels.located(sequence(1, 6)) <= begin.size() - begin.size() % 4);
+    CHECK(levels.located(joined(sequence(1, 8), sequence(100, 10))) <=
+          begin.size() - begin.size() % 4);
+    CHECK(levels.located({1, 2, 3, 9, 9, 9, 9, 9, 9}) == 9); // it does not continue the prefix
+    CHECK(levels.located(sequence(1, 8), "other") == 8);
+}
+
+TEST_CASE("erase_below removes tails whose beginning is in memory alone") {
+    Levels levels;
+    const Tokens key = sequence(1, 24);
+    promptkv_test::store(levels.cache, key);
+    levels.cache.trim_to({.max_bytes = 300});
+    levels.second.evict(0);
+    REQUIRE(levels.second.stats().dropped_queue_full == 0);
+    REQUIRE(levels.second.wait_written(soon()));
+    REQUIRE(levels.store.size() == 3);
+    levels.second.erase_below("m", sequence(1, 4));
+    CHECK(levels.store.size() == 0);
+    CHECK(levels.cache.empty());
+}
+
+TEST_CASE("erase_model and clear remove what was evicted before") {
+    Levels levels;
+    promptkv_test::store(levels.cache, sequence(1, 10));
+    promptkv_test::store(levels.cache, sequence(1, 10), Tier::user, "other");
+    levels.write();
+    evict_all(levels.cache);
+    SECTION("erase_model") {
+        levels.second.erase_model("m");
+        CHECK(levels.located(sequence(1, 10)) == 0);
+        CHECK(levels.located(sequence(1, 10), "other") == 10);
+    }
+    SECTION("clear") {
+        levels.second.clear();
+        CHECK(levels.store.size() == 0);
+    }
+}
+
+TEST_CASE("erase_session removes the records of the session's entries") {
+    Levels levels;
+    levels.cache.insert("m", sequence(1, 8), payload_of(sequence(1, 8)), Tier::user,
+                        {.session = 5});
+    promptkv_test::store(levels.cache, sequence(100, 8));
+    levels.write();
+    CHECK(levels.second.erase_session("m", 5) == 1);
+    CHECK(levels.store.size() == 2);
+}
+
+TEST_CASE("an erased prompt is not brought back by a load that was under way") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 8));
+    REQUIRE(second.flush(soon()));
+    evict_all(cache);
+    store.hold(true, false);
+    auto load = second.prefetch("m", sequence(1, 8));
+    store.wait_for_gets(1);
+    second.erase_below("m", sequence(1, 4));
+    store.hold(false, false);
+    CHECK(load.wait());
+    CHECK(load.end() != LoadEnd::loaded);
+    CHECK(cache.empty());
+    CHECK(store.size() == 0);
+}
+
+TEST_CASE("a hybrid key's blocks stay while another resident key uses them") {
+    MemoryStore store;
+    HybridCache cache;
+    Second<HybridCache, MemoryStore> second(cache, store);
+    const Tokens one = joined(sequence(1, 8), sequence(100, 6));
+    promptkv_test::store(cache, one);
+    promptkv_test::store(cache, joined(sequence(1, 8), sequence(200, 6)));
+    REQUIRE(second.flush(soon()));
+    CHECK(cache.erase("m", one));
+    evict_all(cache);
+    CHECK(second.locate("m", one, 0).tokens == 0);
+    CHECK(second.locate("m", joined(sequence(1, 8), sequence(200, 6)), 0).tokens == 14);
+}
+
+} // namespace

@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: MIT
+// FileStore: what survives a restart, a crash, a full disk and damage; what the directory may be.
+
+#include "catch.hpp"
+#include "fixture.hpp"
+
+#include <array>
+#include <csignal>
+#include <random>
+
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace {
+
+using namespace promptkv_test;
+using promptkv::FileStore;
+using promptkv::FileStoreError;
+using promptkv::FileStoreOptions;
+using FileSecond = Second<Cache, FileStore>;
+namespace fs = std::filesystem;
+
+/// Writes keys to a directory and ends, as a process does.
+void put(const FileStoreOptions& options, std::initializer_list<Tokens> keys,
+         Tier tier = Tier::user) {
+    FileStore store(options);
+    Cache cache;
+    FileSecond second(cache, store);
+    for (const Tokens& key : keys)
+        promptkv_test::store(cache, key, tier);
+    REQUIRE(second.flush(soon()));
+}
+
+/// A process that finds a directory.
+struct Process {
+    explicit Process(const FileStoreOptions& options) : store(options), second(cache, store) {}
+
+    std::size_t load(const Tokens& key) {
+        auto load = second.prefetch("m", key, {.min_remaining = 0});
+        if (load.tokens() > 0) {
+            const auto hit = load.lease({.min_remaining = 0});
+            if (!is_state_of(hit.kv(), Key(key).first(hit.reused())))
+                return 1'000'000; // wrong state
+        }
+        return load.tokens();
+    }
+    std::size_t faults(RecordFault fault) {
+        return static_cast<std::size_t>(second.stats().faults[static_cast<std::size_t>(fault)]);
+    }
+
+    FileStore store;
+    Cache cache;
+    FileSecond second;
+};
+
+FileStoreError::Reason refusal(const FileStoreOptions& options) {
+    try {
+        const FileStore store(options);
+    } catch (const FileStoreError& error) {
+        CHECK(std::string(error.what()).find(options.directory) != std::string::npos);
+        return error.reason();
+    }
+    FAIL("it was not refused");
+    return {};
+}
+
+mode_t mode_of(const fs::path& path) {
+    struct stat status {};
+    REQUIRE(::lstat(path.c_str(), &status) == 0);
+    return status.st_mode & 0777U;
+}
+
+// restarts ///////////////////////////////////////////////////////////////////
+
+TEST_CASE("what was written is found by the next process") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 10)});
+    Process next(folder.options());
+    CHECK(next.store.stats().records == 3);
+    CHECK(next.store.stats().nbytes == folder.bytes_on_disk());
+    CHECK(next.second.locate("m", sequence(1, 10), 0).tokens == 10);
+    CHECK(next.load(sequence(1, 10)) == 10);
+}
+
+TEST_CASE("records written through are found as well") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.sync = true;
+    put(options, {sequence(1, 8)});
+    CHECK(Process(options).load(sequence(1, 8)) == 8);
+}
+
+TEST_CASE("a smaller budget holds from the start, and the most recently used stay") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4), sequence(100, 4), sequence(200, 4)});
+    {
+        Process second(folder.options());
+        for (const std::int32_t first : {200, 1, 100})
+            CHECK(second.load(sequence(first, 4)) == 4);
+    }
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 8192;
+    Process third(options);
+    CHECK(folder.bytes_on_disk() <= 8192);
+    CHECK(third.load(sequence(100, 4)) == 4);
+    CHECK(third.load(sequence(1, 4)) == 4);
+    CHECK(third.load(sequence(200, 4)) == 0);
+}
+
+TEST_CASE("a clock that goes backwards does not change the order of use") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4), sequence(100, 4), sequence(200, 4)});
+    for (const fs::path& record : folder.records()) // the last process had a clock of the future
+        fs::last_write_time(record, fs::last_write_time(record) + std::chrono::hours(1000));
+    {
+        Process second(folder.options());
+        CHECK(second.load(sequence(1, 4)) == 4); // later than the future
+    }
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 4096;
+    Process third(options);
+    CHECK(third.load(sequence(1, 4)) == 4);
+}
+
+TEST_CASE("the budget holds while it writes, the least recently used first") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 40'960;
+    Process process(options);
+    for (std::int32_t i = 0; i < 30; ++i) {
+        promptkv_test::store(process.cache, sequence(1000 * i, 4));
+        REQUIRE(process.second.flush(soon()));
+        REQUIRE(folder.bytes_on_disk() <= 40'960);
+        evict_all(process.cache);
+        CHECK(process.load(sequence(0, 4)) == 4); // used each time: it stays
+        evict_all(process.cache);
+    }
+    CHECK(process.store.stats().records == 10);
+    CHECK(process.store.stats().evicted == 20);
+}
+
+TEST_CASE("a record larger than the budget is refused") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 4095;
+    Process process(options);
+    promptkv_test::store(process.cache, sequence(1, 4));
+    CHECK_FALSE(process.second.flush(soon()));
+    CHECK(process.second.stats().refused_too_large == 1);
+    CHECK(process.store.stats().nbytes == 0);
+}
+
+TEST_CASE("the floor of free space holds") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.min_free_bytes = ~std::uint64_t{0} / 2;
+    Process process(options);
+    promptkv_test::store(process.cache, sequence(1, 4));
+    CHECK_FALSE(process.second.flush(soon()));
+    CHECK(process.second.stats().refused_full == 1);
+    CHECK(folder.records().empty());
+}
+
+// damage /////////////////////////////////////////////////////////////////////
+
+TEST_CASE("a damaged file is set aside and never served") {
+    const Folder folder;
+    const Tokens key = sequence(1, 4);
+    put(folder.options(), {key});
+    const fs::path file = folder.records().at(0);
+    const std::vector<char> sound = read_file(file);
+    const auto with = [&](auto change) {
+        std::vector<char> bytes = sound;
+        change(bytes);
+        write_file(file, bytes);
+    };
+
+    SECTION("before the start") {
+        SECTION("truncated") {
+            with([](auto& bytes) { bytes.resize(bytes.size() - 1); });
+        }
+        SECTION("empty") {
+            with([](auto& bytes) { bytes.clear(); });
+        }
+        SECTION("with more behind it") {
+            with([](auto& bytes) { bytes.push_back('x'); });
+        }
+        SECTION("a header that is flipped somewhere") {
+            const std::size_t at =
+                GENERATE(range(std::size_t{0}, std::size_t{152}, std::size_t{7}));
+            with([&](auto& bytes) { bytes[at] = static_cast<char>(bytes[at] ^ 4); });
+        }
+        SECTION("of an older or a newer format") {
+            const char version = GENERATE(char{0}, char{2});
+            with([&](auto& bytes) { bytes[8] = version; });
+        }
+        SECTION("something else") {
+            write_file(file, std::vector<char>(5000, 'z'));
+        }
+        SECTION("another record under this name") {
+            put(folder.options(), {sequence(100, 4)});
+            for (const fs::path& other : folder.records()) {
+                if (other != file)
+                    fs::rename(other, file);
+            }
+        }
+        Process process(folder.options());
+        CHECK(process.store.stats().set_aside == 1);
+        CHECK(process.store.stats().records == 0);
+        CHECK(process.store.stats().nbytes == folder.bytes_on_disk());
+        CHECK(process.load(key) == 0);
+        CHECK(folder.records().empty());
+        // Its place is free again.
+        promptkv_test::store(process.cache, key);
+        CHECK(process.second.flush(soon()));
+        evict_all(process.cache);
+        CHECK(process.load(key) == 4);
+    }
+    SECTION("in the payload: found when it is read") {
+        const std::size_t at = GENERATE(std::size_t{192}, std::size_t{250}, std::size_t{291});
+        with([&](auto& bytes) { bytes[at] = static_cast<char>(bytes[at] ^ 1); });
+        Process process(folder.options());
+        CHECK(process.store.stats().records == 1);
+        CHECK(process.load(key) == 0);
+        CHECK(process.faults(RecordFault::damaged) == 1);
+        CHECK(process.store.stats().set_aside == 1);
+        CHECK(process.store.stats().records == 0);
+    }
+    SECTION("while the process runs") {
+        Process process(folder.options());
+        SECTION("truncated") {
+            with([](auto& bytes) { bytes.resize(200); });
+        }
+        SECTION("empty") {
+            with([](auto& bytes) { bytes.clear(); });
+        }
+        SECTION("flipped") {
+            with([](auto& bytes) { bytes[20] = 'z'; });
+        }
+        CHECK(process.load(key) == 0);
+    }
+    SECTION("removed while the process runs: it is no hit any more") {
+        Process process(folder.options());
+        fs::remove(file);
+        CHECK(process.load(key) == 0);
+        CHECK(process.store.stats().vanished == 1);
+        CHECK(process.second.locate("m", key, 0).tokens == 0);
+        CHECK(process.store.stats().nbytes == 0);
+    }
+}
+
+TEST_CASE("what was set aside is deleted before any record") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4), sequence(100, 4)});
+    write_file(folder.records().at(0), std::vector<char>(100, 'x'));
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 8192;
+    Process process(options);
+    CHECK(process.store.stats().nbytes == 8192);
+    promptkv_test::store(process.cache, sequence(200, 4));
+    REQUIRE(process.second.flush(soon()));
+    CHECK(process.store.stats().records == 2);
+    CHECK(process.store.stats().evicted == 0);
+    CHECK(folder.bytes_on_disk() == 8192);
+}
+
+TEST_CASE("files of others stay where they are, and are counted") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    const fs::path theirs = folder.records().at(0).parent_path() / "README";
+    write_file(theirs, {'h', 'i'});
+    fs::create_symlink("/etc/passwd", theirs.parent_path() / std::string(32, '0'));
+    const Process process(folder.options());
+    CHECK(process.store.stats().foreign == 2);
+    CHECK(process.store.stats().records == 1);
+    CHECK(fs::exists(theirs));
+}
+
+TEST_CASE("the directory may be removed under a running process") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 8)});
+    Process process(folder.options());
+    fs::remove_all(folder.path());
+    CHECK(process.load(sequence(1, 8)) == 0);
+    promptkv_test::store(process.cache, sequence(100, 8));
+    CHECK_FALSE(process.second.flush(soon()));
+    CHECK(process.second.stats().refused_failed == 2);
+    CHECK(process.store.stats().failed == 2);
+    CHECK(process.second.erase_other_than({}) <= 1);
+}
+
+// crashes ////////////////////////////////////////////////////////////////////
+
+TEST_CASE("a process that is killed while it writes leaves no torn record, 100 times") {
+    const Folder folder;
+    constexpr std::size_t big = 4000; // bytes a token: 16 KB a block
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 400'000;
+    std::mt19937 random(7);
+    std::size_t left_over = 0;
+    std::size_t records = 0;
+    std::size_t served = 0;
+    for (int i = 0; i < 100; ++i) {
+        std::array<int, 2> pipe{};
+        REQUIRE(::pipe(pipe.data()) == 0);
+        const pid_t child = ::fork();
+        REQUIRE(child >= 0);
+        if (child == 0) {
+            FileStore store(options);
+            Cache cache;
+            FileSecond second(cache, store);
+            for (std::int32_t first = i * 1000 % 40'000;; first = (first + 1000) % 40'000) {
+                const Tokens key = sequence(first, 10);
+                cache.insert("m", key, payload_of(key, big), Tier::user);
+                evict_all(cache);
+                static_cast<void>(second.wait_written(soon()));
+                static_cast<void>(::write(pipe[1], "x", 1) + 0);
+            }
+        }
+        char written = 0; // by now it writes the second key
+        REQUIRE(::read(pipe[0], &written, 1) == 1);
+        ::usleep(static_cast<useconds_t>(random() % 2000));
+        REQUIRE(::kill(child, SIGKILL) == 0);
+        int status = 0;
+        REQUIRE(::waitpid(child, &status, 0) == child);
+        REQUIRE(WIFSIGNALED(status));
+        ::close(pipe[0]);
+        ::close(pipe[1]);
+
+        REQUIRE(folder.bytes_on_disk() <= options.max_bytes);
+        Process next(options);
+        left_over += static_cast<std::size_t>(next.store.stats().left_over);
+        records += next.store.stats().records;
+        CHECK(next.store.stats().set_aside == 0);
+        CHECK(next.store.stats().nbytes == folder.bytes_on_disk());
+        for (std::int32_t first = 0; first < 40'000; first += 5'000) {
+            const Tokens key = sequence(first, 10);
+            auto load = next.second.prefetch("m", key, {.min_remaining = 0});
+            served += load.tokens();
+            if (load.tokens() > 0) {
+                const auto hit = load.lease({.min_remaining = 0});
+                REQUIRE(is_state_of(hit.kv(), Key(key).first(hit.reused()), big));
+            }
+        }
+        CHECK(next.faults(RecordFault::damaged) == 0);
+    }
+    CHECK(records > 100);
+    CHECK(served > 0);
+    UNSCOPED_INFO(left_over << " files were left over");
+    CHECK(left_over < 100);
+}
+
+TEST_CASE("a writer that was killed leaves its files, which the next one deletes") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    write_file(folder.path() + "/tmp/torn", std::vector<char>(10'000, 'x'));
+    const Process next(folder.options());
+    CHECK(next.store.stats().left_over == 1);
+    CHECK(next.store.stats().nbytes == folder.bytes_on_disk());
+}
+
+// full disks /////////////////////////////////////////////////////////////////
+
+TEST_CASE("on a full disk the oldest records make room, or nothing is written") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    if (::mount("promptkv", folder.path().c_str(), "tmpfs", 0, "size=256k,mode=0700") != 0) {
+        WARN("a tmpfs may not be mounted here: this test was not run");
+        CHECK(true);
+        return;
+    }
+    {
+        Process process(options); // its own budget is without a limit
+        for (std::int32_t i = 0; i < 40; ++i) {
+            const Tokens key = sequence(1000 * i, 4);
+            process.cache.insert("m", key, payload_of(key, 5000), Tier::user); // 20 KB
+            evict_all(process.cache);
+            static_cast<void>(process.second.flush(soon()));
+        }
+        CHECK(process.store.stats().evicted > 0);
+        CHECK(process.store.stats().records > 3);
+        const Tokens last = sequence(39'000, 4);
+        auto load = process.second.prefetch("m", last, {.min_remaining = 0});
+        CHECK(load.tokens() == 4);
+        CHECK(is_state_of(load.lease({.min_remaining = 0}).kv(), last, 5000));
+        load = {};
+        evict_all(process.cache);
+        const Tokens large = sequence(50'000, 4);
+        process.cache.insert("m", large, payload_of(large, 100'000), Tier::user); // 400 KB
+        CHECK_FALSE(process.second.flush(soon()));
+        CHECK(process.second.stats().refused_full >= 1);
+    }
+    CHECK(::umount(folder.path().c_str()) == 0);
+}
+
+TEST_CASE("a limit on the size of files is a refusal") {
+    const Folder folder;
+    const pid_t child = ::fork(); // the limit is the process's own
+    if (child == 0) {
+        std::signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit{1000, 1000};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+        bool sound = false;
+        {
+            Process process(folder.options());
+            const Tokens key = sequence(1, 4);
+            process.cache.insert("m", key, payload_of(key, 1000), Tier::user);
+            promptkv_test::store(process.cache, sequence(100, 4)); // small enough
+            sound = !process.second.flush(soon()) && process.second.stats().refused_full == 1 &&
+                    process.second.stats().written == 1;
+        }
+        ::_exit(sound ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK(folder.records().size() == 1);
+}
+
+// who may do what ////////////////////////////////////////////////////////////
+
+TEST_CASE("directories have mode 0700 and files 0600") {
+    const Folder parent;
+    FileStoreOptions options{.directory = parent.path() + "/new", .min_free_bytes = 0};
+    const mode_t before = ::umask(0);
+    put(options, {sequence(1, 10)});
+    ::umask(before);
+    CHECK(mode_of(options.directory) == 0700);
+    for (const auto& entry : fs::recursive_directory_iterator(options.directory))
+        CHECK(mode_of(entry.path()) == (entry.is_directory() ? 0700 : 0600));
+}
+
+TEST_CASE("a directory that others may enter, or that is another user's, is refused") {
+    const Folder folder;
+    SECTION("others may read it") {
+        fs::permissions(folder.path(), static_cast<fs::perms>(0750));
+        CHECK(refusal(folder.options()) == FileStoreError::Reason::open_to_others);
+        CHECK(mode_of(folder.path()) == 0750);
+    }
+    SECTION("it is another user's") {
+        if (::chown(folder.path().c_str(), 12345, 12345) == 0) {
+            CHECK(refusal(folder.options()) == FileStoreError::Reason::other_owner);
+            REQUIRE(::chown(folder.path().c_str(), ::geteuid(), ::getegid()) == 0);
+        } else {
+            CHECK(refusal({.directory = "/"}) == FileStoreError::Reason::other_owner);
+        }
+    }
+    SECTION("it is a link") {
+        fs::create_directory(folder.path() + "/real");
+        fs::create_symlink("real", folder.path() + "/link");
+        CHECK(refusal({.directory = folder.path() + "/link"}) ==
+              FileStoreError::Reason::cannot_open);
+    }
+    SECTION("its parent is not there") {
+        CHECK(refusal({.directory = folder.path() + "/no/such"}) ==
+              FileStoreError::Reason::cannot_open);
+    }
+}
+
+TEST_CASE("the second writer of a directory is refused; readers are not") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 8)});
+    Process writer(folder.options());
+    CHECK(refusal(folder.options()) == FileStoreError::Reason::locked);
+
+    FileStoreOptions options = folder.options();
+    options.read_only = true;
+    Process reader(options);
+    CHECK(reader.load(sequence(1, 8)) == 8);
+    promptkv_test::store(writer.cache, sequence(100, 8));
+    REQUIRE(writer.second.flush(soon()));
+    CHECK(reader.load(sequence(100, 8)) == 8); // written after the reader began
+    promptkv_test::store(reader.cache, sequence(200, 8));
+    CHECK_FALSE(reader.second.flush(soon()));
+    CHECK(reader.second.stats().refused_read_only == 2);
+    CHECK(reader.second.erase_other_than({}) == 0);
+    CHECK(folder.records().size() == 4);
+}
+
+TEST_CASE("the lock ends with its process") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 8)});
+    CHECK(Process(folder.options()).load(sequence(1, 8)) == 8);
+}
+
+} // namespace

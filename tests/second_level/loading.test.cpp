@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: MIT
+// SecondLevel: what a prompt gets back, and why not.
+
+#include "catch.hpp"
+#include "fixture.hpp"
+
+#include <thread>
+
+namespace {
+
+using namespace promptkv_test;
+using MemorySecond = Second<Cache, MemoryStore>;
+
+std::size_t count(const promptkv::SecondLevelStats& stats, RecordFault fault) {
+    return static_cast<std::size_t>(stats.faults[static_cast<std::size_t>(fault)]);
+}
+
+struct Levels {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second{cache, store};
+
+    /// Puts a key into the store alone.
+    void put(const Tokens& key, Tier tier = Tier::assistant, const std::string& model = "m") {
+        promptkv_test::store(cache, key, tier, model);
+        evict_all(cache);
+        REQUIRE(second.flush(soon()));
+    }
+    auto load(const Tokens& prompt, MemorySecond::LoadOptions options = {.min_remaining = 0}) {
+        auto load = second.prefetch("m", prompt, options);
+        REQUIRE(load.wait());
+        return load;
+    }
+};
+
+TEST_CASE("a prompt gets back what was evicted") {
+    Levels levels;
+    const Tokens key = sequence(1, 10);
+    levels.put(key);
+    REQUIRE(levels.cache.empty());
+
+    SECTION("all of it") {
+        const auto located = levels.second.locate("m", key, 0);
+        CHECK(located.tokens == 10);
+        CHECK(located.nbytes > 250);
+        auto load = levels.load(key);
+        CHECK(load.end() == LoadEnd::loaded);
+        CHECK(load.tokens() == 10);
+        const auto hit = load.lease({.min_remaining = 0});
+        CHECK(hit.reused() == 10);
+        CHECK(is_state_of(hit.kv(), key));
+        CHECK(hit.kv().blocks()[2]->data == state_of(key, 50).data);
+        CHECK(levels.second.stats().tokens_loaded == 10);
+        CHECK(levels.second.stats().bytes_loaded > 250);
+    }
+    SECTION("what it shares, in whole blocks") {
+        Tokens prompt = sequence(1, 9);
+        prompt.back() = 77;
+        auto load = levels.load(prompt);
+        CHECK(load.tokens() == 8);
+        CHECK(load.lease().reused() == 8);
+    }
+    SECTION("the end also where the prompt goes on") {
+        CHECK(levels.load(sequence(1, 30)).tokens() == 10);
+    }
+    SECTION("once: afterwards it is in memory") {
+        CHECK(levels.load(key).end() == LoadEnd::loaded);
+        const std::size_t gets = levels.store.gets;
+        auto again = levels.load(key);
+        CHECK(again.end() == LoadEnd::in_memory);
+        CHECK(again.tokens() == 10);
+        CHECK(levels.store.gets == gets);
+    }
+    SECTION("nothing, for other tokens or another model") {
+        CHECK(levels.load(sequence(2, 10)).end() == LoadEnd::absent);
+        auto other = levels.second.prefetch("other", key);
+        CHECK(other.end() == LoadEnd::absent);
+        CHECK(other.tokens() == 0);
+    }
+}
+
+TEST_CASE("two prompts that differ in a token beyond a block get the block alone") {
+    Levels levels;
+    levels.put({1, 2, 3, 4, 5, 6, 7});
+    CHECK(levels.load({1, 2, 3, 4, 5, 6, 8}).tokens() == 4);
+    evict_all(levels.cache);
+    CHECK(levels.load({1, 2, 3, 4, 5, 6, 7}).tokens() == 7);
+}
+
+TEST_CASE("an entry has the tier in which it was stored, unless another is asked for") {
+    Levels levels;
+    levels.put(sequence(1, 8), Tier::system);
+    CHECK(levels.load(sequence(1, 8)).lease({.min_remaining = 0}).tier() == Tier::system);
+    evict_all(levels.cache);
+    auto load = levels.load(sequence(1, 8), {.tier = Tier::user, .min_remaining = 0});
+    CHECK(load.lease({.min_remaining = 0}).tier() == Tier::user);
+}
+
+TEST_CASE("what a handle loaded stays until the handle ends") {
+    Levels levels;
+    levels.put(sequence(1, 8));
+    {
+        const auto load = levels.load(sequence(1, 8));
+        evict_all(levels.cache);
+        CHECK(levels.cache.size() == 1);
+    }
+    evict_all(levels.cache);
+    CHECK(levels.cache.empty());
+    CHECK(levels.cache.nbytes() == 0);
+    CHECK(levels.cache.check_invariants());
+}
+
+TEST_CASE("a load counts as no lookup") {
+    Levels levels;
+    levels.put(sequence(1, 8));
+    const auto load = levels.load(sequence(1, 8));
+    CHECK(levels.cache.stats().lookups == 0);
+}
+
+TEST_CASE("room is made before anything is read") {
+    Levels levels;
+    levels.put(sequence(1, 8));
+    promptkv_test::store(levels.cache, sequence(100, 8), Tier::assistant);
+    levels.cache.set_limits({.max_bytes = 300});
+    levels.store.on_get = [&] { CHECK(levels.cache.nbytes() == 300); };
+    CHECK(levels.load(sequence(1, 8)).end() == LoadEnd::loaded);
+    CHECK(levels.cache.stats().peak_nbytes <= 300);
+}
+
+TEST_CASE("entries of more persistent tiers are not evicted for a load") {
+    Levels levels;
+    levels.put(sequence(1, 8), Tier::user);
+    SECTION("where nothing else is there, the load is refused") {
+        promptkv_test::store(levels.cache, sequence(100, 8), Tier::system);
+        levels.cache.set_limits({.max_bytes = 200});
+        const auto load = levels.load(sequence(1, 8));
+        CHECK(load.end() == LoadEnd::no_room);
+        CHECK(load.tokens() == 0);
+        CHECK(levels.cache.stats().evicted == 1); // by `put`
+        CHECK(levels.store.gets == 0);
+        CHECK(levels.cache.check_invariants());
+    }
+    SECTION("entries of less persistent tiers are, whatever the rule of the tiers says") {
+        promptkv_test::store(levels.cache, sequence(100, 8), Tier::system);
+        promptkv_test::store(levels.cache, sequence(200, 8), Tier::system);
+        promptkv_test::store(levels.cache, sequence(300, 8), Tier::assistant);
+        levels.cache.set_limits({.max_bytes = 600});
+        CHECK(levels.load(sequence(1, 8)).end() == LoadEnd::loaded);
+        CHECK(levels.cache.stats(Tier::system).entries == 2);
+        CHECK(levels.cache.check_invariants());
+    }
+}
+
+TEST_CASE("a load that would take longer than computing is not made") {
+    Levels levels;
+    levels.put(sequence(1, 40));
+    CHECK(levels.load(sequence(1, 40), {.seconds_per_token = 1e-12}).end() == LoadEnd::loaded);
+    const double speed = levels.second.stats().bytes_per_second;
+    REQUIRE(speed > 0);
+    levels.put(sequence(100, 40));
+    evict_all(levels.cache);
+    const auto nbytes = static_cast<double>(levels.second.locate("m", sequence(100, 40)).nbytes);
+    const double break_even = nbytes / speed / 40;
+    CHECK(levels.load(sequence(100, 40), {.seconds_per_token = break_even / 2}).end() ==
+          LoadEnd::slower);
+    CHECK(levels.load(sequence(100, 40), {.seconds_per_token = break_even * 2}).end() ==
+          LoadEnd::loaded);
+}
+
+TEST_CASE("one load after many refusals is made to measure again") {
+    Levels levels;
+    levels.put(sequence(1, 4));
+    CHECK(levels.load(sequence(1, 4)).end() == LoadEnd::loaded);
+    evict_all(levels.cache);
+    int refused = 0;
+    while (levels.load(sequence(1, 4), {.seconds_per_token = 1e-15}).end() == LoadEnd::slower &&
+           refused < 1000)
+        ++refused;
+    CHECK(refused == 63);
+}
+
+TEST_CASE("a part that loads well is kept") {
+    Levels levels;
+    levels.put(sequence(1, 16));
+    SECTION("when a record is damaged") {
+        levels.store.change([](const RecordInfo& info, std::vector<std::byte>& record) {
+            if (info.depth == 8)
+                record.back() ^= std::byte{1};
+        });
+        const auto load = levels.load(sequence(1, 16));
+        CHECK(load.end() == LoadEnd::bad_record);
+        CHECK(load.tokens() == 8);
+        CHECK(count(levels.second.stats(), RecordFault::damaged) == 1);
+        CHECK(levels.store.size() == 3); // the damaged one is set aside
+    }
+    SECTION("when make_block refuses") {
+        levels.store.change([](const RecordInfo& info, std::vector<std::byte>& record) {
+            if (info.depth != 12)
+                return;
+            promptkv::detail::RecordView view;
+            REQUIRE(read_record(record, view) == RecordFault::none);
+            const std::size_t at = view.header.payload_at();
+            record[at] = std::byte{0xee};
+            view.header.payload_check = promptkv::detail::checksum(std::span(record).subspan(at));
+            view.header.header_check = promptkv::detail::header_check(view.header, view.tokens);
+            std::memcpy(record.data(), &view.header, sizeof view.header);
+        });
+        const auto load = levels.load(sequence(1, 16));
+        CHECK(load.tokens() == 12);
+        CHECK(count(levels.second.stats(), RecordFault::refused) == 1);
+    }
+    SECTION("when the record vanishes") {
+        int gets = 0;
+        levels.store.on_get = [&] {
+            if (++gets == 2)
+                levels.second.erase_other_than({});
+        };
+        const auto load = levels.load(sequence(1, 16));
+        CHECK(load.end() == LoadEnd::vanished);
+        CHECK(load.tokens() == 8);
+    }
+    SECTION("when it is cancelled") {
+        SharedCache cache;
+        Second<SharedCache, MemoryStore> second(cache, levels.store);
+        levels.store.hold(true, false);
+        auto load = second.prefetch("m", sequence(1, 16));
+        levels.store.wait_for_gets(1);
+        load.cancel();
+        levels.store.hold(false, false);
+        CHECK(load.wait());
+        CHECK(load.end() == LoadEnd::cancelled);
+        CHECK(cache.nbytes() == 0);
+    }
+    SECTION("when the deadline comes") {
+        levels.store.on_get = [deadline = Clock::now() + std::chrono::milliseconds(50)] {
+            std::this_thread::sleep_until(deadline);
+        };
+        auto load = levels.second.prefetch(
+            "m", sequence(1, 16), {.deadline = Clock::now() + std::chrono::milliseconds(40)});
+        CHECK(load.end() == LoadEnd::deadline);
+        CHECK(load.tokens() == 0);
+    }
+}
+
+TEST_CASE("a prompt that is in memory already is a load that has ended") {
+    MemoryStore store;
+    store.hold(true, true);
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 12));
+    auto load = second.prefetch("m", sequence(1, 12));
+    CHECK(load.ready());
+    CHECK(load.end() == LoadEnd::in_memory);
+    CHECK(load.tokens() == 11);
+    CHECK(cache.stats().lookups == 0);
+    store.hold(false, false);
+}
+
+TEST_CASE("ends, faults and counters have names") {
+    CHECK(name(LoadEnd::slower) == "slower");
+    CHECK(name(LoadEnd::no_memory) == "no_memory");
+    CHECK(name(RecordFault::other_name) == "other_name");
+    CHECK(name(WriteWhen::second_use) == "second_use");
+    promptkv::SecondLevelStats stats;
+    stats.ends[static_cast<std::size_t>(LoadEnd::slower)] = 7;
+    stats.faults[static_cast<std::size_t>(RecordFault::codec)] = 8;
+    stats.dropped_no_payload = 9;
+    std::map<std::string, double> counters;
+    for_each_counter(stats, [&](auto counter, auto value) {
+        CHECK(counters.emplace(counter, static_cast<double>(value)).second);
+    });
+    CHECK(counters.at("slower") == 7);
+    CHECK(counters.at("codec") == 8);
+    CHECK(counters.at("dropped_no_payload") == 9);
+    CHECK(counters.size() == 21 + 12 + 7 + 2);
+}
+
+TEST_CASE("a store that is down costs a miss") {
+    Levels levels;
+    levels.put(sequence(1, 8));
+    levels.store.is_down = true;
+    CHECK(levels.load(sequence(1, 8)).end() == LoadEnd::store_failed);
+    CHECK(levels.cache.empty());
+    CHECK(levels.cache.nbytes() == 0);
+}
+
+TEST_CASE("a fingerprint that changed makes a miss, and its records can be removed") {
+    Levels levels;
+    levels.put(sequence(1, 8));
+    MemorySecond changed(levels.cache, levels.store,
+                         {.fingerprint = promptkv::fingerprint_of("weights 2")});
+    CHECK(changed.prefetch("m", sequence(1, 8)).end() == LoadEnd::absent);
+    const std::vector<promptkv::Fingerprint> kept{fingerprint};
+    CHECK(changed.erase_other_than(kept) == 0);
+    const std::vector<promptkv::Fingerprint> other{promptkv::fingerprint_of("weights 2")};
+    CHECK(changed.erase_other_than(other) == 2);
+    CHECK(levels.store.size() == 0);
+}
+
+TEST_CASE("models share records only where they are told to") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.share_between_models = true});
+    promptkv_test::store(cache, sequence(1, 8), Tier::user, "one");
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(second.prefetch("two", sequence(1, 8), {.min_remaining = 0}).tokens() == 8);
+}
+
+TEST_CASE("where names collide the tokens decide") {
+    MemoryStore store;
+    store.name_mask = 0xff; // 8 bits
+    Cache cache;
+    MemorySecond second(cache, store);
+    std::size_t loaded = 0;
+    for (std::int32_t i = 0; i < 400; ++i) {
+        promptkv_test::store(cache, sequence(1000 * i, 10));
+        evict_all(cache);
+    }
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() <= 256);
+    for (std::int32_t i = 0; i < 400; ++i) {
+        const Tokens key = sequence(1000 * i, 10);
+        auto load = second.prefetch("m", key, {.min_remaining = 0});
+        loaded += load.tokens();
+        if (load.tokens() > 0) {
+            const auto hit = load.lease({.min_remaining = 0});
+            REQUIRE(hit);
+            CHECK(is_state_of(hit.kv(), Key(key).first(hit.reused())));
+        }
+    }
+    CHECK(loaded > 0);
+    CHECK(count(second.stats(), RecordFault::other_name) > 100);
+}
+
+// while it is written ////////////////////////////////////////////////////////
+
+TEST_CASE("a block that waits to be written is found") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    MemorySecond second(cache, store);
+    const Tokens key = sequence(1, 10);
+    promptkv_test::store(cache, key);
+    evict_all(cache);
+    store.wait_for_puts(1); // one record is being written, two wait
+    CHECK(second.locate("m", key, 0).tokens == 10);
+    auto load = second.prefetch("m", key, {.min_remaining = 0});
+    CHECK(load.end() == LoadEnd::loaded);
+    CHECK(load.tokens() == 10);
+    CHECK(second.stats().blocks_from_queue == 3);
+    CHECK(is_state_of(load.lease({.min_remaining = 0}).kv(), key));
+    CHECK(cache.check_invariants());
+    evict_all(cache); // again, while the first writes are pending
+    store.hold(false, false);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 3);
+}
+
+TEST_CASE("reads go before writes") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 8));
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    const std::size_t puts = store.puts;
+    store.hold(true, false);
+    auto load = second.prefetch("m", sequence(1, 8));
+    store.wait_for_gets(1);
+    promptkv_test::store(cache, sequence(100, 8));
+    evict_all(cache);
+    CHECK(second.stats().bytes_waiting > 0);
+    CHECK(store.puts == puts);
+    store.hold(false, false);
+    CHECK(load.wait());
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 4);
+}
+
+// hybrid models //////////////////////////////////////////////////////////////
+
+struct HybridLevels {
+    MemoryStore store;
+    HybridCache cache;
+    Second<HybridCache, MemoryStore> second{cache, store};
+};
+
+TEST_CASE("a hybrid key is served with its end record only") {
+    HybridLevels levels;
+    const Tokens key = sequence(1, 10);
+    promptkv_test::store(levels.cache, key);
+    evict_all(levels.cache);
+    REQUIRE(levels.second.flush(soon()));
+    CHECK(levels.store.size() == 3);
+
+    SECTION("the key and what continues it") {
+        auto load = levels.second.prefetch("m", sequence(1, 15));
+        CHECK(load.end() == LoadEnd::loaded);
+        CHECK(load.tokens() == 10);
+        const auto hit = load.lease();
+        CHECK(hit.reused() == 10);
+        CHECK(hit.kv().state() == state_of(key, 40, 7));
+        CHECK(is_state_of(hit.kv(), key));
+    }
+    SECTION("not a part of the key") {
+        CHECK(levels.second.prefetch("m", sequence(1, 8)).end() == LoadEnd::absent);
+    }
+    SECTION("not the prompt itself, of which an engine computes a token") {
+        CHECK(levels.second.prefetch("m", key).end() == LoadEnd::absent);
+        CHECK(levels.second.prefetch("m", key, {.min_remaining = 0}).tokens() == 10);
+    }
+    SECTION("not without its blocks") {
+        levels.store.change([](const RecordInfo& info, std::vector<std::byte>& record) {
+            if (info.depth == 4)
+                record.resize(100);
+        });
+        auto load = levels.second.prefetch("m", sequence(1, 15));
+        CHECK(load.end() == LoadEnd::bad_record);
+        CHECK(load.tokens() == 0);
+        CHECK(levels.cache.empty());
+    }
+}
+
+TEST_CASE("the longest of several ends is loaded, and blocks in memory are not read") {
+    HybridLevels levels;
+    promptkv_test::store(levels.cache, sequence(1, 8));
+    promptkv_test::store(levels.cache, sequence(1, 17));
+    promptkv_test::store(levels.cache, sequence(1, 22));
+    evict_all(levels.cache);
+    REQUIRE(levels.second.flush(soon()));
+    CHECK(levels.second.locate("m", sequence(1, 20)).tokens == 17);
+    promptkv_test::store(levels.cache, sequence(1, 8));
+    const std::size_t gets = levels.store.gets;
+    auto load = levels.second.prefetch("m", sequence(1, 20));
+    CHECK(load.tokens() == 17);
+    CHECK(levels.store.gets - gets == 3); // blocks 2 and 3, and the end
+    CHECK(levels.cache.check_invariants());
+}
+
+} // namespace

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+// SecondLevel: what is written, when, and why not.
+
+#include "catch.hpp"
+#include "fixture.hpp"
+
+#include <memory>
+#include <thread>
+
+namespace {
+
+using namespace promptkv_test;
+using MemorySecond = Second<Cache, MemoryStore>;
+
+TEST_CASE("what is evicted is written block by block, and its last block as an end") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 10));
+    CHECK(store.size() == 0);
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 3); // two blocks and an end
+    const auto stats = second.stats();
+    CHECK(stats.written == 3);
+    CHECK(stats.bytes_raw == 250);
+    CHECK(stats.bytes_written > stats.bytes_raw);
+    CHECK(stats.bytes_waiting == 0);
+}
+
+TEST_CASE("a key that ends at a block needs no end record") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 8));
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 2);
+}
+
+TEST_CASE("a cut tail is written, and found behind what stayed in memory") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    const Tokens key = sequence(1, 14);
+    promptkv_test::store(cache, key);
+    cache.trim_to({.max_bytes = 200});
+    REQUIRE(cache.stats().cut == 1);
+    second.evict(0);
+    auto load = second.prefetch("m", key, {.min_remaining = 0});
+    CHECK(load.wait());
+    CHECK(load.end() == LoadEnd::loaded);
+    CHECK(load.tokens() == 14);
+    CHECK(load.loaded() == 6);
+    const auto hit = load.lease({.min_remaining = 0});
+    CHECK(hit.reused() == 14);
+    CHECK(is_state_of(hit.kv(), key));
+}
+
+TEST_CASE("blocks that two keys share are written once") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    Tokens other = sequence(1, 12);
+    other.back() = 99;
+    promptkv_test::store(cache, sequence(1, 12));
+    promptkv_test::store(cache, other);
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 4);
+    CHECK(second.stats().stored_already == 2);
+}
+
+TEST_CASE("absorbed, replaced and taken payloads are not written") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 8));
+    promptkv_test::store(cache, sequence(1, 8));
+    promptkv_test::store(cache, sequence(1, 12));
+    CHECK(cache.take_nearest("m", sequence(1, 12), {.min_remaining = 0}).kv);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 0);
+}
+
+TEST_CASE("a full queue drops what comes and never waits") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    MemorySecond second(cache, store, {.queue_bytes = 250});
+    promptkv_test::store(cache, sequence(1, 16));
+    evict_all(cache); // returns although nothing is written
+    CHECK(second.stats().bytes_waiting <= 250);
+    CHECK(second.stats().dropped_queue_full == 2);
+    store.hold(false, false);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 2); // the first two: what follows would not be found without them
+}
+
+TEST_CASE("keys below the minimum are not written") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.min_tokens = 9});
+    promptkv_test::store(cache, sequence(1, 8));
+    promptkv_test::store(cache, sequence(100, 9));
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 3);
+    CHECK(second.stats().dropped_too_short == 1);
+}
+
+TEST_CASE("WriteWhen::inserted writes what it is told of, at once") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.write = WriteWhen::inserted});
+    const Tokens key = sequence(1, 8);
+    KV kv = payload_of(key);
+    second.inserted("m", key, kv, Tier::user);
+    cache.insert("m", key, std::move(kv), Tier::user);
+    REQUIRE(second.wait_written(soon()));
+    CHECK(second.stats().written == 2);
+    promptkv_test::store(cache, sequence(100, 8)); // it was not told of this one
+    evict_all(cache);
+    REQUIRE(second.wait_written(soon()));
+    CHECK(store.size() == 2);
+}
+
+TEST_CASE("WriteWhen::second_use writes what a hit reused") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.write = WriteWhen::second_use});
+    const Tokens key = sequence(1, 12);
+    promptkv_test::store(cache, key);
+    promptkv_test::store(cache, sequence(100, 12));
+    Tokens prompt = sequence(1, 9);
+    prompt.back() = 50; // eight tokens are reused
+    {
+        const auto hit = cache.lease_nearest("m", prompt);
+        second.reused("m", prompt, hit);
+    }
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 2);
+}
+
+TEST_CASE("flush writes what memory holds, and says whether it could") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 12), Tier::system);
+    promptkv_test::store(cache, sequence(100, 12));
+    SECTION("all") {
+        CHECK(second.flush(soon()));
+        CHECK(store.size() == 6);
+        CHECK(cache.size() == 2);
+    }
+    SECTION("beyond the queue's size") {
+        MemoryStore small_store;
+        Cache other;
+        MemorySecond small(other, small_store, {.queue_bytes = 150});
+        promptkv_test::store(other, sequence(1, 40));
+        CHECK(small.flush(soon()));
+        CHECK(small_store.size() == 10);
+    }
+    SECTION("nothing, after the deadline") {
+        CHECK_FALSE(second.flush(Clock::now()));
+    }
+    SECTION("nothing, where the store is down") {
+        store.is_down = true;
+        CHECK_FALSE(second.flush(soon()));
+        CHECK(second.stats().refused_failed == 6);
+    }
+}
+
+TEST_CASE("evict drops what waits before it evicts, and what it evicts is not written") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 12));
+    evict_all(cache);
+    store.wait_for_puts(1); // one is in the writer's hands
+    promptkv_test::store(cache, sequence(100, 12));
+    CHECK(second.evict(150) >= 200);
+    CHECK(cache.size() == 1);
+    CHECK(second.stats().dropped_for_pool == 2);
+    CHECK(second.evict(300) >= 300);
+    CHECK(cache.empty());
+    store.hold(false, false);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 1);
+}
+
+TEST_CASE("it may be destroyed while writes are pending") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    auto second = std::make_unique<MemorySecond>(cache, store);
+    promptkv_test::store(cache, sequence(1, 40));
+    evict_all(cache);
+    store.wait_for_puts(1);
+    std::thread ends([&] { second.reset(); });
+    store.hold(false, false);
+    ends.join();
+    CHECK(store.size() <= 10);
+    promptkv_test::store(cache, sequence(1, 40)); // the cache works on, without a listener
+    evict_all(cache);
+    CHECK(cache.empty());
+}
+
+TEST_CASE("a listener of the caller's is called after the second level") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    std::size_t blocks = 0;
+    second.set_removal_listener([&](auto& removal) { blocks = removal.payload->blocks().size(); });
+    promptkv_test::store(cache, sequence(1, 12));
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(blocks == 3);
+    CHECK(store.size() == 3);
+}
+
+TEST_CASE("payloads of other blocks are not written") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.block_tokens = 8});
+    promptkv_test::store(cache, sequence(1, 12));
+    evict_all(cache);
+    REQUIRE(second.flush(soon()));
+    CHECK(store.size() == 0);
+    CHECK(second.stats().dropped_no_payload == 1);
+}
+
+TEST_CASE("the rate of writing is limited, but not for a flush") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.bytes_per_second = 1}); // a block takes minutes
+    promptkv_test::store(cache, sequence(1, 12));
+    evict_all(cache);
+    store.wait_for_puts(1);
+    promptkv_test::store(cache, sequence(100, 4));
+    // It is destroyed at once, although the writer sleeps.
+    CHECK(second.stats().bytes_waiting <= 300 + 48);
+}
+
+} // namespace
