@@ -3,7 +3,9 @@
 // without a cache, with promptkv and with llama-server's policy at the same budget, and compared.
 //
 //   llama_chat [--model FILE.gguf|random|hybrid|recurrent] [--budget SHARE] [--threads N] [--json]
+//              [--store DIRECTORY|redis://HOST:PORT]
 //
+// With a store the state outlives the process: a second run restores what the first one computed.
 // Exit code: 0, 1 where an answer differs from the one computed without a cache, 2 if it cannot run.
 #include "conversation.hpp"
 #include "engine.hpp"
@@ -11,6 +13,9 @@
 #include "random_model.hpp"
 #include "report.hpp"
 #include "serve.hpp"
+#ifdef PROMPTKV_LLAMA_STORE
+#include "store.hpp"
+#endif
 #include "ways.hpp"
 
 #include <cstddef>
@@ -22,6 +27,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -32,6 +38,7 @@ struct Options {
     double budget = 0.8; // of the bytes of all conversations at their ends
     int threads = 1;
     bool json = false;
+    std::string store; // empty: none
 };
 
 Options parse_options(std::span<char*> arguments) {
@@ -50,13 +57,15 @@ Options parse_options(std::span<char*> arguments) {
             valid = std::sscanf(value, "%lf", &options.budget) == 1 && options.budget > 0;
         } else if (name == "--threads") {
             valid = std::sscanf(value, "%d", &options.threads) == 1 && options.threads > 0;
+        } else if (name == "--store") {
+            options.store = value;
         } else {
             valid = false;
         }
         if (!valid || *value == '\0') {
             throw std::invalid_argument(
                 "usage: llama_chat [--model FILE.gguf|random|hybrid|recurrent] "
-                "[--budget SHARE] [--threads N] [--json]");
+                "[--budget SHARE] [--threads N] [--json] [--store DIRECTORY|redis://HOST:PORT]");
         }
         ++i;
     }
@@ -98,26 +107,9 @@ void apply(const Request& request, Conversation& conversation) {
     }
 }
 
-/// Plays the workload in every way. Answers whether every answer was identical.
-template <class KV>
-bool play(Engine& engine, const std::string& model, const Options& options) {
-    using Sequence = llama_kv::Sequence<KV>;
-    Sequence sequence(engine.context(), 0, 1, engine.batch_tokens());
-    const Workload work = story_workload();
-    const auto budget = static_cast<std::size_t>(
-        options.budget * static_cast<double>(bytes_of_conversations(engine, sequence, work)));
-
-    NoCache no_cache;
-    WithPromptkv<KV> with_promptkv(engine.model_key(), budget);
-    WithServerPolicy with_server_policy(budget);
-    std::vector<const char*> ways = {"without a cache", "promptkv"};
-    if (!Sequence::has_state) {
-        ways.push_back("llama-server's policy");
-    }
-    Report report(options.json, work.requests.size(), ways);
-    report.begin(model, static_cast<double>(llama_model_n_params(engine.model())), budget,
-                 options.budget);
-
+/// Calls `serve_in_each(task)` for each request of the workload, and reports what it returns.
+template <class ServeInEach>
+bool play(Engine& engine, const Workload& work, Report& report, ServeInEach serve_in_each) {
     std::vector<Conversation> conversations;
     for (std::size_t user = 0; user < work.users.size(); ++user) {
         conversations.emplace_back(work.system_of(user));
@@ -131,17 +123,62 @@ bool play(Engine& engine, const std::string& model, const Options& options) {
         task.system_tokens = conversation.system_tokens(engine, task.prompt);
         task.answer_tokens = Workload::answer_tokens;
         task.first_choice = request.kind == Request::Kind::regenerate ? 1 : 0;
+        const std::vector<Served> served = serve_in_each(task);
+        report.add(work.users[request.user], kind_name(request.kind), task.prompt.size(), served);
+        conversation.answer(served[0].answer);
+    }
+    return report.finish();
+}
 
+/// Plays the workload in every way. Answers whether every answer was identical.
+template <class KV>
+bool play(Engine& engine, const std::string& model, const Options& options) {
+    using Sequence = llama_kv::Sequence<KV>;
+    Sequence sequence(engine.context(), 0, 1, engine.batch_tokens());
+    const Workload work = story_workload();
+    const auto budget = static_cast<std::size_t>(
+        options.budget * static_cast<double>(bytes_of_conversations(engine, sequence, work)));
+    const auto parameters = static_cast<double>(llama_model_n_params(engine.model()));
+    NoCache no_cache;
+
+    if (!options.store.empty()) {
+#ifdef PROMPTKV_LLAMA_STORE
+        return with_store_at(options.store, [&](auto& store) {
+            WithStore<KV, std::remove_reference_t<decltype(store)>> with_store(
+                engine.model_key(), budget, engine.batch_tokens(), store);
+            Report report(options.json, work.requests.size(), {"without a cache", "with a store"},
+                          true);
+            report.begin(model, parameters, budget, options.budget);
+            const bool identical = play(engine, work, report, [&](const Task& task) {
+                std::vector<Served> served;
+                served.push_back(serve(engine, sequence, no_cache, task));
+                served.push_back(serve(engine, sequence, with_store, task));
+                return served;
+            });
+            return with_store.flush() && identical;
+        });
+#else
+        throw std::invalid_argument("this program was built without libxxhash or hiredis");
+#endif
+    }
+
+    WithPromptkv<KV> with_promptkv(engine.model_key(), budget);
+    WithServerPolicy with_server_policy(budget);
+    std::vector<const char*> ways = {"without a cache", "promptkv"};
+    if (!Sequence::has_state) {
+        ways.push_back("llama-server's policy");
+    }
+    Report report(options.json, work.requests.size(), ways);
+    report.begin(model, parameters, budget, options.budget);
+    return play(engine, work, report, [&](const Task& task) {
         std::vector<Served> served;
         served.push_back(serve(engine, sequence, no_cache, task));
         served.push_back(serve(engine, sequence, with_promptkv, task));
         if constexpr (!Sequence::has_state) {
             served.push_back(serve(engine, sequence, with_server_policy, task));
         }
-        report.add(work.users[request.user], kind_name(request.kind), task.prompt.size(), served);
-        conversation.answer(served[0].answer);
-    }
-    return report.finish();
+        return served;
+    });
 }
 
 bool run(const Options& options) {

@@ -20,6 +20,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -32,6 +34,16 @@ struct Bytes {
     std::vector<std::uint8_t> data;
 
     [[nodiscard]] std::size_t nbytes() const noexcept { return data.size(); }
+
+    // for a second level
+    template <class Sink>
+    void write_block(Sink& sink) const {
+        sink(std::as_bytes(std::span(data)));
+    }
+    static std::optional<Bytes> make_block(std::span<const std::byte> bytes) {
+        const auto* begin = reinterpret_cast<const std::uint8_t*>(bytes.data());
+        return Bytes{std::vector<std::uint8_t>(begin, begin + bytes.size())};
+    }
 };
 
 using AttentionKV = promptkv::BlockKV<Bytes>;
@@ -66,7 +78,9 @@ public:
     void clear() { remove(sequence_); }
 
     /// Cuts the sequence to its first `n` tokens.
-    void cut(std::size_t n) requires(!has_state) {
+    void cut(std::size_t n)
+        requires(!has_state)
+    {
         llama_memory_seq_rm(memory_, sequence_, position(n), -1);
     }
 

@@ -15,8 +15,11 @@
 class Report {
 public:
     /// `ways`: the names of the ways of serving: without a cache, promptkv, and perhaps others.
-    Report(bool json, std::size_t requests, const std::vector<const char*>& ways)
-        : json_(json), requests_(requests), names_(ways), sums_(ways.size()) {}
+    /// `with_store`: whether the second one has a store below memory.
+    Report(bool json, std::size_t requests, const std::vector<const char*>& ways,
+           bool with_store = false)
+        : json_(json), with_store_(with_store), requests_(requests), names_(ways),
+          sums_(ways.size()) {}
 
     void begin(const std::string& model, double parameters, std::size_t budget_bytes,
                double budget_share) const {
@@ -74,16 +77,20 @@ public:
             const Served& sum = sums_[way];
             if (json_) {
                 std::printf("    {\"name\": \"%s\", \"prefilled_tokens\": %zu, "
-                            "\"reused_tokens\": %zu, \"evictions\": %zu, \"prefill_s\": %.3f, "
+                            "\"reused_tokens\": %zu, \"from_store_tokens\": %zu, "
+                            "\"evictions\": %zu, \"prefill_s\": %.3f, "
                             "\"total_s\": %.3f, \"processor_s\": %.3f}%s\n",
-                            names_[way], sum.computed, sum.restored.reused, sum.evictions,
-                            sum.prefill.count(), sum.total.count(), sum.processor.count(),
-                            way + 1 == sums_.size() ? "" : ",");
+                            names_[way], sum.computed, sum.restored.reused, sum.restored.from_store,
+                            sum.evictions, sum.prefill.count(), sum.total.count(),
+                            sum.processor.count(), way + 1 == sums_.size() ? "" : ",");
             } else {
                 std::printf("%-23s %9zu %8zu %8.2f %6.1f x %8.2f %8zu\n", names_[way], sum.computed,
                             sum.restored.reused, sum.prefill.count(),
                             sums_[0].prefill / sum.prefill, sum.total.count(), sum.evictions);
             }
+        }
+        if (with_store_ && !json_) {
+            finish_store();
         }
         std::printf(json_
                         ? "  ],\n  \"identical_answers\": %zu, \"answers\": %zu\n}\n"
@@ -94,7 +101,21 @@ public:
     }
 
 private:
+    /// Where the state came from, and how long a request waited for its first token.
+    void finish_store() const {
+        std::fputs("\n                        tokens    from      from the  first token\n"
+                   "                        prefilled memory    store     after, ms\n",
+                   stdout);
+        for (std::size_t way = 0; way < sums_.size(); ++way) {
+            const Served& sum = sums_[way];
+            std::printf("%-23s %9zu %8zu %9zu %11.1f\n", names_[way], sum.computed,
+                        sum.restored.reused - sum.restored.from_store, sum.restored.from_store,
+                        sum.prefill.count() * 1e3 / static_cast<double>(requests_));
+        }
+    }
+
     bool json_;
+    bool with_store_;
     std::size_t requests_;
     std::size_t done_ = 0;
     std::size_t identical_ = 0;

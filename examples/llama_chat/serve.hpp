@@ -47,6 +47,7 @@ struct Served {
     /// Adds the figures of another request.
     void add(const Served& other) {
         restored.reused += other.restored.reused;
+        restored.from_store += other.restored.from_store;
         computed += other.computed;
         evictions += other.evictions;
         prefill += other.prefill;

@@ -23,6 +23,7 @@ using TokenSpan = std::span<const llama_token>;
 struct Restored {
     std::size_t reused = 0;
     std::string_view match = "none";
+    std::size_t from_store = 0; // of `reused`; the others came from memory
 };
 
 class NoCache {
@@ -51,7 +52,7 @@ public:
     Restored restore(llama_kv::Sequence<KV>& sequence, TokenSpan prompt) {
         const auto found = ::restore(cache_, model_key_, prompt, sequence);
         request_ = found.request();
-        return {found.reused(), promptkv::name(found.match())};
+        return {found.reused(), promptkv::name(found.match()), 0};
     }
 
     /// A user is a session, so that the dead branch of an edited turn is evicted first. The system
@@ -88,7 +89,7 @@ public:
         const std::size_t shared = std::min(taken->reused, prompt.size() - 1);
         const std::size_t reused = shared - shared % sequence.block_tokens();
         sequence.restore(taken->kv, reused);
-        return {reused, "taken"};
+        return {reused, "taken", 0};
     }
 
     void keep(llama_kv::Sequence<llama_kv::AttentionKV>& sequence, TokenSpan tokens,

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// promptkv with a second level: state that outlives the process, in a directory or a Redis server.
+#ifndef PROMPTKV_EXAMPLES_LLAMA_STORE_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_STORE_HPP
+
+#include "embed.hpp"
+#include "ways.hpp"
+
+#include <promptkv/file_store.hpp>
+#include <promptkv/redis_store.hpp>
+#include <promptkv/second_level.hpp>
+
+#include <llama.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+/// As WithPromptkv. What it evicts goes to the store, and what a prompt lacks comes from there.
+template <class KV, class Store>
+class WithStore {
+public:
+    static constexpr bool keeps = true;
+
+    WithStore(std::string model_key, std::size_t max_bytes, std::size_t block_tokens, Store& store)
+        : model_key_(std::move(model_key)), cache_({.max_bytes = max_bytes}),
+          second_(cache_, store,
+                  // The model key names the weights and the context; the build is not in it.
+                  {.fingerprint = promptkv::fingerprint_of(model_key_ + llama_print_system_info()),
+                   .block_tokens = block_tokens}) {}
+
+    Restored restore(llama_kv::Sequence<KV>& sequence, TokenSpan prompt) {
+        const auto load = second_.prefetch(model_key_, prompt);
+        const auto found = ::restore(cache_, model_key_, prompt, sequence);
+        request_ = found.request();
+        const std::size_t in_memory = load.tokens() - load.loaded();
+        const std::size_t from_store = found.reused() - std::min(found.reused(), in_memory);
+        return {found.reused(), promptkv::name(found.match()), from_store};
+    }
+
+    void keep(llama_kv::Sequence<KV>& sequence, TokenSpan tokens, promptkv::Tier tier,
+              std::uint64_t user) {
+        ::keep(cache_, model_key_, tokens, sequence, tier,
+               {.session = tier == promptkv::Tier::system ? 0 : user, .request = request_});
+    }
+
+    [[nodiscard]] std::size_t evictions() const {
+        return static_cast<std::size_t>(cache_.stats().evicted + cache_.stats().cut);
+    }
+
+    /// Writes what memory holds, as a server does before it ends.
+    bool flush() {
+        return second_.flush(std::chrono::steady_clock::now() + std::chrono::seconds(60));
+    }
+    [[nodiscard]] promptkv::SecondLevelStats stats() const { return second_.stats(); }
+
+private:
+    std::string model_key_;
+    Cache<KV> cache_;
+    promptkv::SecondLevel<Cache<KV>, Store> second_;
+    std::uint64_t request_ = 0;
+};
+
+/// Calls `f(store)` with the store that `place` names: redis://... or a directory.
+/// Throws: promptkv::FileStoreError; std::invalid_argument if the address is none.
+template <class F>
+auto with_store_at(const std::string& place, F f) {
+    if (place.starts_with("redis://")) {
+        promptkv::RedisStoreOptions options;
+        if (!promptkv::parse_redis_url(place, options)) {
+            throw std::invalid_argument("not the address of a Redis server: " + place);
+        }
+        promptkv::RedisStore store(options);
+        return f(store);
+    }
+    promptkv::FileStore store({.directory = place, .max_bytes = std::uint64_t{4} << 30U});
+    return f(store);
+}
+
+#endif
