@@ -22,7 +22,8 @@ struct Machine {
     void put(const Tokens& key, std::size_t bytes_a_token = token_bytes) {
         cache.insert("m", key, payload_of(key, bytes_a_token), Tier::user);
         written = second.flush(soon());
-        evict_all(cache);
+        evict_all(cache); // asks the server again whether it has it
+        static_cast<void>(second.wait_written(soon()));
     }
     std::size_t load(const Tokens& key, std::size_t bytes_a_token = token_bytes) {
         auto load = second.prefetch("m", key, {.min_remaining = 0});
