@@ -295,7 +295,7 @@ private:
     }
 
     [[nodiscard]] bool try_reserve(std::size_t n) noexcept {
-#ifdef __cpp_exceptions
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
         try {
             blocks_.reserve(n);
         } catch (...) {

@@ -87,7 +87,7 @@ enum class Rules : std::uint8_t { promptkv, mlx_lm };
     return detail::name_of(rules, std::array<std::string_view, 2>{"promptkv", "mlx_lm"});
 }
 
-inline constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max();
+inline constexpr std::size_t unlimited = (std::numeric_limits<std::size_t>::max)();
 
 /// What a cache may hold. 0 is valid: nothing.
 struct CacheLimits {

@@ -51,8 +51,8 @@ template <class KV>
     if (incoming.nbytes <= unlimited / incoming.length)
         return (incoming.nbytes * n + incoming.length - 1) / incoming.length;
     const double part = static_cast<double>(n) / static_cast<double>(incoming.length);
-    return std::min(incoming.nbytes,
-                    static_cast<std::size_t>(part * static_cast<double>(incoming.nbytes)) + 1);
+    return (std::min)(incoming.nbytes,
+                      static_cast<std::size_t>(part * static_cast<double>(incoming.nbytes)) + 1);
 }
 
 /// The bytes of its first `n` tokens that leased payloads hold as well.
@@ -72,7 +72,7 @@ template <class KV>
                 });
         };
         count(0, true);
-        count(std::min(n, incoming.shared), false);
+        count((std::min)(n, incoming.shared), false);
     }
     return nbytes;
 }
@@ -139,7 +139,7 @@ template <class R>
 
     const std::size_t most =
         over ? static_cast<std::size_t>(static_cast<double>(max_bytes) *
-                                        std::min(parts.options.max_partial, 1.0))
+                                        (std::min)(parts.options.max_partial, 1.0))
              : max_bytes;
     const std::size_t step =
         incoming.kv != nullptr ? block_tokens(*incoming.kv) : parts.block_tokens;

@@ -48,7 +48,7 @@ template <class Node, class Token>
 class ChildIndex {
 public:
     using Nearest = std::uint32_t;
-    static constexpr Nearest none = std::numeric_limits<Nearest>::max();
+    static constexpr Nearest none = (std::numeric_limits<Nearest>::max)();
     static constexpr std::uint32_t scan_limit = 16;
 
     void swap(ChildIndex& other) noexcept {

@@ -378,7 +378,7 @@ private:
         if constexpr (BlockPayload<KV>)
             return cut_between_blocks(record, wanted, low, guess, step, in_use);
         else
-            return cut_at_served_prefix(record, least, std::max(guess, low));
+            return cut_at_served_prefix(record, least, (std::max)(guess, low));
     }
 
     /// Of a payload without blocks: the longest prefix that it serves, up to `most`. 0: that is shorter
@@ -396,7 +396,7 @@ private:
                                                         std::size_t step, bool in_use) noexcept {
         const std::size_t length = record.length();
         const std::size_t top = (length - 1) / step * step;
-        std::size_t kept = std::clamp(guess, low, std::max(top, low));
+        std::size_t kept = std::clamp(guess, low, (std::max)(top, low));
         std::size_t too_far = top + step; // does not free enough
         std::size_t first_block = 0;      // of what was summed last
         std::size_t freed = Ledger<R>::held_alone(record, kept, in_use, &first_block);

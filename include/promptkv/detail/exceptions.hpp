@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#ifdef __cpp_exceptions
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define PROMPTKV_TRY try
 #define PROMPTKV_CATCH_ALL catch (...)
 #define PROMPTKV_RETHROW throw
@@ -23,7 +23,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// Throws std::length_error, or, without exceptions, prints the message and aborts.
 [[noreturn]] inline void fail_length(const char* message) {
-#ifdef __cpp_exceptions
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
     throw std::length_error(message);
 #else
     std::fputs(message, stderr);

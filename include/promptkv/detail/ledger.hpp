@@ -422,7 +422,7 @@ private:
         }
     }
 
-    void note_peak() noexcept { peak_ = std::max(peak_, nbytes()); }
+    void note_peak() noexcept { peak_ = (std::max)(peak_, nbytes()); }
 
     Account<KV>* account_;
     LeasedList leased_;

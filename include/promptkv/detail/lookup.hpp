@@ -97,7 +97,7 @@ template <class R>
     Choice<R> best;
     best.spot = spot;
     MissReason miss = spot.common() > 0 ? MissReason::not_cuttable : MissReason::nothing_shared;
-    const auto note = [&](MissReason reason) { miss = std::max(miss, reason); };
+    const auto note = [&](MissReason reason) { miss = (std::max)(miss, reason); };
     bool best_is_whole = false;
     bool met_entry = false;
 
@@ -108,7 +108,7 @@ template <class R>
             note(MissReason::leased);
             return false;
         }
-        const std::size_t wanted = std::min(shared, limit);
+        const std::size_t wanted = (std::min)(shared, limit);
         const std::size_t reused = reusable(record, wanted, options.align, can.parts);
         if (reused < least) {
             if (reused > 0)
@@ -146,7 +146,7 @@ template <class R>
                                   [&](R& record) { return ask_longer(record, spot.common()); });
     for (Node* node = spot.place.node; node != nullptr; node = node->parent) {
         const std::size_t shared = node->depth;
-        const std::size_t wanted = std::min(shared, limit);
+        const std::size_t wanted = (std::min)(shared, limit);
         if (best.reused > shared || (best_is_whole && best.reused >= wanted))
             break;
         if (R* own = node->value; own != nullptr && own->is_entry)

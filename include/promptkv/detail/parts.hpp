@@ -45,7 +45,7 @@ struct Parts {
 
     /// Forgets evicted keys beyond what may be remembered.
     void forget_surplus() noexcept {
-        peak_tokens = std::max(peak_tokens, index.resident_tokens());
+        peak_tokens = (std::max)(peak_tokens, index.resident_tokens());
         index.remember_at_most(
             options.remembered_tokens.value_or(Policy::remembered * peak_tokens));
         index.forget_surplus();

@@ -88,7 +88,7 @@ public:
     /// The node at `key`, made where there is none; the caller gives it a value.
     /// Requires: `place` is descend(key).
     [[nodiscard]] Node* node_at(Key key, Place place) {
-        if (key.size() >= std::numeric_limits<std::uint32_t>::max())
+        if (key.size() >= (std::numeric_limits<std::uint32_t>::max)())
             fail_length("promptkv: a key has 2^32 - 1 tokens or more");
         if (place.node == nullptr)
             place.node = root_ = new Node();

@@ -96,7 +96,7 @@ public:
         claims_.push_back(claim);
         std::size_t held = bytes_of_first(incoming, decision.tokens);
         if constexpr (shares_blocks) {
-            const std::size_t n = std::min(sharing.tokens, decision.tokens);
+            const std::size_t n = (std::min)(sharing.tokens, decision.tokens);
             reserved.prefix_tokens = n > 0 ? shareable(*sharing.entry, n, decision.tokens) : 0;
             if (reserved.prefix_tokens > 0) {
                 reserved.prefix = share_prefix(*sharing.entry, reserved.prefix_tokens);
@@ -141,7 +141,7 @@ public:
             n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
         }
         if (reserved.prefix)
-            assign(given_up, adopt_blocks(kv, std::min(n, reserved.prefix_tokens),
+            assign(given_up, adopt_blocks(kv, (std::min)(n, reserved.prefix_tokens),
                                           std::as_const(reserved.prefix.get()->kv)));
         if (n == 0 && !key.empty())
             return cancel(); // nothing was made

@@ -134,7 +134,7 @@ private:
         payload->emplace(std::move(insert.kv));
         record.payload = payload.release();
         record.is_entry = true;
-        record.tier = former != nullptr ? std::max(former->tier, insert.tier) : insert.tier;
+        record.tier = former != nullptr ? (std::max)(former->tier, insert.tier) : insert.tier;
         record.session = options.session;
         record.stored_at = parts_.stats.lookups;
         parts_.index.show(record, record.serves_parts());

@@ -68,7 +68,7 @@ public:
             });
         }
         if (choice.match == Match::longer)
-            match.chance = std::max(match.chance, static_cast<std::uint32_t>(choice.reused));
+            match.chance = (std::max)(match.chance, static_cast<std::uint32_t>(choice.reused));
         else
             parts_.use(match);
     }
