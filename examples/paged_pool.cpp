@@ -64,6 +64,7 @@ struct PagedKV {
         for (std::size_t i = count(from); i < blocks_.size(); ++i)
             f(blocks_[i]->use, block_bytes, blocks_[i]->references > blocks_[i]->use.count());
     }
+
 private:
     Pool* pool_;
     std::vector<Pool::Block*> blocks_;

@@ -123,8 +123,9 @@ int main() {
         Server server{Cache({.max_bytes = std::size_t{5} << 30})};
         std::vector<Chat> waiting; // 16 chats on two system prompts
         for (unsigned id = 1; id <= 16; ++id)
-            waiting.push_back(
-                {{.session = sessions ? id : 0}, std::mt19937(id), Tokens(500, id % 2 == 0 ? 0 : 1)});
+            waiting.push_back({{.session = sessions ? id : 0},
+                               std::mt19937(id),
+                               Tokens(500, id % 2 == 0 ? 0 : 1)});
         std::mt19937 random(1);
         std::mutex mutex; // of these two
         const auto work = [&] {

@@ -236,7 +236,7 @@ private:
         std::sort(found.begin(), found.end(),
                   [](const Found& a, const Found& b) { return a.used > b.used; });
         for (const Found& each : found) {
-            last_used_ = std::max(last_used_, each.used);
+            last_used_ = (std::max)(last_used_, each.used);
             used_ += detail::disk_bytes(each.info.nbytes);
             index_.emplace(each.info.name, records_.insert(records_.end(), each.info));
         }
@@ -247,7 +247,7 @@ private:
 
     /// A time that is later than all that were given before, whatever the clock says. Under the lock.
     [[nodiscard]] detail::FileTime next_time() noexcept {
-        last_used_ = std::max(detail::file_time_now(), last_used_ + 1);
+        last_used_ = (std::max)(detail::file_time_now(), last_used_ + 1);
         return last_used_;
     }
 
@@ -308,7 +308,7 @@ private:
 
     /// Whether `need` bytes fit, once `freed` bytes are deleted.
     [[nodiscard]] bool has_room(std::uint64_t need, std::uint64_t freed) const {
-        const std::uint64_t most = options_.max_bytes - std::min(options_.max_bytes, need);
+        const std::uint64_t most = options_.max_bytes - (std::min)(options_.max_bytes, need);
         const std::uint64_t least = options_.min_free_bytes;
         return used_ <= most &&
                (least == 0 || directory_.free_bytes() + freed >= detail::sum_of(need, least));

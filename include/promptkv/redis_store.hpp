@@ -134,7 +134,7 @@ public:
             for (std::size_t piece = pieces; piece-- > 0;) { // the first piece last
                 const std::size_t at = piece * options_.piece_bytes;
                 add_set(all, key(writes[i].info.name, piece),
-                        record.subspan(at, std::min(options_.piece_bytes, record.size() - at)));
+                        record.subspan(at, (std::min)(options_.piece_bytes, record.size() - at)));
                 write_of.push_back(i);
             }
             results[i] = PutResult::written;
@@ -168,7 +168,7 @@ public:
                 if (infos[i].nbytes == 0)
                     continue;
                 const std::size_t pieces = pieces_of(infos[i].nbytes, options_.piece_bytes);
-                for (std::size_t piece = 0; piece < std::min(pieces, most_pieces); ++piece)
+                for (std::size_t piece = 0; piece < (std::min)(pieces, most_pieces); ++piece)
                     all.add({"DEL", key(some[i], piece)});
                 ++erased;
             }
@@ -269,7 +269,7 @@ private:
     template <class F>
     static void for_windows(std::span<const BlockName> names, F f) {
         for (std::size_t at = 0; at < names.size(); at += window) {
-            if (!f(names.subspan(at, std::min(window, names.size() - at))))
+            if (!f(names.subspan(at, (std::min)(window, names.size() - at))))
                 return;
         }
     }
@@ -297,7 +297,7 @@ private:
         const std::size_t piece_bytes = first.size(); // another process may cut otherwise
         const std::size_t pieces = pieces_of(total, piece_bytes);
         whole.assign(first.begin(), first.end());
-        for (std::size_t piece = 1; piece < std::min(pieces, most_pieces); ++piece) {
+        for (std::size_t piece = 1; piece < (std::min)(pieces, most_pieces); ++piece) {
             detail::RedisPipeline one; // large enough to be on its own
             one.add({"GET", key(name, piece)});
             std::vector<detail::RedisReply> replies;

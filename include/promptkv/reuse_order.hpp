@@ -221,7 +221,8 @@ struct ReuseOrder {
             R* record;
             std::uint32_t last;
             float level;
-            float wish; // log2: a tier counts for twice as much as the one below; an obsolete entry for nothing
+            float
+                wish; // log2: a tier counts for twice as much as the one below; an obsolete entry for nothing
         };
 
         [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
@@ -241,7 +242,7 @@ struct ReuseOrder {
             edge.last = use.request;
             edge.features = uses_feature(edge.uses) | gap_feature << 4U |
                             std::uint32_t{edge.siblings} << 8U | log_feature(use.tokens) << 12U |
-                            std::min(use.hint, 15U) << 16U | std::min(use.tier, 15U) << 20U;
+                            (std::min)(use.hint, 15U) << 16U | (std::min)(use.tier, 15U) << 20U;
             if (edge.slot != NodeHook::none) {
                 candidates_[edge.slot].last = edge.last;
                 candidates_[edge.slot].level = lesson_.level(edge.features);

@@ -55,7 +55,9 @@ private:
 };
 
 /// A text of n tokens.
-inline Tokens text(std::size_t n, std::int32_t token) { return Tokens(n, token); }
+inline Tokens text(std::size_t n, std::int32_t token) {
+    return Tokens(n, token);
+}
 inline Tokens operator+(Tokens tokens, const Tokens& more) {
     tokens.insert(tokens.end(), more.begin(), more.end());
     return tokens;

@@ -113,7 +113,7 @@ public:
         while (found < blocks.size() && blocks[found].nbytes > 0)
             ++found;
         if constexpr (Types::has_states) {
-            const std::size_t longest = prompt.size() - std::min(prompt.size(), min_remaining);
+            const std::size_t longest = prompt.size() - (std::min)(prompt.size(), min_remaining);
             for (std::size_t n = plan.held + found + 1; n-- > 0 && plan.tokens == plan.in_memory;) {
                 if (find_end(plan, names, prompt.first(std::min(longest, prompt.size())), n)) {
                     for (std::size_t i = 0; plan.held + i < n; ++i)
@@ -127,7 +127,7 @@ public:
             for (std::size_t i = 0; i < found; ++i)
                 plan.add(blocks[i]);
             const std::size_t n = plan.held + found;
-            plan.tokens = std::max(plan.tokens, n * block_tokens_);
+            plan.tokens = (std::max)(plan.tokens, n * block_tokens_);
             find_end(plan, names, prompt, n);
         }
         return plan;
@@ -181,7 +181,7 @@ private:
         const std::size_t from = n * block_tokens_;
         if (from > prompt.size())
             return false;
-        const std::size_t most = std::min(prompt.size() - from, block_tokens_ - 1);
+        const std::size_t most = (std::min)(prompt.size() - from, block_tokens_ - 1);
         Names ends;
         for (std::size_t rest = Types::has_states ? 0 : 1; rest <= most; ++rest)
             ends.push_back(names.end(plan.chain[n], prompt.subspan(from, rest)));
@@ -230,8 +230,8 @@ private:
             return LoadEnd::cancelled;
         if (stored.tokens == 0)
             return LoadEnd::no_room;
-        tokens = std::min(length, stored.tokens);
-        loaded = tokens - std::min(tokens, plan.in_memory);
+        tokens = (std::min)(length, stored.tokens);
+        loaded = tokens - (std::min)(tokens, plan.in_memory);
         return end == LoadEnd::loaded && tokens < plan.tokens ? LoadEnd::no_room : end;
     }
 
@@ -283,7 +283,7 @@ private:
         std::vector<Step> steps;
         if (from % block_tokens_ != 0)
             return steps; // it is a whole key
-        const std::size_t last = std::min(most, plan.tokens);
+        const std::size_t last = (std::min)(most, plan.tokens);
         for (; from + block_tokens_ <= last; from += block_tokens_) {
             const std::size_t i = from / block_tokens_;
             steps.push_back(

@@ -178,7 +178,7 @@ private:
     void failed(Ran& ran) {
         ++ran.failures;
         wait_ = wait_.count() == 0 ? address_.retry_after
-                                   : std::min(2 * wait_, 32 * address_.retry_after);
+                                   : (std::min)(2 * wait_, 32 * address_.retry_after);
         retry_at_ = Clock::now() + wait_;
     }
 

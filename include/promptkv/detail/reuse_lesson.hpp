@@ -60,7 +60,7 @@ public:
 
     /// Learns, if enough was seen since the last time. Now and then it takes about a millisecond.
     void learn(std::uint32_t now) noexcept {
-        const std::uint32_t due = std::max(64U, std::min(seen_, ring_size) / 12);
+        const std::uint32_t due = (std::max)(64U, (std::min)(seen_, ring_size) / 12);
         if (seen_ - learned_ < due)
             return;
         learned_ = seen_;
@@ -152,14 +152,14 @@ private:
         for (int age = n_ages; age-- > 0;) {
             lasted += counts.ends[at(age)];
             if (width_of(age) > 0)
-                hazards[at(age)] =
-                    std::min(0.97, (counts.uses[at(age)] + trust * guess(age)) / (lasted + trust));
+                hazards[at(age)] = (std::min)(0.97, (counts.uses[at(age)] + trust * guess(age)) /
+                                                        (lasted + trust));
         }
         return hazards;
     }
 
     void refit(std::uint32_t now) noexcept {
-        const std::uint32_t n = std::min(seen_ - 1, ring_size);
+        const std::uint32_t n = (std::min)(seen_ - 1, ring_size);
         const auto for_each_interval = [&](auto f) {
             for (std::uint32_t i = 1; i <= n; ++i) {
                 const Interval& interval = ring_[(seen_ - i) % ring_size];
@@ -171,7 +171,7 @@ private:
             all_counts.add(age, used);
         });
         const Ages<double> all = hazards(all_counts, trust_all, [](int age) {
-            return std::min(0.5, double{prior} * width_of(age) / (age_from(age) + 1.0));
+            return (std::min)(0.5, double{prior} * width_of(age) / (age_from(age) + 1.0));
         });
         Ages<double> until{}; // the hazard gone through, to the middle of a bucket
         double sum = 0;
@@ -215,7 +215,7 @@ private:
         for (int level = 0; level < n_levels; ++level) {
             const double times = std::exp2(0.5 * (level - n_levels / 2));
             const Ages<double> hazard = hazards(levels_[at(level)], trust_level, [&](int age) {
-                return std::min(0.9, times * all[at(age)]);
+                return (std::min)(0.9, times * all[at(age)]);
             });
             for (int from = 0; from < n_ages; ++from) {
                 double alive = 1, room = 0, gain = 0, best = 0;
@@ -226,7 +226,7 @@ private:
                     gain += alive * p;
                     room += alive * width * (1 - p / 2);
                     alive *= 1 - p;
-                    best = std::max(best, gain / room);
+                    best = (std::max)(best, gain / room);
                 }
                 worth_[at(level)][at(from)] = static_cast<float>(std::log2(std::max(best, 1e-30)));
             }
