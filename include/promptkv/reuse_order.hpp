@@ -39,7 +39,7 @@ struct ReuseOrder {
 
     /// What is known of an edge.
     struct NodeHook {
-        static constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
+        static constexpr std::uint32_t none = (std::numeric_limits<std::uint32_t>::max)();
 
         std::uint32_t last = 0;     // the request that used it last
         std::uint32_t interval = 0; // that is open; 0: none
@@ -89,7 +89,7 @@ struct ReuseOrder {
         /// Makes sure that there is memory for so many entries.
         void reserve(std::size_t entries) {
             if (candidates_.capacity() < entries)
-                candidates_.reserve(std::max(entries, 2 * candidates_.capacity()));
+                candidates_.reserve((std::max)(entries, 2 * candidates_.capacity()));
         }
         void enter(R& record) noexcept {
             recency_.enter(record);
@@ -189,7 +189,7 @@ struct ReuseOrder {
             else
                 lesson_.end(edge.interval, use.request);
             edge.is_new_part = false;
-            if (edge.uses < std::numeric_limits<std::uint16_t>::max())
+            if (edge.uses < (std::numeric_limits<std::uint16_t>::max)())
                 ++edge.uses;
             describe(edge, log_feature(gap), use);
             observe(edge);

@@ -36,3 +36,4 @@
 
 #include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/promptkv.hpp>
+#include <promptkv/reuse_order.hpp>

@@ -71,7 +71,7 @@ public:
             if (evict_bytes(wanted, false, evicted))
                 continue;
             if (evicted.declined) {
-                evicted.declined = !give_up(std::min(wanted, nbytes));
+                evicted.declined = !give_up((std::min)(wanted, nbytes));
             } else if (!drop_passed(false, evicted)) {
                 break;
             }

@@ -228,7 +228,8 @@ private:
                     alive *= 1 - p;
                     best = (std::max)(best, gain / room);
                 }
-                worth_[at(level)][at(from)] = static_cast<float>(std::log2(std::max(best, 1e-30)));
+                worth_[at(level)][at(from)] =
+                    static_cast<float>(std::log2((std::max)(best, 1e-30)));
             }
         }
     }
