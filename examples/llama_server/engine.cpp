@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: MIT
+#include "engine.hpp"
+
+#include "model_key.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+#include <utility>
+
+namespace llama_server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+llama_model* load(const std::string& file) {
+    llama_log_set(
+        [](ggml_log_level level, const char* message, void*) {
+            if (level == GGML_LOG_LEVEL_ERROR) {
+                std::fputs(message, stderr);
+            }
+        },
+        nullptr);
+#ifdef PROMPTKV_LLAMA_BACKENDS
+    ggml_backend_load_all_from_path(PROMPTKV_LLAMA_BACKENDS);
+#else
+    ggml_backend_load_all();
+#endif
+    llama_model* model = llama_model_load_from_file(file.c_str(), llama_model_default_params());
+    if (model == nullptr) {
+        throw std::runtime_error("llama.cpp could not load " + file);
+    }
+    return model;
+}
+
+using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
+
+Sampler make_sampler(const Sampling& options) {
+    Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()),
+                  llama_sampler_free);
+    const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
+    if (options.temperature <= 0) {
+        add(llama_sampler_init_greedy());
+        return chain;
+    }
+    add(llama_sampler_init_top_k(options.top_k));
+    add(llama_sampler_init_top_p(options.top_p, 1));
+    add(llama_sampler_init_min_p(options.min_p, 1));
+    add(llama_sampler_init_temp(options.temperature));
+    add(llama_sampler_init_dist(options.seed));
+    return chain;
+}
+
+} // namespace
+
+// Stream ///////////////////////////////////////////////////////////////////////////////////////////////
+
+std::optional<Stream::News> Stream::wait(std::chrono::milliseconds time) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, time, [this] { return fresh_; })) {
+        return std::nullopt;
+    }
+    fresh_ = false;
+    News news = news_;
+    news_.text.clear();
+    return news;
+}
+
+void Stream::begin(const Result& result) {
+    const std::lock_guard lock(mutex_);
+    news_.begun = fresh_ = true;
+    news_.result = result;
+    changed_.notify_one();
+}
+
+void Stream::add(const std::string& text, const Result& result) {
+    const std::lock_guard lock(mutex_);
+    news_.text += text;
+    news_.result = result;
+    fresh_ = fresh_ || !text.empty();
+    changed_.notify_one();
+}
+
+void Stream::finish(const Result& result) {
+    const std::lock_guard lock(mutex_);
+    news_.begun = news_.done = fresh_ = true;
+    news_.result = result;
+    changed_.notify_one();
+}
+
+// Engine ///////////////////////////////////////////////////////////////////////////////////////////////
+
+/// A sequence of the context, and the request that it serves.
+///
+///     tokens   [ reused | computed here | answer ]
+///                                       ^ done: the sequence holds the tokens before it
+struct Engine::Slot {
+    llama_seq_id id = 0;
+    std::optional<Job> job;
+    Tokens tokens;
+    std::size_t done = 0;
+    std::vector<Request::Mark>
+        marks; // of these, those that are still to be kept, the last one first
+    Sampler sampler{nullptr, llama_sampler_free};
+    AnswerText answer{{}};
+    Result result;
+    Clock::time_point begun, answered; // the request; its first token
+    std::int32_t logits = -1;          // the place in the batch whose logits give the next token
+
+    [[nodiscard]] std::size_t prompt_tokens() const { return job->request.prompt.size(); }
+};
+
+Engine::Engine(const Options& options, Metrics& metrics)
+    : options_(options), metrics_(metrics), model_(load(options.model_file), llama_model_free),
+      context_(nullptr, llama_free), text_(std::make_unique<Text>(model_.get())),
+      batch_(
+          llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots, 0, 1)) {
+    const auto slots = static_cast<std::uint32_t>(options.slots);
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = options.context_tokens * slots;
+    params.n_batch = options.batch_tokens + slots;
+    params.n_ubatch = params.n_batch;
+    params.n_seq_max = slots + 1; // with the scratch sequence
+    params.n_threads = params.n_threads_batch = options.threads;
+    params.kv_unified = true; // the sequences share cells with the scratch sequence
+    params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
+    context_.reset(llama_init_from_model(model_.get(), params));
+    if (context_ == nullptr) {
+        throw std::runtime_error("llama.cpp made no context for " + options.model_file);
+    }
+    model_key_ = llama_kv::model_key(options.model_file, params);
+    store_ = make_store(context_.get(), options.slots, options.store);
+    slots_.resize(slots);
+    views_.resize(slots);
+    for (llama_seq_id id = 0; id < options.slots; ++id) {
+        slots_[static_cast<std::size_t>(id)].id = id;
+    }
+    thread_ = std::thread([this] { run(); });
+}
+
+Engine::~Engine() {
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+    llama_batch_free(batch_);
+}
+
+std::shared_ptr<Stream> Engine::submit(Request request) {
+    auto stream = std::make_shared<Stream>();
+    {
+        const std::lock_guard lock(mutex_);
+        if (waiting_.size() >= options_.max_waiting || stopping_) {
+            metrics_.refused.Increment();
+            return nullptr;
+        }
+        waiting_.push_back({std::move(request), stream, Clock::now()});
+    }
+    wake_.notify_one();
+    return stream;
+}
+
+std::vector<Engine::SlotView> Engine::slots() const {
+    const std::lock_guard lock(mutex_);
+    return views_;
+}
+
+std::size_t Engine::waiting() const {
+    const std::lock_guard lock(mutex_);
+    return waiting_.size();
+}
+
+// the engine's thread //////////////////////////////////////////////////////////////////////////////////
+
+void Engine::run() {
+    for (;;) {
+        {
+            std::unique_lock lock(mutex_);
+            wake_.wait(lock, [&] {
+                return stopping_ || !waiting_.empty() ||
+                       std::ranges::any_of(slots_,
+                                           [](const Slot& slot) { return slot.job.has_value(); });
+            });
+            if (stopping_) {
+                break;
+            }
+        }
+        for (Slot& slot : slots_) {
+            if (slot.job && slot.job->stream->cancelled()) {
+                end(slot, Finish::cancelled);
+            }
+        }
+        admit();
+        if (!fill_batch()) {
+            continue;
+        }
+        metrics_.decodes.Increment();
+        if (llama_decode(context_.get(), batch_) == 0) {
+            after_batch();
+        } else { // nothing of this batch is sure
+            for (Slot& slot : slots_) {
+                if (slot.job) {
+                    end(slot, Finish::failed);
+                }
+            }
+        }
+        show_slots();
+    }
+    for (Slot& slot : slots_) {
+        if (slot.job) {
+            end(slot, Finish::failed);
+        }
+    }
+    for (const Job& job : waiting_) {
+        Result failed;
+        failed.finish = Finish::failed;
+        job.stream->finish(failed);
+    }
+}
+
+/// Gives waiting requests to idle slots, first come, first served.
+void Engine::admit() {
+    for (Slot& slot : slots_) {
+        while (!slot.job) {
+            std::optional<Job> job;
+            {
+                const std::lock_guard lock(mutex_);
+                metrics_.deferred.Set(static_cast<double>(waiting_.size()));
+                if (waiting_.empty()) {
+                    return;
+                }
+                job = std::move(waiting_.front());
+                waiting_.pop_front();
+            }
+            if (job->stream->cancelled()) {
+                metrics_.cancelled.Increment();
+            } else {
+                begin(slot, std::move(*job));
+            }
+        }
+    }
+}
+
+void Engine::begin(Slot& slot, Job job) {
+    slot.begun = Clock::now();
+    slot.tokens = job.request.prompt;
+    slot.marks = job.request.marks;
+    slot.sampler = make_sampler(job.request.sampling);
+    slot.answer = AnswerText(job.request.stops);
+    slot.result = {};
+    slot.result.prompt_tokens = slot.tokens.size();
+    slot.logits = -1;
+    slot.done = 0;
+    if (job.request.cache_prompt) {
+        slot.result.lookup = store_->restore(slot.id, job.request.model, slot.tokens);
+        slot.result.looked_up = true;
+        slot.done = slot.result.reused = slot.result.lookup.reused();
+        metrics_.cache_queries.Increment(static_cast<double>(slot.tokens.size()));
+        metrics_.cache_hits.Increment(static_cast<double>(slot.done));
+        metrics_.prompt_tokens_cached.Increment(static_cast<double>(slot.done));
+        // The end of the prompt: what a next turn continues, or an answer that is asked for again. A
+        // state that serves its whole key only must leave a token to compute.
+        const std::size_t end = slot.tokens.size() - (store_->cuttable() ? 0 : 1);
+        slot.marks.push_back({end, promptkv::Tier::user});
+        std::ranges::sort(slot.marks, std::ranges::greater(), &Request::Mark::tokens);
+    } else {
+        slot.marks.clear();
+    }
+    slot.job = std::move(job);
+    keep_marks(slot);
+}
+
+/// One token of each answer, then as much of the prompts as there is room for. False: nothing to do.
+bool Engine::fill_batch() {
+    batch_.n_tokens = 0;
+    const auto add = [&](Slot& slot) {
+        const std::int32_t i = batch_.n_tokens++;
+        batch_.token[i] = slot.tokens[slot.done];
+        batch_.pos[i] = static_cast<llama_pos>(slot.done++);
+        batch_.n_seq_id[i] = 1;
+        batch_.seq_id[i][0] = slot.id;
+        batch_.logits[i] = static_cast<std::int8_t>(slot.done == slot.tokens.size());
+        slot.logits = batch_.logits[i] != 0 ? i : -1;
+    };
+    for (Slot& slot : slots_) {
+        if (slot.job && slot.done >= slot.prompt_tokens()) {
+            add(slot);
+        }
+    }
+    std::size_t room = options_.batch_tokens;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        Slot& slot = slots_[(first_slot_ + i) % slots_.size()];
+        if (!slot.job || slot.done >= slot.prompt_tokens()) {
+            continue;
+        }
+        std::size_t end = slot.prompt_tokens();
+        if (!store_->cuttable() && !slot.marks.empty()) {
+            end =
+                std::min(end, slot.marks.back().tokens); // a state is kept when it is at its token
+        }
+        for (; room > 0 && slot.done < end; --room) {
+            add(slot);
+        }
+    }
+    first_slot_ = (first_slot_ + 1) % slots_.size();
+    return batch_.n_tokens > 0;
+}
+
+void Engine::after_batch() {
+    for (Slot& slot : slots_) {
+        if (!slot.job) {
+            continue;
+        }
+        keep_marks(slot);
+        if (slot.logits >= 0) {
+            take_token(slot);
+        }
+    }
+}
+
+/// Chooses the next token of the slot's answer.
+void Engine::take_token(Slot& slot) {
+    Result& result = slot.result;
+    const llama_token token = llama_sampler_sample(slot.sampler.get(), context_.get(), slot.logits);
+    slot.logits = -1;
+    if (result.predicted++ == 0) {
+        slot.answered = Clock::now();
+        result.prompt_ms = milliseconds_since(slot.begun);
+        metrics_.prompt_tokens.Increment(static_cast<double>(result.prompt_tokens - result.reused));
+        metrics_.prompt_seconds.Increment(result.prompt_ms / 1000);
+        metrics_.first_token.Observe(milliseconds_since(slot.job->arrived) / 1000);
+        slot.job->stream->begin(result);
+    }
+    result.predicted_ms = milliseconds_since(slot.answered);
+    metrics_.predicted_tokens.Increment();
+    if (text_->ends(token)) {
+        end(slot, Finish::stop);
+        return;
+    }
+    slot.tokens.push_back(token);
+    slot.job->stream->add(slot.answer.add(text_->piece(token)), result);
+    if (!slot.answer.stopped_by().empty()) {
+        end(slot, Finish::stop_text);
+    } else if (result.predicted >= slot.job->request.max_tokens ||
+               slot.tokens.size() >= options_.context_tokens) {
+        end(slot, Finish::length);
+    }
+}
+
+/// Keeps the prefixes that are computed by now.
+void Engine::keep_marks(Slot& slot) {
+    while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
+        const Request::Mark mark = slot.marks.back();
+        slot.marks.pop_back();
+        if (mark.tokens > 0 && (store_->cuttable() || mark.tokens == slot.done)) {
+            keep(slot, mark.tokens, mark.tier);
+        }
+    }
+}
+
+void Engine::keep(const Slot& slot, std::size_t tokens, promptkv::Tier tier) {
+    const Request& request = slot.job->request;
+    // A system prompt belongs to no session: it outlives each.
+    const bool shared = tier == promptkv::Tier::system;
+    try {
+        store_->keep(slot.id, request.model, TokenSpan(slot.tokens).first(tokens), tier,
+                     {.session = shared ? 0 : request.session,
+                      .request = slot.result.lookup.request(),
+                      .side_request = request.side_request});
+    } catch (const std::exception& error) { // the answer does not need it
+        std::fprintf(stderr, "a state could not be kept: %s\n", error.what());
+    }
+}
+
+/// Ends the slot's request, and keeps what was computed of it.
+void Engine::end(Slot& slot, Finish finish) {
+    Result& result = slot.result;
+    result.finish = finish;
+    result.stopped_by = slot.answer.stopped_by();
+    if (finish != Finish::failed && slot.job->request.cache_prompt && slot.done > 0) {
+        keep(slot, slot.done,
+             slot.done < slot.prompt_tokens() ? promptkv::Tier::user : promptkv::Tier::assistant);
+    }
+    store_->clear(slot.id);
+    if (finish == Finish::cancelled) {
+        metrics_.cancelled.Increment();
+    }
+    metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
+    if (result.stopped_by.empty()) {
+        slot.job->stream->add(slot.answer.rest(), result);
+    }
+    slot.job->stream->finish(result);
+    slot.job.reset();
+    slot.tokens.clear();
+    slot.done = 0;
+}
+
+void Engine::show_slots() {
+    std::size_t busy = 0;
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        const Slot& slot = slots_[i];
+        views_[i] = {};
+        if (slot.job) {
+            ++busy;
+            views_[i] = {true,      slot.prompt_tokens(),  slot.result.reused,
+                         slot.done, slot.result.predicted, slot.job->request.session};
+        }
+    }
+    metrics_.processing.Set(static_cast<double>(busy));
+}
+
+} // namespace llama_server

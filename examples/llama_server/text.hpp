@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+// Text to tokens and back: chats in the model's template, answers piece by piece.
+#ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_TEXT_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_SERVER_TEXT_HPP
+
+#include "store.hpp"
+
+#include <llama.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace llama_server {
+
+struct Message {
+    std::string role;
+    std::string content;
+};
+
+/// Thread safety: const, as the vocabulary is.
+class Text {
+public:
+    explicit Text(const llama_model* model) : vocabulary_(llama_model_get_vocab(model)) {
+        if (const char* own = llama_model_chat_template(model, nullptr)) {
+            template_ = own;
+            if (apply({{"user", "."}}, true).empty()) {
+                template_ = "chatml"; // llama.cpp knows the usual templates only
+            }
+        }
+    }
+
+    /// `begin`: adds what the model wants at the start of a prompt. `special`: control tokens are read.
+    [[nodiscard]] Tokens tokenize(std::string_view text, bool begin, bool special = true) const {
+        const auto length = static_cast<std::int32_t>(text.size());
+        Tokens tokens(text.size() + 8);
+        const std::int32_t count =
+            llama_tokenize(vocabulary_, text.data(), length, tokens.data(),
+                           static_cast<std::int32_t>(tokens.size()), begin, special);
+        if (count < 0) {
+            throw std::runtime_error("llama.cpp could not tokenize a text");
+        }
+        tokens.resize(static_cast<std::size_t>(count));
+        return tokens;
+    }
+
+    /// Bytes of a token; perhaps a part of a character.
+    [[nodiscard]] std::string piece(llama_token token, bool special = false) const {
+        std::string piece(256, '\0');
+        const std::int32_t size = llama_token_to_piece(
+            vocabulary_, token, piece.data(), static_cast<std::int32_t>(piece.size()), 0, special);
+        piece.resize(static_cast<std::size_t>(std::max(size, 0)));
+        return piece;
+    }
+    [[nodiscard]] std::string text(TokenSpan tokens) const {
+        std::string text;
+        for (const llama_token token : tokens) {
+            text += piece(token, true);
+        }
+        return text;
+    }
+
+    /// Whether an answer ends here. Some small models begin a new text where this one ends.
+    [[nodiscard]] bool ends(llama_token token) const {
+        return llama_vocab_is_eog(vocabulary_, token) || token == llama_vocab_bos(vocabulary_);
+    }
+    [[nodiscard]] bool valid(std::int64_t token) const {
+        return token >= 0 && token < llama_vocab_n_tokens(vocabulary_);
+    }
+    [[nodiscard]] const std::string& chat_template() const { return template_; }
+
+    /// A chat in the model's template, up to where the model answers; one line a message without one.
+    [[nodiscard]] Tokens prompt(const std::vector<Message>& chat) const {
+        return tokenize(render(chat, true), true);
+    }
+
+    /// How many leading tokens of `prompt` are the chat up to message number `last`, and of that one the
+    /// first `bytes` of its content.
+    [[nodiscard]] std::size_t tokens_until(const std::vector<Message>& chat, std::size_t last,
+                                           std::size_t bytes, TokenSpan prompt) const {
+        std::vector<Message> part(chat.begin(),
+                                  chat.begin() + static_cast<std::ptrdiff_t>(last) + 1);
+        part.back().content.resize(std::min(bytes, part.back().content.size()));
+        const Tokens tokens = tokenize(render(part, false), true);
+        return static_cast<std::size_t>(std::ranges::mismatch(tokens, prompt).in1 - tokens.begin());
+    }
+
+private:
+    [[nodiscard]] std::string render(const std::vector<Message>& chat, bool answer_next) const {
+        if (!template_.empty()) {
+            return apply(chat, answer_next);
+        }
+        std::string text;
+        for (const Message& message : chat) {
+            text += (text.empty() || message.role == "assistant" ? "" : "\n") + message.content;
+        }
+        return text;
+    }
+
+    [[nodiscard]] std::string apply(const std::vector<Message>& chat, bool answer_next) const {
+        std::vector<llama_chat_message> messages;
+        for (const Message& message : chat) {
+            messages.push_back({message.role.c_str(), message.content.c_str()});
+        }
+        std::string text(1024, '\0');
+        for (;;) {
+            const std::int32_t size = llama_chat_apply_template(
+                template_.c_str(), messages.data(), messages.size(), answer_next, text.data(),
+                static_cast<std::int32_t>(text.size()));
+            const auto needed = static_cast<std::size_t>(std::max(size, 0));
+            const bool fits = needed <= text.size();
+            text.resize(needed);
+            if (fits) {
+                return text;
+            }
+        }
+    }
+
+    const llama_vocab* vocabulary_;
+    std::string template_;
+};
+
+/// The text of an answer as it grows: whole characters, and nothing that may be the start of a stop text.
+class AnswerText {
+public:
+    explicit AnswerText(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+
+    /// Adds a piece, and returns what may be shown now.
+    std::string add(std::string_view piece) {
+        held_ += piece;
+        std::size_t hold = incomplete_character();
+        for (const std::string& stop : stops_) {
+            if (const std::size_t at = held_.find(stop); at != std::string::npos) {
+                stopped_by_ = stop;
+                held_.resize(at);
+                return std::exchange(held_, {});
+            }
+            std::size_t n = std::min(stop.size() - 1, held_.size());
+            while (n > hold && held_.compare(held_.size() - n, n, stop, 0, n) != 0) {
+                --n;
+            }
+            hold = std::max(hold, n);
+        }
+        std::string shown = held_.substr(0, held_.size() - hold);
+        held_.erase(0, shown.size());
+        return shown;
+    }
+
+    /// What was held back.
+    std::string rest() { return std::exchange(held_, {}); }
+    /// The stop text that ended the answer, or nothing.
+    [[nodiscard]] const std::string& stopped_by() const { return stopped_by_; }
+
+private:
+    /// Bytes at the end that begin a UTF-8 character which is not whole.
+    [[nodiscard]] std::size_t incomplete_character() const {
+        for (std::size_t n = 1; n <= std::min<std::size_t>(3, held_.size()); ++n) {
+            const auto byte = static_cast<unsigned char>(held_[held_.size() - n]);
+            if (byte >= 0xc0) { // a first byte
+                const std::size_t whole = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+                return n < whole ? n : 0;
+            }
+            if (byte < 0x80) {
+                return 0;
+            }
+        }
+        return 0;
+    }
+
+    std::vector<std::string> stops_;
+    std::string held_;
+    std::string stopped_by_;
+};
+
+} // namespace llama_server
+
+#endif
