@@ -7,9 +7,9 @@ packages_of() {
     quick | tests)
         echo g++ cmake ninja-build pkg-config python3 catch2 libfmt-dev nlohmann-json3-dev \
             libcli11-dev liblzma-dev libbenchmark-dev libxxhash-dev libhiredis-dev libzstd-dev \
-            redis-server meson lua5.4 doxygen gdb
+            redis-server libcpp-httplib-dev prometheus-cpp-dev prometheus meson lua5.4 doxygen gdb
         ;;&
-    tests) echo clang clang-tidy clang-format-16 libclang-rt-dev llvm ;;&
+    tests) echo clang clang-tidy clang-format-16 libclang-rt-dev llvm chromium ;;&
     examples)
         echo g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev liblzma-dev \
             xz-utils libxxhash-dev libhiredis-dev

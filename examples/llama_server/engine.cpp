@@ -198,16 +198,15 @@ void Engine::run() {
             }
         }
         admit();
-        if (!fill_batch()) {
-            continue;
-        }
-        metrics_.decodes.Increment();
-        if (llama_decode(context_.get(), batch_) == 0) {
-            after_batch();
-        } else { // nothing of this batch is sure
-            for (Slot& slot : slots_) {
-                if (slot.job) {
-                    end(slot, Finish::failed);
+        if (fill_batch()) {
+            metrics_.decodes.Increment();
+            if (llama_decode(context_.get(), batch_) == 0) {
+                after_batch();
+            } else { // nothing of this batch is sure
+                for (Slot& slot : slots_) {
+                    if (slot.job) {
+                        end(slot, Finish::failed);
+                    }
                 }
             }
         }
@@ -318,9 +317,11 @@ void Engine::after_batch() {
         if (!slot.job) {
             continue;
         }
-        keep_marks(slot);
         if (slot.logits >= 0) {
-            take_token(slot);
+            take_token(slot); // first: a client waits for it
+        }
+        if (slot.job) {
+            keep_marks(slot);
         }
     }
 }
@@ -385,6 +386,7 @@ void Engine::end(Slot& slot, Finish finish) {
     result.finish = finish;
     result.stopped_by = slot.answer.stopped_by();
     if (finish != Finish::failed && slot.job->request.cache_prompt && slot.done > 0) {
+        keep_marks(slot);
         keep(slot, slot.done,
              slot.done < slot.prompt_tokens() ? promptkv::Tier::user : promptkv::Tier::assistant);
     }

@@ -20,6 +20,7 @@
 #include <thread>
 
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 namespace {
 
@@ -131,7 +132,7 @@ std::unique_ptr<random_model::TemporaryModel> make_model(std::string& name) {
 
 void add_routes(httplib::Server& http, App& app) {
     http.Get("/", [](const httplib::Request&, httplib::Response& response) {
-        response.set_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'");
+        response.set_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'; img-src data:");
         response.set_content(page, "text/html; charset=utf-8");
     });
     http.Get("/health", [](const httplib::Request&, httplib::Response& response) {
@@ -184,6 +185,11 @@ int serve(Arguments& a) {
     http.new_task_queue = [&] { return new Connections(a.max_connections); };
     http.set_payload_max_length(a.max_body_kib << 10);
     http.set_tcp_nodelay(true);
+    int listener = -1;
+    http.set_socket_options([&](int socket) { // not for reuse by two servers, as is the default
+        const int yes = 1;
+        setsockopt(listener = socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    });
     http.set_keep_alive_max_count(1000);
     http.set_read_timeout(10);
     http.set_write_timeout(10);
@@ -193,7 +199,8 @@ int serve(Arguments& a) {
     if (port < 0) {
         throw std::runtime_error("cannot listen on " + a.host + ":" + std::to_string(a.port));
     }
-    std::thread([&http] { // ends the server when a signal says so
+    listen(listener, 1024); // the library asks for 5 connections that wait to be accepted
+    std::thread([&http] {   // ends the server when a signal says so
         sigset_t signals;
         sigemptyset(&signals);
         sigaddset(&signals, SIGINT);

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+// What the server says of its cache, and that the cache does it.
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { after, before, test } from 'node:test'
+import { chat, start, system } from './server.mjs'
+
+let server, call, name
+before(async () => {
+  server = await start(null)
+  call = server.call
+  name = (await call('GET', '/v1/models')).json.data[0].id
+})
+after(() => server.stop())
+
+const ask = async (text, more) => (await call('POST', '/v1/chat/completions', chat(text, more))).json
+const cached = answer => answer.usage.prompt_tokens_details.cached_tokens
+const cache = async () => (await call('GET', '/cache')).json
+
+test('the endpoints of llama-server answer', async () => {
+  assert.deepEqual((await call('GET', '/health')).json, { status: 'ok' })
+  assert.equal((await call('GET', '/props')).json.total_slots, 4)
+  assert.equal((await call('GET', '/slots')).json.length, 4)
+  const { tokens } = (await call('POST', '/tokenize', { content: 'a cat', with_pieces: true })).json
+  assert.equal(tokens.map(token => token.piece).join('').trim(), 'a cat')
+})
+
+test('entries share the blocks of their system prompt', async () => {
+  await call('DELETE', `/cache?model=${name}`)
+  await ask('A cat sat.', { prompt_cache_key: 'one' })
+  await ask('A dog ran.', { prompt_cache_key: 'two' })
+  const { entries, bytes, count, stats } = await cache()
+  assert.equal(count, entries.length)
+  assert.deepEqual([...new Set(entries.map(entry => entry.tier))].sort(), ['assistant', 'system', 'user'])
+  assert.equal(entries.filter(entry => entry.tier === 'system').length, 1)
+  assert.equal(entries.reduce((sum, entry) => sum + entry.bytes, 0), stats.bytes_referenced)
+  assert.ok(bytes < stats.bytes_referenced)
+  for (const entry of entries) assert.equal(entry.blocks[0][0], 0, 'the first block is the same for all')
+  assert.equal(new Set(entries.map(entry => entry.session)).size, 3) // one, two, none
+})
+
+test('a turn continues what was stored, and an edit falls back to what both share', async () => {
+  const begun = chat('A bird flew far away.', { prompt_cache_key: 'turns' })
+  const first = (await call('POST', '/v1/chat/completions', begun)).json
+  const turn = { ...begun, messages: [...begun.messages, first.choices[0].message, { role: 'user', content: 'And then?' }] }
+  const second = (await call('POST', '/v1/chat/completions', turn)).json
+  assert.ok(cached(second) >= first.usage.prompt_tokens)
+  const edited = await ask('A bird flew home.', { prompt_cache_key: 'turns' })
+  assert.ok(cached(edited) > 0 && cached(edited) < first.usage.prompt_tokens)
+})
+
+test('cache_prompt false neither reads nor stores', async () => {
+  const before = (await cache()).stats
+  const answer = await ask('A bird flew far away.', { cache_prompt: false })
+  const { stats } = await cache()
+  assert.equal(cached(answer), 0)
+  assert.equal(stats.lookups, before.lookups)
+  assert.equal(stats.stored, before.stored)
+})
+
+test('explain says why without changing anything', async () => {
+  await ask('The bear was sad.')
+  const before = (await cache()).stats
+  const messages = chat('The bear was glad.').messages
+  const hit = (await call('POST', '/cache/explain', { messages })).json
+  assert.equal(hit.reason, 'none')
+  assert.ok(hit.reused_tokens > 0 && hit.reused_tokens < hit.prompt_tokens)
+  assert.match(hit.text, /^hit/)
+  const query = encodeURIComponent(JSON.stringify(messages))
+  assert.deepEqual((await call('GET', `/cache/explain?messages=${query}`)).json, hit)
+  const miss = (await call('GET', '/cache/explain?prompt=%23%23%23')).json
+  assert.notEqual(miss.reason, 'none')
+  assert.deepEqual((await cache()).stats, before)
+})
+
+test('a session, a prefix and a model are erased, and nothing else', async () => {
+  await call('DELETE', `/cache?model=${name}`)
+  assert.equal((await cache()).count, 0)
+  await ask('A cat sat.', { prompt_cache_key: 'one' })
+  await ask('A dog ran.', { prompt_cache_key: 'two' })
+  const before = (await cache()).entries
+  const { erased } = (await call('DELETE', '/cache?session=one')).json
+  const left = (await cache()).entries
+  assert.equal(erased, 2) // the prompt and the answer
+  assert.equal(left.length, before.length - 2)
+  assert.ok(cached(await ask('A dog ran.')) > 0)
+  const departures = (await cache()).departures.slice(-2)
+  assert.deepEqual(departures.map(departure => departure.reason), ['erased', 'erased'])
+  await call('DELETE', '/cache', { messages: [{ role: 'system', content: system }] })
+  assert.equal((await cache()).count, 0)
+})
+
+test('the budget holds, what leaves is told, and a restart of traffic fills it again', async () => {
+  await ask('A cat sat.')
+  const most = (await cache()).most_bytes
+  const tight = Math.round((await cache()).bytes * 1.2)
+  assert.equal((await call('PUT', '/cache', { max_bytes: tight })).json.max_bytes, tight)
+  for (const text of ['A dog ran and ran.', 'A fish swam and swam.', 'A frog sang and sang.']) {
+    await ask(text)
+    assert.ok((await cache()).bytes <= tight)
+  }
+  const { departures, stats } = await cache()
+  assert.ok(stats.evicted + stats.cut > 0)
+  assert.ok(departures.some(({ reason }) => reason === 'evicted' || reason === 'cut'))
+  const last = departures.at(-1).number
+  assert.equal((await call('GET', `/cache?since=${last}`)).json.departures.length, 0)
+  assert.equal((await call('PUT', '/cache', { max_bytes: most + 1 })).status, 400)
+  assert.equal((await call('PUT', '/cache', { max_bytes: most })).status, 200)
+})
+
+test('promtool accepts the metrics, and they say what happened', async () => {
+  const before = (await call('GET', '/metrics')).text
+  const value = (text, metric) => Number(new RegExp(`^${metric} (\\S+)$`, 'm').exec(text)?.[1])
+  const answer = await ask('A very new story begins.')
+  const { text } = await call('GET', '/metrics')
+  const grown = metric => value(text, metric) - value(before, metric)
+  assert.equal(grown('llamacpp:prompt_tokens_total'), answer.timings.prompt_n)
+  assert.equal(grown('llamacpp:prompt_tokens_cached_total'), answer.timings.cache_n)
+  assert.equal(grown('llamacpp:tokens_predicted_total'), answer.usage.completion_tokens)
+  assert.equal(grown('vllm:prefix_cache_queries_total'), answer.usage.prompt_tokens)
+  assert.equal(grown('vllm:prefix_cache_hits_total'), answer.timings.cache_n)
+  assert.equal(grown('promptkv_lookups_total{result="longer"}'.replace(/[{}]/g, '\\$&')), 1)
+  const { bytes, count } = await cache()
+  assert.equal(value(text, 'promptkv_bytes'), bytes)
+  assert.equal([...text.matchAll(/^promptkv_entries\{.*\} (\d+)$/gm)].reduce((sum, m) => sum + Number(m[1]), 0), count)
+  const promtool = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' })
+  if (promtool.error) return console.log('skipped: promtool is not installed')
+  // It also dislikes the colons in names that llama-server and vLLM chose.
+  const said = (promtool.stdout + promtool.stderr).split('\n').filter(line => line && !/^(llamacpp|vllm):\S+ metric names should not contain ':'$/.test(line))
+  assert.deepEqual(said, [])
+})
+
+test('tenants do not see, reuse or erase state of each other', async t => {
+  const other = await start(t, '--api-key', 'a', '--api-key', 'b')
+  const as = key => ({ Authorization: `Bearer ${key}` })
+  const body = chat('A secret of mine.', { prompt_cache_key: 'same' })
+  assert.equal((await other.call('POST', '/v1/chat/completions', body)).status, 401)
+  const mine = (await other.call('POST', '/v1/chat/completions', body, as('a'))).json
+  const theirs = (await other.call('POST', '/v1/chat/completions', body, { 'x-api-key': 'b' })).json
+  assert.equal(cached(theirs), 0)
+  assert.equal(theirs.choices[0].message.content, mine.choices[0].message.content)
+  const before = (await other.call('GET', '/cache', undefined, as('a'))).json.count
+  assert.ok((await other.call('DELETE', '/cache?session=same', undefined, as('b'))).json.erased > 0)
+  assert.equal((await other.call('GET', '/cache', undefined, as('a'))).json.count, before)
+  await other.call('DELETE', `/cache?model=${name}`, undefined, as('b'))
+  const why = (await other.call('POST', '/cache/explain', { messages: body.messages }, as('b'))).json
+  assert.equal(why.reason, 'nothing_shared')
+  assert.equal((await other.call('PUT', '/cache', { max_bytes: 0 }, as('b'))).status, 403)
+})
+
+for (const kind of ['hybrid', 'recurrent']) {
+  test(`a ${kind} model continues from the state at the end of a turn`, async t => {
+    const other = await start(t, '--model', kind)
+    const begun = chat('A bird flew.')
+    const first = (await other.call('POST', '/v1/chat/completions', begun)).json
+    const again = (await other.call('POST', '/v1/chat/completions', begun)).json
+    assert.equal(cached(first), 0)
+    assert.equal(cached(again), first.usage.prompt_tokens - 1)
+    assert.equal(again.choices[0].message.content, first.choices[0].message.content)
+    const sibling = (await other.call('POST', '/v1/chat/completions', chat('A cow sat.'))).json
+    assert.ok(cached(sibling) > 0, 'the state at the end of the system prompt')
+    })
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+// Bad input, clients that go away or are slow, and very many of them.
+import assert from 'node:assert/strict'
+import { readdirSync } from 'node:fs'
+import { connect } from 'node:net'
+import { after, before, test } from 'node:test'
+import { chat, start, until } from './server.mjs'
+
+let server, call
+before(async () => {
+  server = await start(null, '--max-body', '64', '--ctx-size', '1024', '--max-waiting', '8')
+  call = server.call
+})
+after(() => server.stop())
+
+const post = body => call('POST', '/v1/chat/completions', body)
+const idle = async () => (await call('GET', '/slots')).json.every(slot => !slot.is_processing)
+const descriptors = () => readdirSync(`/proc/${server.pid}/fd`).length
+
+test('bad bodies are refused with an error that says what is wrong', async () => {
+  const deep = '['.repeat(20000)
+  for (const [body, status, says] of [
+    ['', 400, 'JSON'], ['{', 400, 'JSON'], ['[]', 400, 'object'], ['\xff{}', 400, 'JSON'],
+    [`{"messages":${deep}`, 400, ''], [`{"messages":${deep}${']'.repeat(20000)}}`, 400, 'deeply'],
+    [{}, 400, 'messages'], [{ messages: [] }, 400, 'messages'], [{ messages: [1] }, 400, 'object'],
+    [{ messages: [{ role: 'king', content: 'x' }] }, 400, 'king'],
+    [{ messages: [{ role: 'user', content: 5 }] }, 400, 'content'],
+    [{ messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, 400, 'text parts'],
+    [chat('x', { temperature: 'hot' }), 400, 'temperature'], [chat('x', { max_tokens: -1 }), 400, 'max_tokens'],
+    [chat('x', { max_tokens: 1e30 }), 400, 'max_tokens'], [chat('x', { stop: [''] }), 400, 'stop'],
+    [chat('x', { stream: 'yes' }), 400, 'stream'], [chat('x', { logprobs: true }), 400, 'logprobs'],
+    [chat('x', { prompt_cache_key: {} }), 400, 'prompt_cache_key'],
+    [chat('word '.repeat(3000)), 400, 'tokens'], [chat('x'.repeat(70000)), 413, 'large']]) {
+    const { status: got, json } = await post(body)
+    assert.equal(got, status, JSON.stringify(body).slice(0, 100))
+    assert.equal(json.error.type, 'invalid_request_error')
+    assert.ok(json.error.message.includes(says), `${json.error.message} for ${says}`)
+  }
+  for (const prompt of [[-1], [1 << 30], ['a', 'b'], {}, 5, '']) {
+    const { status } = await call('POST', '/v1/completions', { prompt, max_tokens: 1 })
+    assert.equal(status, prompt === '' ? 200 : 400, JSON.stringify(prompt))
+  }
+  const { status, json } = await call('POST', '/v1/messages', { messages: [{ role: 'user', content: 'x' }] })
+  assert.equal(status, 400)
+  assert.equal(json.type, 'error')
+  assert.equal((await call('GET', '/cache?limit=x')).status, 400)
+  assert.equal((await call('GET', '/cache?since=99999999999999999999')).status, 400)
+  assert.equal((await call('GET', '/nothing')).json.error.type, 'not_found_error')
+})
+
+test('unknown fields and odd text change nothing', async () => {
+  const plain = (await post(chat('A cat.'))).json
+  const more = (await post(chat('A cat.', { unknown: { a: [1] }, user: 'me', stop: 'not in the answer' }))).json
+  assert.equal(more.choices[0].message.content, plain.choices[0].message.content)
+  const raw = await fetch(server.url + '/v1/chat/completions',
+    { method: 'POST', body: Buffer.from('{"max_tokens":2,"messages":[{"role":"user","content":"\xf0\x9f\x98 \xff"}]}', 'latin1') })
+  assert.ok([200, 400].includes(raw.status))
+  const emoji = (await post(chat('\u{1f600} \u0000 \ud83d'.toWellFormed?.() ?? 'x'))).status
+  assert.equal(emoji, 200)
+})
+
+test('a stop text ends the answer and is not in it', async () => {
+  const body = chat('A cat sat on the', { max_tokens: 24 })
+  const whole = (await post(body)).json.choices[0].message.content
+  const stop = [...whole].slice(8, 10).join('')
+  const cut = (await post({ ...body, stop })).json.choices[0]
+  assert.equal(cut.message.content, whole.slice(0, whole.indexOf(stop)))
+  assert.equal(cut.finish_reason, 'stop')
+})
+
+test('requests from pages of other sites are refused', async () => {
+  assert.equal((await call('GET', '/cache', undefined, { Origin: 'http://evil.example' })).status, 403)
+  assert.equal((await call('GET', '/cache', undefined, { Origin: server.url })).status, 200)
+})
+
+test('a client that hangs up stops its sequence, and what was computed is kept', async () => {
+  for (const stream of [true, false]) {
+    const text = `A client that goes away ${stream}.`
+    const { stats } = (await call('GET', '/cache')).json
+    const cancelled = async () =>
+      Number(/^promptkv_server_cancelled_total (\d+)/m.exec((await call('GET', '/metrics')).text)[1])
+    const before = await cancelled()
+    const socket = connect(server.port, '127.0.0.1')
+    // The logits of an end of text are avoided only by luck: a long answer is very likely, not certain.
+    const body = JSON.stringify(chat(text, { stream, max_tokens: 900, temperature: 2 }))
+    socket.write(`POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
+    await until(async () => (await call('GET', '/slots')).json.some(slot => slot.n_decoded > 0) ||
+      (await call('GET', '/cache')).json.stats.stored > stats.stored)
+    socket.destroy()
+    await until(idle)
+    assert.ok(await cancelled() <= before + 1)
+    const again = (await post(chat(text))).json
+    assert.equal(again.usage.prompt_tokens_details.cached_tokens, again.usage.prompt_tokens - 1)
+  }
+})
+
+test('slow and silent clients stall nobody', async () => {
+  const sockets = []
+  for (let i = 0; i < 100; ++i) {
+    const socket = connect(server.port, '127.0.0.1')
+    socket.on('error', () => {})
+    socket.write(i % 2 ? '' : 'POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{')
+    sockets.push(socket)
+  }
+  assert.equal((await post(chat('A quick one.'))).status, 200)
+  for (const socket of sockets) socket.destroy()
+})
+
+test('1,000 connections are all answered or refused clearly, and nothing is left of them', async () => {
+  await until(idle)
+  const before = descriptors()
+  const get = path => new Promise(resolve => {
+    const socket = connect(server.port, '127.0.0.1')
+    let text = ''
+    socket.on('data', data => { text += data })
+    socket.on('error', () => {})
+    socket.on('close', () => resolve(Number(/^HTTP\/1.1 (\d+)/.exec(text)?.[1])))
+    const body = path === '/health' ? '' : JSON.stringify(chat('Very many.', { max_tokens: 1 }))
+    socket.write(`${body ? 'POST' : 'GET'} ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
+  })
+  const answers = await Promise.all(Array.from({ length: 1000 },
+    (_, i) => get(i % 10 ? '/health' : '/v1/chat/completions')))
+  const count = status => answers.filter(answer => answer === status).length
+  assert.equal(count(200) + count(503), 1000, JSON.stringify(answers.filter(answer => answer !== 200)))
+  assert.ok(count(200) >= 900)
+  await until(() => descriptors() <= before + 2)
+  assert.equal((await post(chat('Very many.'))).status, 200)
+})
