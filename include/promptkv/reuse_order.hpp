@@ -159,8 +159,9 @@ struct ReuseOrder {
                         !record.is_aside() && candidates_[i].last == record.node->hook.last;
             }
             std::size_t leaves = 0;
-            recency_.for_each(
-                [&](const R& record) { leaves += !record.is_aside() && record.is_leaf() ? 1 : 0; });
+            recency_.for_each([&](const R& record) {
+                leaves += !record.is_aside() && record.is_leaf() ? 1U : 0U;
+            });
             return sound && leaves == candidates_.size();
         }
 
@@ -277,6 +278,8 @@ struct ReuseOrder {
                 if (edge.slot == NodeHook::none) {
                     edge.slot = static_cast<std::uint32_t>(candidates_.size());
                     candidates_.push_back({}); // there is memory: see reserve
+                    edge.is_tail = false;      // an entry ends here now
+                    edge.uses = (std::max<std::uint16_t>)(edge.uses, 1);
                 }
                 candidates_[edge.slot] = {&record, edge.last, lesson_.level(edge.features),
                                           wish_of(record)};

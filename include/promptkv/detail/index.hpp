@@ -324,6 +324,17 @@ public:
         return false;
     }
 
+    /// Whether an entry continues a record's key. Looks a few steps far where only remembered keys and
+    /// entries that are not shown do.
+    [[nodiscard]] static bool is_continued(const R& record) noexcept {
+        Node& node = *record.node;
+        if (node.children.size() == 0 || node.beyond() != nullptr)
+            return node.children.size() > 0;
+        return record.home->tree.remembered() == 0 ||
+               first_below(*node.children[0], [](const R& each) { return each.is_entry; }) !=
+                   nullptr;
+    }
+
     /// Calls `f(record)` for every record at or below a spot at which a whole key of `n` tokens matches.
     /// `f` must not change the index.
     template <class F>

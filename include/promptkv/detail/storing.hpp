@@ -234,7 +234,7 @@ private:
         if (last != nullptr && last != &record) {
             last->last_of_session = false;
             const bool is_later = request == 0 || request > last->stored_at;
-            if (is_later && !last->many_sessions && last->node->children.size() == 0 &&
+            if (is_later && !last->many_sessions && !Index<R>::is_continued(*last) &&
                 !is_on_path(*last, record) && !is_on_path(record, *last)) {
                 parts_.demote(*last);
                 ++parts_.stats.demoted;
