@@ -111,6 +111,12 @@ struct CacheOptions {
     PolicyOptions policy{};
 };
 
+/// A point of the curve that says what more or less memory would be good for.
+struct HitRatioPoint {
+    std::size_t bytes;
+    double hit_ratio; ///< tokens that LRU would have reused, of those that were asked for
+};
+
 struct FetchOptions {
     /// Tokens left to compute; an engine needs one for its logits. A payload that serves its whole key
     /// only misses on the very same prompt, unless this is 0.
@@ -128,8 +134,9 @@ struct InsertOptions {
     /// A request beside the conversation (a title, a recap): it demotes and supersedes nothing, and
     /// does not become the session's last entry.
     bool side_request = false;
-    /// For a learning policy: how likely the state is to come back, 0 to 15; -1: unknown. TieredLRU does
-    /// not use it.
+    /// For a learning policy: a kind of request, 0 to 15, that says something about whether its state comes
+    /// back. -1: the logarithm of the tokens between the lookup's prompt and the insert. TieredLRU does not
+    /// use it.
     std::int8_t hint = -1;
     /// A reservation evicts nothing of a more persistent tier: `no_room` where that does not suffice. For
     /// state that can be had again, as from a second level.

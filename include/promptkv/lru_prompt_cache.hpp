@@ -554,6 +554,17 @@ public:
         return cache_->stats(tier);
     }
 
+    /// What share of the tokens that were asked for LRU would have reused with other budgets: would twice the
+    /// memory help? Counted since the cache was made or its budget changed; for payloads that serve parts
+    /// of their keys. Empty without `Options::policy.curve`. ReuseOrder only.
+    /// Throws: what an allocation throws.
+    [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const
+        requires detail::observes_edges<Policy>
+    {
+        const Look look(*cache_);
+        return cache_->hit_ratio_curve();
+    }
+
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
     /// hottest: storing the payloads elsewhere in this order restores the order of eviction (where payloads
     /// cannot be cut: as side requests, which supersede nothing). `f` must not call the cache.

@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_REUSE_ORDER_HPP
 #define PROMPTKV_REUSE_ORDER_HPP
 
+#include <promptkv/detail/lru_watch.hpp>
 #include <promptkv/detail/reuse_lesson.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
 #include <promptkv/tier.hpp>
@@ -10,10 +11,13 @@
 #include <promptkv/victim_policy.hpp>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -32,6 +36,12 @@ namespace promptkv::inline PROMPTKV_ABI {
 struct ReuseOrder {
     struct Options {
         std::uint32_t sample = 32; ///< candidates looked at for each victim
+        /// Keeps the curve of LRU's hit ratios: see BasicPromptCache::hit_ratio_curve.
+        bool curve = false;
+        /// The budgets of the curve, in bytes; none: a quarter, half, 1, 2 and 4 times `max_bytes`.
+        std::vector<std::size_t> curve_bytes{};
+        /// Orders by recency for a while when it was clearly behind LRU.
+        bool guard = false;
     };
 
     static constexpr std::size_t remembered = 4;
@@ -82,7 +92,10 @@ struct ReuseOrder {
     template <class R, class TierEnum>
     class Order {
     public:
-        Order(const Options& options, Rules rules) : options_(options), recency_({}, rules) {}
+        Order(const Options& options, Rules rules) : options_(options), recency_({}, rules) {
+            if (options.curve || options.guard)
+                watch_.emplace(options.guard, options.curve_bytes);
+        }
 
         // entries ////////////////////////////////////////////////////////////
 
@@ -122,6 +135,7 @@ struct ReuseOrder {
 
         /// The least worth of the next candidates.
         [[nodiscard]] R* victim() noexcept {
+            const bool by_recency = watch_ && watch_->says_recency();
             const Candidate* found = nullptr;
             float least = 0;
             std::uint32_t oldest = 0;
@@ -131,7 +145,7 @@ struct ReuseOrder {
                     hand_ = 0;
                 const Candidate& each = candidates_[hand_++];
                 const std::uint32_t age = now_ - each.last;
-                const float worth = lesson_.worth(each.level, age) + each.wish;
+                const float worth = by_recency ? 0 : lesson_.worth(each.level, age) + each.wish;
                 if (found == nullptr || worth < least || (worth == least && age > oldest)) {
                     found = &each;
                     least = worth;
@@ -149,7 +163,8 @@ struct ReuseOrder {
             recency_.for_each(f);
         }
         [[nodiscard]] std::size_t nbytes() const noexcept {
-            return lesson_.nbytes() + candidates_.capacity() * sizeof(Candidate);
+            return lesson_.nbytes() + candidates_.capacity() * sizeof(Candidate) +
+                   (watch_ ? watch_->nbytes() : 0);
         }
         [[nodiscard]] bool check_invariants() const noexcept {
             bool sound = recency_.check_invariants();
@@ -167,18 +182,33 @@ struct ReuseOrder {
 
         // edges //////////////////////////////////////////////////////////////
 
-        /// What is new about an edge: the request, the edge's tokens, its tier as a feature, a hint.
+        /// What is new about an edge: the request, the edge's tokens, its tier as a feature.
         struct Use {
             std::uint32_t request;
             std::size_t tokens;
             std::uint32_t tier = 0;
-            std::uint32_t hint = 0;
         };
 
-        void next_request(std::uint64_t number) noexcept {
+        void next_request(std::uint64_t number, std::size_t prompt_tokens) noexcept {
             now_ = static_cast<std::uint32_t>(number);
+            prompts_[now_ % prompts_.size()] = {now_, prompt_tokens};
             lesson_.learn(now_);
             thin_out();
+        }
+        /// By how many tokens a request's key is longer than what the request had so far; nothing: unknown.
+        [[nodiscard]] std::optional<std::size_t> extend_request(std::uint32_t request,
+                                                                std::size_t tokens) noexcept {
+            Prompt& prompt = prompts_[request % prompts_.size()];
+            if (prompt.request != request)
+                return std::nullopt;
+            const std::size_t before =
+                std::exchange(prompt.tokens, (std::max)(prompt.tokens, tokens));
+            return prompt.tokens - before;
+        }
+        /// What compares with LRU; null: nothing does.
+        [[nodiscard]] detail::LruWatch* watch() noexcept { return watch_ ? &*watch_ : nullptr; }
+        [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const {
+            return watch_ && options_.curve ? watch_->curve() : std::vector<HitRatioPoint>();
         }
         [[nodiscard]] std::uint32_t now() const noexcept { return now_; }
 
@@ -194,6 +224,13 @@ struct ReuseOrder {
                 ++edge.uses;
             describe(edge, log_feature(gap), use);
             observe(edge);
+        }
+        /// What the caller says of the request that used an edge last.
+        void hint(NodeHook& edge, std::uint32_t hint) noexcept {
+            edge.features = (edge.features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
+            lesson_.amend(edge.interval, edge.features);
+            if (edge.slot != NodeHook::none)
+                candidates_[edge.slot].level = lesson_.level(edge.features);
         }
         /// An edge is new, below one that has `children` with it; 0: at the root.
         void born(NodeHook& edge, std::size_t children, const Use& use) noexcept {
@@ -223,7 +260,7 @@ struct ReuseOrder {
             std::uint32_t last;
             float level;
             float
-                wish; // log2: a tier counts for twice as much as the one below; an obsolete entry for nothing
+                wish; // log2: a tier counts for twice the one below; an obsolete entry for nothing
         };
 
         [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
@@ -243,7 +280,7 @@ struct ReuseOrder {
             edge.last = use.request;
             edge.features = uses_feature(edge.uses) | gap_feature << 4U |
                             std::uint32_t{edge.siblings} << 8U | log_feature(use.tokens) << 12U |
-                            (std::min)(use.hint, 15U) << 16U | (std::min)(use.tier, 15U) << 20U;
+                            (edge.features & 0xf0000U) | (std::min)(use.tier, 15U) << 20U;
             if (edge.slot != NodeHook::none) {
                 candidates_[edge.slot].last = edge.last;
                 candidates_[edge.slot].level = lesson_.level(edge.features);
@@ -299,9 +336,16 @@ struct ReuseOrder {
                    static_cast<float>(detail::tier_index(record.tier));
         }
 
+        struct Prompt {
+            std::uint32_t request = 0;
+            std::size_t tokens = 0;
+        };
+
         Options options_;
         TieredLRU::Order<R, TierEnum> recency_; // for for_each
         detail::ReuseLesson lesson_;
+        std::optional<detail::LruWatch> watch_;
+        std::array<Prompt, 256> prompts_{}; // of the last requests
         std::vector<Candidate> candidates_;
         std::size_t hand_ = 0;
         std::uint32_t now_ = 0;

@@ -6,6 +6,7 @@
 #include <promptkv/cache_types.hpp>
 #include <promptkv/config.hpp>
 #include <promptkv/detail/admission.hpp>
+#include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/removals.hpp>
@@ -116,6 +117,7 @@ public:
         return Usage<R>(parts_).count(choice, tokens);
     }
     void refresh(const Choice<R>& choice, Tokens tokens) noexcept {
+        Edges<R>(parts_).touched(choice.spot, choice.record);
         Usage<R>(parts_).refresh(choice, tokens);
     }
 
@@ -356,6 +358,9 @@ public:
         return order + parts_.index.nbytes() + size() * (sizeof(R) + payload) +
                parts_.index.remembered_keys() * sizeof(R) +
                parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
+    }
+    [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const {
+        return parts_.order.hit_ratio_curve();
     }
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;

@@ -6,12 +6,13 @@
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/lookup.hpp>
+#include <promptkv/detail/lru_watch.hpp>
 #include <promptkv/detail/parts.hpp>
 #include <promptkv/version.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
@@ -29,13 +30,16 @@ public:
     using Spot = typename Index<R>::Spot;
     using Policy = typename R::Policy;
 
-    explicit Edges(Parts<R>& parts) noexcept : order_(parts.order), lookups_(parts.stats.lookups) {}
+    explicit Edges(Parts<R>& parts) noexcept : parts_(parts), order_(parts.order) {}
 
     /// A lookup was counted.
-    void looked_up(const Spot& spot, const R* match) noexcept {
+    void looked_up([[maybe_unused]] const Choice<R>& choice,
+                   [[maybe_unused]] typename R::Tokens tokens) noexcept {
         if constexpr (observes_edges<Policy>) {
-            order_.next_request(lookups_);
-            touched(spot, match);
+            order_.next_request(parts_.stats.lookups, tokens.size());
+            if (LruWatch* watch = order_.watch())
+                compare(*watch, choice, tokens);
+            touched(choice.spot, choice.record);
         }
     }
     /// A prompt was used, as by a lookup.
@@ -73,6 +77,7 @@ public:
                 use(node, now);
             else
                 order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+            extended(node, now, options.hint);
         }
     }
 
@@ -87,6 +92,7 @@ public:
                 node.hook.is_tail = true;
             else
                 order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+            extended(node, now, options.hint);
         }
     }
 
@@ -133,10 +139,63 @@ private:
         const bool is_later = static_cast<std::int32_t>(now - hook.last) > 0;
         if (hook.is_observed() && (is_later || hook.is_new_part))
             order_.used(hook, use_of(node, now));
+        else if (hook.is_tail && is_later)
+            hook.last = now;
     }
 
+    /// A request stored, or would have stored, the key at a node: what the request added to its prompt says
+    /// something about all that it used.
+    void extended(Node& node, std::uint32_t now, std::int8_t hint) noexcept {
+        constexpr std::size_t unit = 16; // tokens
+        const auto added = order_.extend_request(now, node.depth);
+        if (added && *added > 0 && order_.watch() != nullptr)
+            order_.watch()->add(*added);
+        if (hint < 0 && !added)
+            return;
+        const std::uint32_t said = hint >= 0
+                                       ? static_cast<std::uint32_t>(hint)
+                                       : static_cast<std::uint32_t>(std::bit_width(*added / unit));
+        for (Node* used = &node; used != nullptr; used = used->parent) {
+            if (used->hook.is_observed() && used->hook.last == now)
+                order_.hint(used->hook, said);
+        }
+    }
+
+    /// Tells the watch which tokens the prompt uses, from the root on.
+    void compare(LruWatch& watch, const Choice<R>& choice, typename R::Tokens tokens) noexcept {
+        const auto resident = static_cast<double>(parts_.index.resident_tokens());
+        const auto nbytes = static_cast<double>(parts_.ledger.nbytes());
+        watch.begin(parts_.stats.lookups, parts_.options.max_bytes,
+                    nbytes > 0 ? resident / nbytes : 0);
+        const auto& place = choice.spot.place;
+        std::size_t at = 0;
+        const auto use_to = [&](const Node* node, std::size_t end) {
+            const bool known = node != nullptr && (node->hook.uses > 0);
+            watch.use(known ? node->hook.last : 0, known, end - at);
+            at = end;
+        };
+        for (const Node* node = place.node != nullptr && place.node->parent != nullptr
+                                    ? top_of(choice.spot)
+                                    : nullptr;
+             node != nullptr;
+             node = node != place.node ? node->children.find(tokens[node->depth]) : nullptr)
+            use_to(node, node->depth);
+        if (place.inside != nullptr && place.common > at)
+            use_to(place.inside, place.common);
+        if (tokens.size() > at)
+            use_to(nullptr, tokens.size());
+        watch.end(choice.reused);
+    }
+    /// The node below the root on the way to a spot. Requires: there is one.
+    [[nodiscard]] static const Node* top_of(const Spot& spot) noexcept {
+        const Node* node = spot.place.node;
+        while (node->parent->parent != nullptr)
+            node = node->parent;
+        return node;
+    }
+
+    Parts<R>& parts_;
     Order& order_;
-    const std::uint64_t& lookups_;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

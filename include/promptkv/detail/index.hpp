@@ -330,9 +330,8 @@ public:
         Node& node = *record.node;
         if (node.children.size() == 0 || node.beyond() != nullptr)
             return node.children.size() > 0;
-        return record.home->tree.remembered() == 0 ||
-               first_below(*node.children[0], [](const R& each) { return each.is_entry; }) !=
-                   nullptr;
+        const auto is_other = [&](const R& each) { return &each != &record && each.is_entry; };
+        return record.home->tree.remembered() == 0 || first_below(node, is_other) != nullptr;
     }
 
     /// Calls `f(record)` for every record at or below a spot at which a whole key of `n` tokens matches.

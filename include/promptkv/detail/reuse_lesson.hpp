@@ -51,6 +51,11 @@ public:
             seen_ = ring_size;
         return number;
     }
+    /// The kind of an interval is known better now.
+    void amend(std::uint32_t number, std::uint32_t features) noexcept {
+        if (number != 0 && seen_ - number <= ring_size)
+            ring_[number % ring_size].features = features & 0xffffffU;
+    }
     /// The interval with this number ends with a use. Without effect if it is 0, or was long ago.
     void end(std::uint32_t number, std::uint32_t now) noexcept {
         Interval& interval = ring_[number % ring_size];

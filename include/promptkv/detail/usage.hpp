@@ -30,7 +30,7 @@ public:
         ++stats.lookups;
         stats.tokens_requested += tokens.size();
         stats.tokens_reused += choice.reused;
-        Edges<R>(parts_).looked_up(choice.spot, choice.record);
+        Edges<R>(parts_).looked_up(choice, tokens);
         switch (choice.match) {
         case Match::none:
             ++missed(choice.miss);
