@@ -79,14 +79,11 @@ public:
     Store(const BlockTree& tree, std::uint64_t capacity)
         : tree_(tree), capacity_(capacity), places_(tree.size()) {}
 
-    /// Blocks of `path` from its start on that are held.
+    /// Blocks of `path` that are held. They are its first ones: no block is held without those before it.
     [[nodiscard]] std::uint64_t held(std::span<const NodeId> path) const {
         std::uint64_t blocks = 0;
         for (const NodeId node : path) {
             blocks += places_[node].held;
-            if (places_[node].held < tree_.length(node)) {
-                break;
-            }
         }
         return blocks;
     }
