@@ -6,7 +6,7 @@ set style data linespoints
 set format y "%g"
 set yrange [0:1]
 set logscale x 2
-set key bottom right samplen 2
+set key outside bottom center horizontal samplen 2 height 0.5
 set tmargin 2
 
 column_of(file, n) = system(sprintf("awk -F, 'NR > 1 && !seen[$%d]++ { print $%d }' %s", n, n, file))
@@ -15,7 +15,7 @@ rows_of(n) = (n + 2) / 3
 traces = column_of("policies.csv", 1)
 policies = column_of("policies.csv", 3)
 rows(trace, policy) = sprintf("< awk -F, '$1 == \"%s\" && $3 == \"%s\" && $2 != \"unlimited\"' policies.csv", trace, policy)
-set terminal svg size 1000,260*rows_of(words(traces)) font "sans,12" background "white"
+set terminal svg size 1000,300*rows_of(words(traces)) font "sans,12" background "white"
 set output "policies.svg"
 set multiplot layout rows_of(words(traces)),3 title "Token hit ratio by capacity, in blocks"
 do for [trace in traces] {
@@ -27,7 +27,7 @@ unset multiplot
 traces = column_of("curve.csv", 1)
 if (words(traces) > 0) {
     points(trace) = sprintf("< awk -F, '$1 == \"%s\"' curve.csv | sort -t, -k4n", trace)
-    set terminal svg size 1000,260*rows_of(words(traces)) font "sans,12" background "white"
+    set terminal svg size 1000,300*rows_of(words(traces)) font "sans,12" background "white"
     set output "curve.svg"
     set multiplot layout rows_of(words(traces)),3 title "LRU's hit ratio by budget, in GiB: as the cache tells and as measured"
     do for [trace in traces] {
