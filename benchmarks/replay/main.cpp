@@ -61,6 +61,7 @@ struct Arguments {
     std::string json_path;
     std::string ratios_path;
     bool curve = false;
+    bool guard = false;
     std::string curve_path;
     bool quiet = false;
 };
@@ -229,6 +230,8 @@ void declare_output(CLI::App& app, Arguments& arguments) {
                    "Write the hit ratios alone as CSV; - is standard output")
         ->type_name("FILE")
         ->group(group);
+    app.add_flag("--guard", arguments.guard,
+                 "With --policy reuse: order by recency for a while when it is clearly behind LRU");
     app.add_flag("--curve", arguments.curve,
                  "Show the cache's curve of LRU's hit ratios beside what is measured")
         ->group(group);
@@ -277,6 +280,8 @@ replay::Settings settings_from(const Arguments& arguments) {
     settings.sessions = !arguments.no_sessions;
     settings.bytes_per_token = arguments.bytes_per_token;
     settings.max_entries = arguments.max_entries.value_or(settings.max_entries);
+    settings.curve = arguments.curve || !arguments.curve_path.empty();
+    settings.guard = arguments.guard;
     return settings;
 }
 

@@ -105,10 +105,7 @@ public:
     Simulator(const Trace& trace, const Settings& settings, const Capacity& capacity)
         : trace_(trace), settings_(settings),
           bytes_per_block_(trace.block_size * settings.bytes_per_token),
-          cache_({.max_bytes = capacity.bytes(bytes_per_block_),
-                  .max_entries = settings.max_entries,
-                  .rules = settings.policy == Policy::reference ? promptkv::Rules::mlx_lm
-                                                                : promptkv::Rules::promptkv}) {
+          cache_(options_of(settings, capacity.bytes(bytes_per_block_))) {
         result_.policy = settings.policy;
         result_.payload = payload_of(settings);
         result_.capacity = capacity;
@@ -126,6 +123,20 @@ public:
 private:
     using Tier = promptkv::Tier;
     using InsertOptions = promptkv::InsertOptions;
+
+    [[nodiscard]] static typename Cache::Options options_of(const Settings& settings,
+                                                            std::size_t max_bytes) {
+        typename Cache::Options options;
+        options.max_bytes = max_bytes;
+        options.max_entries = settings.max_entries;
+        if (settings.policy == Policy::reference)
+            options.rules = promptkv::Rules::mlx_lm;
+        if constexpr (HasCurve<Cache>) {
+            options.policy.curve = settings.curve;
+            options.policy.guard = settings.guard;
+        }
+        return options;
+    }
 
     void replay(const Request& request) {
         expand(trace_, request, ids_);

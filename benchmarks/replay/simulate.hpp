@@ -42,6 +42,8 @@ struct Settings {
     bool sessions = true;           ///< whether InsertWay::server names the sessions of the trace
     std::uint64_t bytes_per_token = 131'072; ///< 8 KV heads of 128 in 32 layers, 16 bits a number
     std::size_t max_entries = promptkv::unlimited;
+    bool curve = false; ///< whether a cache with ReuseOrder keeps its curve of hit ratios
+    bool guard = false; ///< whether it orders by recency while it is behind LRU
 };
 
 /// The payload that is replayed: that of the settings, except that a bound always shares blocks and that
