@@ -38,6 +38,20 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the next victim to the last one     |
 ///
 /// `used`, `demote` and `leave` may concern a record that is set aside; the first two end that.
+///
+/// Where `P::NodeHook` is not empty the order observes the nodes of the index as well, and is told:
+///
+/// | call                        | meaning                                                       |
+/// |-----------------------------|---------------------------------------------------------------|
+/// | `reserve(n)`                | there will be up to `n` entries; the only call that may throw  |
+/// | `next_request(number, n)`   | a lookup of `n` tokens begins                                 |
+/// | `used(hook, use)`           | a request ran over the whole edge                             |
+/// | `born(hook, siblings, use)` | a request made the edge                                       |
+/// | `expect(hook, ...)`         | what `born` would say of an edge that is not there yet        |
+/// | `resident_leaf(r, is)`      | entries that continue the record's state came or left         |
+///
+/// A node that takes the first part of another one's edge gets `hook.first_part()`; see RadixNode. Lookups
+/// tell of every node that they run over, evicted or not, so there is no call for a miss. See ReuseOrder.
 template <class P, class R, class TierEnum>
 concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::template Order<R, TierEnum> asked, R& record,

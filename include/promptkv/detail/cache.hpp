@@ -489,11 +489,12 @@ private:
 
     /// A key, or the rest of one, that the policy did not want: it may be wanted later.
     void remember(ModelView model, Tokens tokens, TierEnum tier, const InsertOptions& options) {
-        if constexpr (observes_edges<typename R::Policy> && PrefixReusable<KV>) {
+        if constexpr (observes_edges<typename R::Policy>) {
             const auto spot = parts_.index.locate(model, tokens);
             if (!parts_.index.remembers() || spot.home == nullptr)
                 return;
-            if (auto* node = parts_.index.remember(spot, tokens, tier, options.session))
+            if (auto* node =
+                    parts_.index.remember(spot, tokens, tier, options.session, parts_.serves_parts))
                 Edges<R>(parts_).declined(*node, options);
         }
     }

@@ -86,9 +86,10 @@ public:
     void declined([[maybe_unused]] Node& node, [[maybe_unused]] const InsertOptions& options) {
         if constexpr (observes_edges<Policy>) {
             const std::uint32_t now = request_of(options);
-            for (Node* above = node.parent; above != nullptr; above = above->parent)
+            const bool parts = node.value->serves_any;
+            for (Node* above = node.parent; parts && above != nullptr; above = above->parent)
                 use(*above, now);
-            if (node.parent->children.size() == 1 && node.parent->parent != nullptr)
+            if (parts && node.parent->children.size() == 1 && node.parent->parent != nullptr)
                 node.hook.is_tail = true;
             else
                 order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));

@@ -86,11 +86,10 @@ public:
         return *linked;
     }
 
-    /// Remembers a key that was never stored, unless a longer one is known. Null: it is known, or memory
-    /// ran out.
+    /// Remembers a key that was never stored. Null: it, or a longer one, is known, or memory ran out.
     /// Requires: `spot` is locate(model, tokens), and the model has keys.
-    Node* remember(Spot spot, Tokens tokens, typename R::TierEnum tier,
-                   std::uint64_t session) noexcept {
+    Node* remember(Spot spot, Tokens tokens, typename R::TierEnum tier, std::uint64_t session,
+                   bool serves_parts) noexcept {
         if (spot.common() == tokens.size())
             return nullptr;
         const Counting counting(*this, *spot.home);
@@ -99,7 +98,7 @@ public:
             return nullptr;
         record->tier = tier;
         record->session = session;
-        record->serves_any = true;
+        record->serves_any = serves_parts;
         Node* node = nullptr;
         PROMPTKV_TRY {
             node = spot.home->tree.node_at(tokens, spot.place);

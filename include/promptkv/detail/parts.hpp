@@ -39,6 +39,7 @@ struct Parts {
     std::array<TierStats, tier_traits<typename R::TierEnum>::count> tiers{}; // what only counts up
     std::shared_ptr<const typename Removals<R>::Listener> listener;
     std::size_t block_tokens = 1; // of the last payload that was stored
+    bool serves_parts = false;    // whether that one serves parts of its key
     std::size_t peak_tokens = 0;  // the most tokens that were ever resident
     std::uint32_t asides = 0;     // running number of entries that were set aside
     bool is_closed = false;       // the cache is being destroyed: it stores nothing

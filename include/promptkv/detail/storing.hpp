@@ -137,7 +137,8 @@ private:
         record.tier = former != nullptr ? (std::max)(former->tier, insert.tier) : insert.tier;
         record.session = options.session;
         record.stored_at = parts_.stats.lookups;
-        parts_.index.show(record, record.serves_parts());
+        parts_.serves_parts = record.serves_parts();
+        parts_.index.show(record, parts_.serves_parts);
         if (former != nullptr)
             replace(record, *former, options);
         if (session != 0)
