@@ -333,7 +333,7 @@ public:
             cache_->choose(model, tokens, {.min_remaining = 0}, detail::can_lease<KV>);
         if (choice.record == nullptr || choice.reused < tokens.size())
             return {};
-        return Lease(Lookup(choice, 0), cache_->lease(*choice.record));
+        return Lease(detail::Answer::of(choice, 0), cache_->lease(*choice.record));
     }
 
     /// Says why a fetch of the prompt would miss, or what it would hit. For a person who asks: it changes

@@ -360,7 +360,10 @@ public:
                parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
     }
     [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const {
-        return parts_.order.hit_ratio_curve();
+        if constexpr (observes_edges<typename R::Policy>)
+            return parts_.order.hit_ratio_curve();
+        else
+            return {};
     }
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;
