@@ -11,6 +11,7 @@
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
 #include <promptkv/prompt_trie.hpp>
+#include <promptkv/reuse_order.hpp>
 #include <promptkv/stats.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
