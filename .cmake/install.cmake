@@ -28,4 +28,15 @@ install(FILES ${package_dir}/promptkvConfigVersion.cmake DESTINATION share/cmake
 configure_file(${CMAKE_CURRENT_LIST_DIR}/promptkv.pc.in ${package_dir}/promptkv.pc @ONLY)
 install(FILES ${package_dir}/promptkv.pc DESTINATION share/pkgconfig)
 
+# For debuggers. natvis names types with their inline namespace.
+file(STRINGS ${PROJECT_SOURCE_DIR}/include/promptkv/version.hpp abi REGEX "^#define PROMPTKV_ABI ")
+string(REPLACE "#define PROMPTKV_ABI " "" ABI ${abi})
+configure_file(
+    ${CMAKE_CURRENT_LIST_DIR}/debugger/promptkv.natvis.in ${package_dir}/promptkv.natvis @ONLY
+)
+install(
+    FILES ${package_dir}/promptkv.natvis ${CMAKE_CURRENT_LIST_DIR}/debugger/promptkv_gdb.py
+    DESTINATION share/promptkv
+)
+
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION share/licenses/promptkv)

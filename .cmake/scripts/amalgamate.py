@@ -4,7 +4,7 @@
 
     .cmake/scripts/amalgamate.py OUT/promptkv.hpp
 
-It holds promptkv.hpp and concurrent_prompt_cache.hpp, and everything that they include. What the
+It holds the headers ROOTS, and everything that they include. What the
 standard library gives is included once, at the top.
 """
 
@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "include"
-ROOTS = ("promptkv/promptkv.hpp", "promptkv/concurrent_prompt_cache.hpp")
+ROOTS = ("promptkv/promptkv.hpp", "promptkv/reuse_order.hpp", "promptkv/concurrent_prompt_cache.hpp")
 OWN = re.compile(r"\s*#\s*include\s*<(promptkv/[^>]+)>")
 OTHER = re.compile(r"#\s*include\s*<([^>]+)>")
 

@@ -251,7 +251,9 @@ class Recipe:
             endfunction()
             function(vcpkg_cmake_config_fixup)
                 cmake_parse_arguments(PARSE_ARGV 0 arg "" "CONFIG_PATH" "")
-                file(RENAME ${{CURRENT_PACKAGES_DIR}}/${{arg_CONFIG_PATH}} ${{CURRENT_PACKAGES_DIR}}/share/${{PORT}})
+                file(COPY ${{CURRENT_PACKAGES_DIR}}/${{arg_CONFIG_PATH}}/
+                    DESTINATION ${{CURRENT_PACKAGES_DIR}}/share/${{PORT}})
+                file(REMOVE_RECURSE ${{CURRENT_PACKAGES_DIR}}/${{arg_CONFIG_PATH}})
             endfunction()
             function(vcpkg_install_copyright)
                 cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "FILE_LIST")

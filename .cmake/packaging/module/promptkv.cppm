@@ -5,6 +5,7 @@ module;
 
 #include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/promptkv.hpp>
+#include <promptkv/reuse_order.hpp>
 
 export module promptkv;
 
@@ -25,6 +26,7 @@ using promptkv::Match;
 using promptkv::MissReason;
 using promptkv::name;
 using promptkv::Outcome;
+using promptkv::PromptCache;
 using promptkv::Removal;
 using promptkv::RemovalReason;
 using promptkv::Rules;
@@ -54,6 +56,7 @@ using promptkv::TruncatablePayload;
 using promptkv::CacheOrder;
 using promptkv::for_each_counter;
 using promptkv::PromptTrie;
+using promptkv::ReuseOrder;
 using promptkv::Stats;
 using promptkv::TieredLRU;
 using promptkv::TierStats;
