@@ -1,5 +1,6 @@
+# shellcheck shell=bash
 # SPDX-License-Identifier: MIT
-# Sourced by tests/setup, tests/run, examples/run and benchmarks/run: which Debian packages they need.
+# Sourced by tests/setup and the run scripts: which Debian packages they need.
 
 # packages_of <tests|quick|examples|benchmarks>: prints them. `quick` is what tests/run --quick needs.
 packages_of() {
@@ -34,17 +35,41 @@ missing_packages() {
     done
 }
 
-# need_packages <as for packages_of>: root gets what is absent; others are told the command.
+# install_packages <name...>: with sudo unless it runs as root. Says what it installs, and what this system
+# does not have.
+install_packages() {
+    local package there=() sudo=()
+    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
+    export DEBIAN_FRONTEND=noninteractive
+    "${sudo[@]}" apt-get update -qq
+    for package in "$@"; do
+        if apt-cache show "$package" >/dev/null 2>&1; then
+            there+=("$package")
+        else
+            echo "not in this system: $package"
+        fi
+    done
+    [ ${#there[@]} -gt 0 ] || return 0
+    echo "missing packages, now being installed: ${there[*]}"
+    "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${there[@]}" >/dev/null || {
+        echo "could not install: ${there[*]}"
+        return 1
+    }
+}
+
+# need_packages <as for packages_of>, or <name...>: root gets what is absent; others are told what to do.
 need_packages() {
-    local missing
-    # shellcheck disable=SC2046 # a list of words
-    missing=$(missing_packages $(packages_of "$1"))
-    [ -n "$missing" ] || return 0
+    local wanted=("$@") missing
+    # shellcheck disable=SC2207 # a list of words
+    case $1 in tests | quick | examples | benchmarks) wanted=($(packages_of "$1")) ;; esac
+    # shellcheck disable=SC2207
+    missing=($(missing_packages "${wanted[@]}"))
+    [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-        tests/setup "$1"
+        install_packages "${missing[@]}"
     else
-        echo "missing packages:" $missing >&2
-        echo "install them, or run: tests/setup $1" >&2
+        echo "missing packages: ${missing[*]}" >&2
+        echo "install them; tests/setup does it on Debian and Ubuntu" >&2
         return 1
     fi
 }
