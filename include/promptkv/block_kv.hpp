@@ -34,25 +34,61 @@ public:
 
     /// Payloads in a cache's account that hold the block.
     [[nodiscard]] std::uint32_t count() const noexcept {
-        return payloads_.load(std::memory_order_acquire);
+        const std::uint32_t stored = stored_.load(std::memory_order_relaxed);
+        const std::uint32_t holders = holders_.load(std::memory_order_acquire);
+        return stored > 0 && holders > 0 ? holders - 1 + stored : holders;
     }
 
-    /// One payload more. Returns whether it is the first. For the cache alone.
-    bool acquire(const void* cache) const noexcept {
-        if (payloads_.fetch_add(1, std::memory_order_acq_rel) == 0) {
+    // For the cache alone, all but `unpin` under the cache's lock.
+
+    /// One stored payload more. Returns whether no payload held the block.
+    bool store(const void* cache) const noexcept {
+        const std::uint32_t stored = stored_.load(std::memory_order_relaxed);
+        stored_.store(stored + 1, std::memory_order_relaxed);
+        if (stored > 0) {
+            assert_belongs_to(cache);
+            return false;
+        }
+        if (holders_.load(std::memory_order_acquire) > 0)
+            return pin(cache); // they may end meanwhile
+        cache_.store(cache, std::memory_order_relaxed);
+        holders_.store(1, std::memory_order_relaxed);
+        return true;
+    }
+    /// One stored payload less. Returns whether it was the last payload.
+    bool unstore() const noexcept {
+        const std::uint32_t stored = stored_.load(std::memory_order_relaxed);
+        stored_.store(stored - 1, std::memory_order_relaxed);
+        if (stored > 1)
+            return false;
+        if (holders_.load(std::memory_order_acquire) > 1)
+            return unpin(); // the others may end meanwhile
+        holders_.store(0, std::memory_order_release);
+        return true;
+    }
+    /// One leased payload more that is no entry's. Returns whether no payload held the block.
+    bool pin(const void* cache) const noexcept {
+        if (holders_.fetch_add(1, std::memory_order_acq_rel) == 0) {
             cache_.store(cache, std::memory_order_relaxed);
             return true;
         }
+        assert_belongs_to(cache);
+        return false;
+    }
+    /// One less of these, on any thread. Returns whether it was the last payload.
+    bool unpin() const noexcept { return holders_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
+
+private:
+    void assert_belongs_to([[maybe_unused]] const void* cache) const noexcept {
         PROMPTKV_ASSERT(
             cache_.load(std::memory_order_relaxed) == cache &&
             "a block belongs to one cache at a time: copy what is in it to a new block");
-        return false;
     }
-    /// One payload less. Returns whether it was the last. For the cache alone.
-    bool release() const noexcept { return payloads_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
 
-private:
-    mutable std::atomic<std::uint32_t> payloads_{0};
+    // `holders_` rises under the lock alone, so that a block without a pin needs no atomic
+    // read-modify-write: nobody else can change its counters.
+    mutable std::atomic<std::uint32_t> stored_{0};  // payloads of entries; under the cache's lock
+    mutable std::atomic<std::uint32_t> holders_{0}; // all of these as one, and each other payload
     mutable std::atomic<const void*> cache_{nullptr};
 };
 

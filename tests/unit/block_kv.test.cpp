@@ -43,13 +43,13 @@ class Account {
 public:
     explicit Account(const Blocks& kv) : uses_(uses(kv, 0)) {
         for (const BlockUse* use : uses_)
-            use->acquire(&the_cache);
+            use->store(&the_cache);
     }
     Account(const Account&) = delete;
     Account& operator=(const Account&) = delete;
     ~Account() {
         for (const BlockUse* use : uses_)
-            use->release();
+            use->unstore();
     }
 
 private:
@@ -65,11 +65,19 @@ TEST_CASE("BlockUse says who is the first and who is the last") {
     const BlockUse use;
     const int cache = 0;
     CHECK(use.count() == 0);
-    CHECK(use.acquire(&cache));
-    CHECK_FALSE(use.acquire(&cache));
-    CHECK(use.count() == 2);
-    CHECK_FALSE(use.release());
-    CHECK(use.release());
+    CHECK(use.store(&cache));
+    CHECK_FALSE(use.store(&cache));
+    CHECK_FALSE(use.pin(&cache));
+    CHECK(use.count() == 3);
+    CHECK_FALSE(use.unstore());
+    CHECK_FALSE(use.unstore());
+    CHECK(use.count() == 1);
+    CHECK(use.unpin());
+    CHECK(use.count() == 0);
+    CHECK(use.pin(&cache));
+    CHECK_FALSE(use.store(&cache));
+    CHECK_FALSE(use.unpin());
+    CHECK(use.unstore());
     CHECK(use.count() == 0);
 }
 
@@ -77,10 +85,10 @@ TEST_CASE("BlockUse that nobody holds may go to another cache") {
     const BlockUse use;
     const int first = 0;
     const int second = 0;
-    use.acquire(&first);
-    use.release();
-    CHECK(use.acquire(&second));
-    use.release();
+    use.store(&first);
+    use.unstore();
+    CHECK(use.pin(&second));
+    use.unpin();
 }
 
 TEST_CASE("SharedBlock shares its block among copies") {

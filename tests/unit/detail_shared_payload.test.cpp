@@ -126,19 +126,38 @@ TEST_CASE("Blocks that are held again are told apart from new ones") {
     const Blocks kv = blocks("abcd");
     const Blocks prefix = kv.clone_prefix(2);
     const int cache = 0;
-    CHECK(promptkv::detail::hold_blocks(kv, &cache) == 0);
-    CHECK(promptkv::detail::hold_blocks(prefix, &cache) == 2); // held before
-    CHECK(promptkv::detail::release_blocks(kv, 0) == 2);       // still held
-    CHECK(promptkv::detail::hold_blocks(kv, &cache) == 2);
-    CHECK(promptkv::detail::release_blocks(kv, 2) == 0); // the tail alone
-    CHECK(promptkv::detail::release_blocks(prefix, 0) == 2);
-    CHECK(promptkv::detail::release_blocks(kv.clone_prefix(2), 0) == 0);
+    CHECK(promptkv::detail::store_blocks(kv, &cache) == 0);
+    CHECK(promptkv::detail::store_blocks(prefix, &cache) == 2); // held before
+    CHECK(promptkv::detail::unstore_blocks(kv, 0) == 2);        // still held
+    CHECK(promptkv::detail::store_blocks(kv, &cache) == 2);
+    CHECK(promptkv::detail::unstore_blocks(kv, 2) == 0); // the tail alone
+    CHECK(promptkv::detail::unstore_blocks(prefix, 0) == 2);
+    CHECK(promptkv::detail::unstore_blocks(kv.clone_prefix(2), 0) == 0);
+}
+
+TEST_CASE("Stored and pinned payloads hold a block together") {
+    const Blocks kv = blocks("abcd");
+    const Blocks prefix = kv.clone_prefix(2);
+    const promptkv::BlockUse& use = kv.blocks()[0].use();
+    const int cache = 0;
+    CHECK(promptkv::detail::store_blocks(kv, &cache) == 0);
+    CHECK(promptkv::detail::pin_blocks(prefix, &cache) == 2);
+    CHECK(promptkv::detail::store_blocks(prefix, &cache) == 2);
+    CHECK(promptkv::detail::pin_blocks(kv, &cache) == 4);
+    CHECK(use.count() == 4);
+    CHECK(promptkv::detail::unpin_blocks(prefix) == 2);
+    CHECK(promptkv::detail::unstore_blocks(kv, 0) == 4);
+    CHECK(use.count() == 2);
+    CHECK(promptkv::detail::unstore_blocks(prefix, 0) == 2);
+    CHECK(use.count() == 1);
+    CHECK(promptkv::detail::unpin_blocks(kv) == 0);
+    CHECK(use.count() == 0);
 }
 
 TEST_CASE("The last lease of a payload that left takes its blocks out of the account") {
     const TestAccount<Blocks> account;
     auto* payload = shared_payload<Blocks>(*account, blocks("abcd")).release();
-    static_cast<void>(promptkv::detail::hold_blocks(payload->kv, &*account));
+    promptkv::detail::pin_blocks(payload->kv, &*account);
     account->bytes.fetch_add(4);
     PayloadLease<Blocks> lease = begin(*payload);
     payload->drop(BlockShared::in_cache);

@@ -7,6 +7,7 @@
 #include "unit_payloads.hpp"
 
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -258,6 +259,39 @@ TEST_CASE("An absorbed payload that is leased counts until its lease ends") {
     CHECK(contents(cache) == "abcdef1");
     CHECK(cache.nbytes() == 10);
     CHECK(cache.check_invariants());
+}
+
+/// Blocks, with something to do after the cache has walked them once.
+struct Walked {
+    Blocks blocks;
+    std::function<void()>* then = nullptr;
+
+    [[nodiscard]] std::size_t nbytes() const noexcept { return blocks.nbytes(); }
+    template <class F>
+    void for_each_block(std::size_t from, F&& f) const {
+        blocks.for_each_block(from, f);
+        if (then != nullptr && *then)
+            std::exchange(*then, nullptr)();
+    }
+};
+
+TEST_CASE("Blocks stay counted while one lease ends and another's entry leaves") {
+    std::function<void()> then;
+    LRUPromptCache<Walked> cache;
+    const Blocks shared = blocks("abcdef");
+    cache.insert("m", key("abc"), Walked{shared, &then}, Tier::user);
+    cache.insert("m", key("xyz"), Walked{shared, &then}, Tier::user);
+    auto first = cache.lease_nearest("m", key("abc"), {.min_remaining = 0});
+    auto second = cache.lease_nearest("m", key("xyz"), {.min_remaining = 0});
+    cache.erase("m", key("abc"));
+    CHECK(cache.nbytes() == 6);
+    then = [&first] { first.end(); };
+    cache.erase("m", key("xyz"));
+    CHECK_FALSE(first);
+    CHECK(cache.nbytes() == 6);
+    CHECK(cache.check_invariants());
+    second.end();
+    CHECK(cache.nbytes() == 0);
 }
 
 } // namespace

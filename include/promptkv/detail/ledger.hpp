@@ -96,7 +96,7 @@ public:
     /// Counts the blocks of a payload that is about to be stored, so that no eviction frees them.
     /// Returns the bytes that it needs beyond what is held already.
     [[nodiscard]] std::size_t hold(const KV& kv, std::size_t nbytes) noexcept {
-        return less(nbytes, hold_blocks(kv, account_));
+        return less(nbytes, store_blocks(kv, account_));
     }
 
     /// An entry's payload is stored now; `hold` returned `added` for it.
@@ -118,7 +118,10 @@ public:
         --size_;
         --tiers_[tier_index(record.tier)].entries;
         refer(record, 0 - payload.nbytes);
+        std::size_t held = 0;
         if (payload.leased()) {
+            pin_blocks(payload.kv, account_); // first, so that they are held all the time
+            unstore_blocks(payload.kv, 0);
             const std::uint32_t before =
                 payload.owners.fetch_and(~Payload::in_cache, std::memory_order_acq_rel);
             if ((before & Payload::leases) != 0) {
@@ -126,9 +129,12 @@ public:
                 return {0, true};
             }
             payload.owners.fetch_or(Payload::in_cache, std::memory_order_relaxed); // it has ended
+            held = unpin_blocks(payload.kv);
+        } else {
+            held = unstore_blocks(payload.kv, 0);
         }
         forget_leases(payload);
-        const std::size_t freed = less(payload.nbytes, release_blocks(payload.kv, 0));
+        const std::size_t freed = less(payload.nbytes, held);
         account_->bytes.fetch_sub(freed, std::memory_order_relaxed);
         return {freed, false};
     }
@@ -151,7 +157,7 @@ public:
     [[nodiscard]] Cut cut(R& record, std::size_t n) noexcept {
         Payload& payload = *record.payload;
         forget_leases(payload);
-        const std::size_t held = release_blocks(payload.kv, n);
+        const std::size_t held = unstore_blocks(payload.kv, n);
         Cut cut{truncate(payload.kv, n)};
         cut.nbytes = less(payload.nbytes, kv_traits<KV>::nbytes(payload.kv));
         cut.freed = less(cut.nbytes, held);
@@ -179,7 +185,7 @@ public:
     [[nodiscard]] PayloadLease<KV> lease_apart(std::unique_ptr<Payload> made, KV&& kv) noexcept {
         Payload* payload = made.release();
         payload->nbytes = kv_traits<KV>::nbytes(kv);
-        const std::size_t added = hold(kv, payload->nbytes);
+        const std::size_t added = less(payload->nbytes, pin_blocks(kv, account_));
         payload->emplace(std::move(kv));
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
         PayloadLease<KV> lease = this->lease(*payload);

@@ -37,33 +37,39 @@ struct Account {
     }
 };
 
-/// Counts a payload's blocks as held once more. Returns the bytes of those that were held before.
-template <class KV>
-[[nodiscard]] std::size_t hold_blocks([[maybe_unused]] const KV& kv,
-                                      [[maybe_unused]] const void* account) noexcept {
-    std::size_t held = 0;
+/// The bytes of a payload's blocks from token `from` on for which `f(use)` is false.
+template <class KV, class F>
+std::size_t sum_blocks([[maybe_unused]] const KV& kv, [[maybe_unused]] std::size_t from,
+                       [[maybe_unused]] F f) noexcept {
+    std::size_t sum = 0;
     if constexpr (BlockPayload<KV>) {
-        kv_traits<KV>::for_each_block(
-            kv, 0, [&](const BlockUse& use, std::size_t nbytes, const auto& /*in_use*/) {
-                held += use.acquire(account) ? 0 : nbytes;
-            });
+        kv_traits<KV>::for_each_block(kv, from,
+                                      [&](const BlockUse& use, std::size_t nbytes,
+                                          const auto& /*in_use*/) { sum += f(use) ? 0 : nbytes; });
     }
-    return held;
+    return sum;
 }
 
-/// Counts the blocks from token `from` on as held once less. Returns the bytes of those that are still
-/// held.
+/// Counts the blocks of an entry's payload as held once more. Returns the bytes of those that were held
+/// before. Under the cache's lock.
 template <class KV>
-[[nodiscard]] std::size_t release_blocks([[maybe_unused]] const KV& kv,
-                                         [[maybe_unused]] std::size_t from) noexcept {
-    std::size_t held = 0;
-    if constexpr (BlockPayload<KV>) {
-        kv_traits<KV>::for_each_block(
-            kv, from, [&](const BlockUse& use, std::size_t nbytes, const auto& /*in_use*/) {
-                held += use.release() ? 0 : nbytes;
-            });
-    }
-    return held;
+std::size_t store_blocks(const KV& kv, const void* account) noexcept {
+    return sum_blocks(kv, 0, [&](const BlockUse& use) { return use.store(account); });
+}
+/// Counts its blocks from token `from` on as held once less. Returns the bytes of those that are still
+/// held. Under the cache's lock.
+template <class KV>
+std::size_t unstore_blocks(const KV& kv, std::size_t from) noexcept {
+    return sum_blocks(kv, from, [](const BlockUse& use) { return use.unstore(); });
+}
+/// The same for a leased payload that is no entry's; `unpin_blocks` on any thread.
+template <class KV>
+std::size_t pin_blocks(const KV& kv, const void* account) noexcept {
+    return sum_blocks(kv, 0, [&](const BlockUse& use) { return use.pin(account); });
+}
+template <class KV>
+std::size_t unpin_blocks(const KV& kv) noexcept {
+    return sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin(); });
 }
 
 /// a - b, or 0: what a payload says of its bytes need not add up.
@@ -181,7 +187,7 @@ struct SharedPayload {
         } while (!owners.compare_exchange_weak(before, after, std::memory_order_acq_rel,
                                                std::memory_order_acquire));
         if (is_gone) {
-            const std::size_t freed = less(nbytes, release_blocks(kv, 0));
+            const std::size_t freed = less(nbytes, unpin_blocks(kv));
             account.bytes.fetch_sub(freed, std::memory_order_release);
             destroy_kv();
             before = owners.load(std::memory_order_relaxed);

@@ -179,7 +179,7 @@ private:
         if (kept == 0 || !parts_.index.shorten(record, kept))
             return false;
         const std::size_t before = payload.nbytes;
-        const std::size_t held = release_blocks(payload.kv, kept);
+        const std::size_t held = unstore_blocks(payload.kv, kept);
         assign(insert.cut_off, truncate(payload.kv, kept));
         payload.nbytes = kv_traits<KV>::nbytes(payload.kv);
         insert.inserted.tokens = kept;
@@ -194,7 +194,7 @@ private:
             record.home->sessions.erase(record.session);
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
-        static_cast<void>(release_blocks(payload->kv, 0));
+        unstore_blocks(payload->kv, 0);
         std::destroy_at(std::addressof(insert.kv));
         std::construct_at(std::addressof(insert.kv), std::move(payload->kv));
         record.is_entry = false;
