@@ -144,13 +144,17 @@ public:
 
     // insertion //////////////////////////////////////////////////////////////
 
-    /// `own_is_present`: an entry of the key makes the insert needless.
     Inserted insert(ModelView model, Tokens tokens, KV& kv, TierEnum tier,
-                    const InsertOptions& options, Call& call, bool own_is_present = false) {
+                    const InsertOptions& options, Call& call) {
+        return insert(parts_.index.locate(model, tokens), model, tokens, kv, tier, options, false,
+                      call);
+    }
+    /// `spot`: locate(model, tokens). `own_is_present`: an entry of the key makes the insert needless.
+    Inserted insert(typename Index<R>::Spot spot, ModelView model, Tokens tokens, KV& kv,
+                    TierEnum tier, const InsertOptions& options, bool own_is_present, Call& call) {
         if constexpr (MeasuredPayload<KV>)
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
         tier = static_cast<TierEnum>(tier_index(tier));
-        typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
         if (const auto sharing = Index<R>::any_sharing(spot); sharing.entry != nullptr)
             assign(call.adopted, adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
         const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), tokens.size(), tokens.size(),
@@ -226,8 +230,8 @@ public:
     /// `whole`: the key of a payload that may be larger than the part that there is room for.
     Inserted commit(Reserved& reserved, KV& kv, TierEnum tier, const InsertOptions& options,
                     Call& call, std::optional<Tokens> whole = std::nullopt) {
-        const auto store = [&](ModelView model, Tokens tokens) {
-            return insert(model, tokens, kv, tier, options, call, true);
+        const auto store = [&](const auto& spot, ModelView model, Tokens tokens) {
+            return insert(spot, model, tokens, kv, tier, options, true, call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
         if (reserved.claim != nullptr && !reserved.claim->rest.empty() &&

@@ -38,7 +38,7 @@ public:
     using ModelView = typename R::ModelView;
     using Tokens = typename R::Tokens;
 
-    /// Where the way down a key ends. Valid until the index changes.
+    /// Where the way down a key ends. Valid until the index changes: as long as version() stays the same.
     struct Spot {
         Home* home = nullptr; // null: the model has no key
         typename Tree::Place place{};
@@ -371,6 +371,9 @@ public:
 
     // observers //////////////////////////////////////////////////////////////
 
+    /// Another number after each change of where keys are.
+    [[nodiscard]] std::uint64_t version() const noexcept { return version_; }
+
     /// Bytes that were evicted so far.
     [[nodiscard]] std::uint64_t evicted() const noexcept { return evicted_; }
     /// Tokens of all edges but those of remembered keys.
@@ -447,6 +450,7 @@ private:
         Counting(Index& index, Home& home) noexcept : index_(index), tree_(home.tree) {
             index_.tokens_ -= tree_.tokens();
             index_.remembered_ -= tree_.remembered();
+            ++index_.version_;
             home_ = &home;
             home.owners.fetch_add(1, std::memory_order_relaxed);
         }
@@ -575,6 +579,7 @@ private:
     std::size_t n_remembered_ = 0;
     R* forgotten_ = nullptr;    // a chain of keys that the caller has yet to destroy
     std::uint64_t evicted_ = 0; // bytes, in all
+    std::uint64_t version_ = 0;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

@@ -58,6 +58,9 @@ public:
         bool is_part = false;    // of the key that was asked for
         std::size_t evicted = 0; // entries, to make the room
         std::size_t cut = 0;
+        typename Index<R>::Spot spot; // of the first tokens, as long as the index has this version
+        std::size_t located = 0;      // so many
+        std::uint64_t version = 0;
     };
 
     /// An entry that a reservation can share blocks with, and for how many tokens.
@@ -90,6 +93,9 @@ public:
         reserved.is_part = decision.tokens < tokens.size();
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             return reserved;
+        reserved.spot = spot;
+        reserved.located = decision.tokens;
+        reserved.version = parts_.index.version();
         auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), options.session);
         if (claims_.size() == claims_.capacity())
             forget_expired();
@@ -126,9 +132,9 @@ public:
         return reserved;
     }
 
-    /// Calls `store(model, tokens)` for the tokens that `kv` holds of a reservation's key, or of `whole`, a
-    /// longer one. If it throws, the reservation is as before. `given_up` gets the blocks for which `kv`
-    /// takes stored ones.
+    /// Calls `store(spot, model, tokens)` for the tokens that `kv` holds of a reservation's key, or of
+    /// `whole`, a longer one. If it throws, the reservation is as before. `given_up` gets the blocks for
+    /// which `kv` takes stored ones.
     template <class Store>
     Inserted commit(Reserved& reserved, KV& kv, std::optional<Tokens> whole,
                     std::optional<KV>& given_up, Store store) {
@@ -149,7 +155,11 @@ public:
         reserved.held.give_back();
         Inserted inserted;
         PROMPTKV_TRY {
-            inserted = store(reserved.claim->model, key.first(n));
+            const bool is_found =
+                n == reserved.located && reserved.version == parts_.index.version();
+            const auto spot =
+                is_found ? reserved.spot : parts_.index.locate(reserved.claim->model, key.first(n));
+            inserted = store(spot, reserved.claim->model, key.first(n));
         }
         PROMPTKV_CATCH_ALL {
             reserved.held = parts_.ledger.reserve(held);
