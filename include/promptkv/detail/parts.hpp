@@ -46,6 +46,8 @@ struct Parts {
 
     /// Forgets evicted keys beyond what may be remembered.
     void forget_surplus() noexcept {
+        if (Policy::remembered == 0 && !options.remembered_tokens)
+            return;
         peak_tokens = (std::max)(peak_tokens, index.resident_tokens());
         index.remember_at_most(
             options.remembered_tokens.value_or(Policy::remembered * peak_tokens));
