@@ -7,7 +7,6 @@ set format y "%g"
 set yrange [0:1]
 set logscale x 2
 set key outside bottom center horizontal samplen 2 height 0.5
-set tmargin 2
 
 column_of(file, n) = system(sprintf("awk -F, 'NR > 1 && !seen[$%d]++ { print $%d }' %s", n, n, file))
 rows_of(n) = (n + 2) / 3
