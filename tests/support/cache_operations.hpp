@@ -260,14 +260,14 @@ private:
             reserving[made.slot] = made.action == Action::reserve;
             for (std::size_t n = pick({0, 0, 0, 1, 1, 3}); n > 0; --n) {
                 made.callbacks.push_back(operation(true));
-                Operation& inner = made.callbacks.back();
-                const bool reserves = inner.action == Action::reserve;
-                if (reserves || inner.action == Action::commit ||
-                    inner.action == Action::drop_room) {
-                    if (modelled_ && reserving[inner.slot]) {
-                        inner.action = Action::touch;
+                Operation& call = made.callbacks.back();
+                const bool reserves = call.action == Action::reserve;
+                if (reserves || call.action == Action::commit ||
+                    call.action == Action::drop_room) {
+                    if (modelled_ && reserving[call.slot]) {
+                        call.action = Action::touch;
                     }
-                    reserving[inner.slot] = reserving[inner.slot] || reserves;
+                    reserving[call.slot] = reserving[call.slot] || reserves;
                 }
             }
         }

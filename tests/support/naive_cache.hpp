@@ -256,8 +256,8 @@ public:
         const auto needs = [&](std::size_t n) {
             std::size_t leased = 0;
             if (prefix) {
-                for (const NaiveBlock& block : prefix->first(std::min(n, prefix->length())).blocks) {
-                    leased += held_by_leased(block.id) ? block.bytes : 0;
+                for (const NaiveBlock& each : prefix->first(std::min(n, prefix->length())).blocks) {
+                    leased += held_by_leased(each.id) ? each.bytes : 0;
                 }
             }
             return all_of(n) - std::min(all_of(n), leased);

@@ -63,7 +63,9 @@ public:
         std::vector<HitRatioPoint> points;
         for (std::size_t i = 1; i < shadow_.sizes().size(); ++i) {
             const double ratio = tokens_ > 0 ? shadow_.sizes()[i].hits / tokens_ : 0;
-            points.push_back({static_cast<std::size_t>(bytes_of(i)), ratio});
+            constexpr auto most = static_cast<double>(unlimited);
+            const double bytes = bytes_of(i);
+            points.push_back({bytes < most ? static_cast<std::size_t>(bytes) : unlimited, ratio});
         }
         return points;
     }
