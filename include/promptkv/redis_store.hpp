@@ -235,7 +235,7 @@ private:
         return text;
     }
     [[nodiscard]] static std::size_t pieces_of(std::uint64_t nbytes, std::size_t piece) noexcept {
-        return static_cast<std::size_t>(std::max<std::uint64_t>((nbytes + piece - 1) / piece, 1));
+        return static_cast<std::size_t>((std::max<std::uint64_t>)((nbytes + piece - 1) / piece, 1));
     }
 
     static void add_header(detail::RedisPipeline& commands, const std::string& of_key) {

@@ -114,7 +114,7 @@ public:
         bool wait() {
             std::unique_lock lock(load_->mutex);
             const auto is_over = [this] { return load_->end != LoadEnd::running; };
-            if (load_->options.deadline == Clock::time_point::max())
+            if (load_->options.deadline == (Clock::time_point::max)())
                 load_->ended.wait(lock, is_over);
             else
                 load_->ended.wait_until(lock, load_->options.deadline, is_over);
@@ -156,7 +156,7 @@ public:
         : cache_(cache), core_(std::make_shared<Core>(cache, store, options)) {
         PROMPTKV_ASSERT(options.block_tokens > 0);
         if constexpr (Types::is_concurrent) {
-            for (std::size_t i = 0; i < std::max<std::size_t>(options.readers, 1); ++i)
+            for (std::size_t i = 0; i < (std::max<std::size_t>)(options.readers, 1); ++i)
                 readers_.emplace_back([this] { serve_loads(); });
         }
         set_removal_listener(nullptr);

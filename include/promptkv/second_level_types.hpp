@@ -81,7 +81,7 @@ struct LoadOptions {
     using Clock = std::chrono::steady_clock;
 
     /// What is not loaded by then is left.
-    Clock::time_point deadline = Clock::time_point::max();
+    Clock::time_point deadline = (Clock::time_point::max)();
     /// What computing a token takes. A load that would take longer is not made. 0: it is always made.
     double seconds_per_token = 0;
     /// The tier of the entry; empty: that in which it was stored.
@@ -115,45 +115,45 @@ struct SecondLevelStats {
     std::uint64_t erase_failed = 0; ///< erased keys that could not be named: memory ran out
     std::uint64_t loads = 0;
     std::uint64_t tokens_loaded = 0;
-    std::uint64_t bytes_loaded = 0;      ///< as they were stored
-    std::uint64_t blocks_from_queue = 0; ///< that were loaded before they were written
-    std::array<std::uint64_t, 12> ends{};
-    /// Calls `f(name, value)` for each counter and gauge; those by reason are named after it.
-    template <class F>
-    void for_each_counter(const SecondLevelStats& s, F f) {
-        f("written", s.written);
-        f("bytes_written", s.bytes_written);
-        f("bytes_raw", s.bytes_raw);
-        f("stored_already", s.stored_already);
-        f("dropped_queue_full", s.dropped_queue_full);
-        f("dropped_for_pool", s.dropped_for_pool);
-        f("dropped_erased", s.dropped_erased);
-        f("dropped_at_end", s.dropped_at_end);
-        f("dropped_too_short", s.dropped_too_short);
-        f("dropped_no_payload", s.dropped_no_payload);
-        f("dropped_no_memory", s.dropped_no_memory);
-        f("refused_full", s.refused_full);
-        f("refused_too_large", s.refused_too_large);
-        f("refused_read_only", s.refused_read_only);
-        f("refused_failed", s.refused_failed);
-        f("erased", s.erased);
-        f("erase_failed", s.erase_failed);
-        f("loads", s.loads);
-        f("tokens_loaded", s.tokens_loaded);
-        f("bytes_loaded", s.bytes_loaded);
-        f("blocks_from_queue", s.blocks_from_queue);
-        for (std::size_t i = 0; i < s.ends.size(); ++i)
-            f(name(static_cast<LoadEnd>(i)), s.ends[i]);
-        for (std::size_t i = 0; i < s.faults.size(); ++i)
-            f(name(static_cast<RecordFault>(i)), s.faults[i]);
-        f("bytes_waiting", s.bytes_waiting);
-        f("bytes_per_second", s.bytes_per_second);
-    }
-    ///< of the loads, by LoadEnd
+    std::uint64_t bytes_loaded = 0;        ///< as they were stored
+    std::uint64_t blocks_from_queue = 0;   ///< that were loaded before they were written
+    std::array<std::uint64_t, 12> ends{};  ///< of the loads, by LoadEnd
     std::array<std::uint64_t, 7> faults{}; ///< records that could not be used, by RecordFault
     std::size_t bytes_waiting = 0;         ///< to be written, now
     double bytes_per_second = 0;           ///< measured by the last loads
 };
+
+/// Calls `f(name, value)` for each counter and gauge; those by reason are named after it.
+template <class F>
+void for_each_counter(const SecondLevelStats& s, F f) {
+    f("written", s.written);
+    f("bytes_written", s.bytes_written);
+    f("bytes_raw", s.bytes_raw);
+    f("stored_already", s.stored_already);
+    f("dropped_queue_full", s.dropped_queue_full);
+    f("dropped_for_pool", s.dropped_for_pool);
+    f("dropped_erased", s.dropped_erased);
+    f("dropped_at_end", s.dropped_at_end);
+    f("dropped_too_short", s.dropped_too_short);
+    f("dropped_no_payload", s.dropped_no_payload);
+    f("dropped_no_memory", s.dropped_no_memory);
+    f("refused_full", s.refused_full);
+    f("refused_too_large", s.refused_too_large);
+    f("refused_read_only", s.refused_read_only);
+    f("refused_failed", s.refused_failed);
+    f("erased", s.erased);
+    f("erase_failed", s.erase_failed);
+    f("loads", s.loads);
+    f("tokens_loaded", s.tokens_loaded);
+    f("bytes_loaded", s.bytes_loaded);
+    f("blocks_from_queue", s.blocks_from_queue);
+    for (std::size_t i = 0; i < s.ends.size(); ++i)
+        f(name(static_cast<LoadEnd>(i)), s.ends[i]);
+    for (std::size_t i = 0; i < s.faults.size(); ++i)
+        f(name(static_cast<RecordFault>(i)), s.faults[i]);
+    f("bytes_waiting", s.bytes_waiting);
+    f("bytes_per_second", s.bytes_per_second);
+}
 
 namespace detail {
 

@@ -31,7 +31,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 template <class Types>
 struct Load {
     using Options = LoadOptions<typename Types::TierEnum>;
-    using Clock = typename Options::Clock;
+    using Clock = std::chrono::steady_clock;
 
     Load(typename Types::ModelView name, typename Types::Tokens key, const Options& given)
         : model(name), prompt(key.begin(), key.end()), options(given) {}
@@ -115,7 +115,7 @@ public:
         if constexpr (Types::has_states) {
             const std::size_t longest = prompt.size() - (std::min)(prompt.size(), min_remaining);
             for (std::size_t n = plan.held + found + 1; n-- > 0 && plan.tokens == plan.in_memory;) {
-                if (find_end(plan, names, prompt.first(std::min(longest, prompt.size())), n)) {
+                if (find_end(plan, names, prompt.first(longest), n)) {
                     for (std::size_t i = 0; plan.held + i < n; ++i)
                         plan.add(blocks[i]);
                     break;
@@ -245,9 +245,9 @@ private:
     LoadEnd reserve(Cache& cache, const Load<Types>& load, const Plan& plan, Room& room) const {
         constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
         const auto tier = load.options.tier.value_or(
-            static_cast<typename Types::TierEnum>(std::min<std::size_t>(plan.tier, tiers - 1)));
+            static_cast<typename Types::TierEnum>((std::min<std::size_t>)(plan.tier, tiers - 1)));
         const auto key = Tokens(load.prompt).first(plan.tokens);
-        const std::uint64_t each = plan.payload_bytes / std::max<std::size_t>(plan.records, 1);
+        const std::uint64_t each = plan.payload_bytes / (std::max<std::size_t>)(plan.records, 1);
         room.nbytes = static_cast<std::size_t>(plan.payload_bytes + each * plan.held);
         for (int attempt = 0; attempt < 2; ++attempt) {
             room.reservation = {};

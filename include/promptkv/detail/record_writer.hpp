@@ -60,7 +60,7 @@ class RecordWriter {
 public:
     using Waiting = WaitingRecord<Types>;
     using Queue = WriteQueue<Waiting>;
-    using Clock = typename Queue::Clock;
+    using Clock = std::chrono::steady_clock;
     using Offered = OfferedPayload<Types>;
     using Token = typename Types::Token;
 
@@ -85,7 +85,7 @@ public:
     /// Queues what the store does not have. `deadline`: until when it waits for room in the queue; without
     /// one it never waits. False: something was left out.
     bool offer(const RecordHome& home, const Offered& offered,
-               Clock::time_point deadline = Clock::time_point::min()) {
+               Clock::time_point deadline = (Clock::time_point::min)()) {
         std::vector<Waiting> records = records_of(home, offered);
         std::vector<RecordInfo> known(records.size());
         if constexpr (Store::is_local) { // else the writer asks

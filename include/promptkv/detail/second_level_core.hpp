@@ -104,7 +104,7 @@ public:
 
     /// Queues a whole payload. False: something was left out.
     bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
-               Clock::time_point deadline = Clock::time_point::min()) {
+               Clock::time_point deadline = (Clock::time_point::min)()) {
         return offer(model, tokens, 0, kv, tier, deadline);
     }
 
@@ -226,7 +226,7 @@ private:
         const std::size_t block = options.block_tokens;
         const std::size_t first = (removal.kept_tokens + block - 1) / block; // of a tail
         offer(removal.model, removal.tokens, first, *removal.payload, removal.tier,
-              Clock::time_point::min());
+              (Clock::time_point::min)());
     }
 
     bool offer(ModelView model, Tokens tokens, std::size_t first, const KV& kv, TierEnum tier,

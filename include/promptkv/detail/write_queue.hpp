@@ -35,14 +35,14 @@ public:
     // adding /////////////////////////////////////////////////////////////////
 
     /// Never waits.
-    Pushed push(Items& one) { return push_by(one, Clock::time_point::min()); }
+    Pushed push(Items& one) { return push_by(one, (Clock::time_point::min)()); }
 
     /// Waits for room until the deadline. `one` holds the item, and keeps it unless it is queued.
     Pushed push_by(Items& one, Clock::time_point deadline) {
         std::unique_lock lock(mutex_);
         const std::size_t nbytes = one.front().nbytes;
         const auto fits = [&] { return nbytes_ <= max_bytes_ && nbytes <= max_bytes_ - nbytes_; };
-        if (deadline != Clock::time_point::min() && nbytes <= max_bytes_)
+        if (deadline != (Clock::time_point::min)() && nbytes <= max_bytes_)
             changed_.wait_until(lock, deadline, [&] { return closed_ || fits(); });
         if (closed_)
             return Pushed::closed;
