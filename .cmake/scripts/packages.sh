@@ -13,7 +13,7 @@ packages_of() {
     tests) echo clang clang-tidy clang-format-16 libclang-rt-dev llvm chromium ;;&
     examples)
         echo g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev liblzma-dev \
-            xz-utils libxxhash-dev libhiredis-dev
+            xz-utils libxxhash-dev libhiredis-dev libcpp-httplib-dev prometheus-cpp-dev
         ;;&
     benchmarks)
         echo g++ cmake make gnuplot-nox bsdextrautils libfmt-dev libcli11-dev nlohmann-json3-dev \
