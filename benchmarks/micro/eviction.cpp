@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 // One eviction against the destruction of its payload and the `memcpy` of the tokens that it has to move.
 #include "interleave.hpp"
+#include "payloads.hpp"
 #include "prompts.hpp"
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,19 +15,6 @@ namespace {
 
 constexpr std::size_t batch = 16;
 constexpr std::size_t few = 64; // entries: warm
-
-/// Returns: the payload of `n` tokens.
-template <class KV>
-using Make = std::function<KV(std::size_t n)>;
-
-template <class KV>
-KV of_tokens(std::size_t n) {
-    return KV(n);
-}
-
-Make<InBlocks> of_blocks(std::size_t block_tokens) {
-    return [block_tokens](std::size_t n) { return in_blocks(n, block_tokens); };
-}
 
 /// A cache that evicts its entries in the order of their insertion. They are put back at the hot end.
 template <class KV>
@@ -82,36 +68,6 @@ private:
     std::size_t size_ = 0;
     std::size_t nbytes_ = 0;
     std::size_t next_ = 0; // the oldest
-};
-
-/// Payloads of `n` tokens, destroyed in the order in which they were made: as cold as those of a ring.
-template <class KV>
-class Payloads {
-public:
-    Payloads(std::size_t n, std::size_t count, Make<KV> make)
-        : n_(n), make_(std::move(make)), payloads_(count) {
-        for (std::optional<KV>& payload : payloads_) {
-            payload.emplace(make_(n_));
-        }
-    }
-
-    void destroy_one() {
-        payloads_[next_].reset();
-        next_ = (next_ + 1) % payloads_.size();
-    }
-
-    void refill() {
-        for (; !payloads_[refilled_]; refilled_ = (refilled_ + 1) % payloads_.size()) {
-            payloads_[refilled_].emplace(make_(n_));
-        }
-    }
-
-private:
-    std::size_t n_;
-    Make<KV> make_;
-    std::vector<std::optional<KV>> payloads_;
-    std::size_t next_ = 0;
-    std::size_t refilled_ = 0;
 };
 
 Allowance allowed_for(std::size_t blocks, std::string target = {}) {

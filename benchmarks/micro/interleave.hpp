@@ -126,6 +126,7 @@ void add_lookups(Cases& cases);
 void add_inserts(Cases& cases);
 void add_evictions(Cases& cases);
 void add_longer(Cases& cases);
+void add_reuse(Cases& cases);
 
 } // namespace bench
 

@@ -96,6 +96,7 @@ int main(int argc, char** argv) {
     bench::add_inserts(cases);
     bench::add_evictions(cases);
     bench::add_longer(cases);
+    bench::add_reuse(cases);
     std::ofstream(folder + "/micro.csv") << "family,series,x,ns,ns_p10,ns_p90,bound_ns,allowed_ns,"
                                             "of_allowed,of_allowed_p10,of_allowed_p90\n";
     std::ofstream(folder + "/targets-micro.csv").flush(); // empties it

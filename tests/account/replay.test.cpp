@@ -4,6 +4,7 @@
 // nbytes() + index_nbytes() with these and all else that is held.
 
 #include <promptkv/promptkv.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include "catch.hpp"
 #include "counting_new.hpp"
@@ -109,13 +110,16 @@ std::size_t nbytes_of(std::size_t n_tokens) {
 
 template <class KV>
 using Cache = promptkv::LRUPromptCache<KV, std::string, std::int64_t>;
+/// It remembers evicted keys, and declines payloads.
+template <class KV>
+using Learning = promptkv::PromptCache<KV, std::string, std::int64_t>;
 
 // the ways in which an engine stores a prompt /////////////////////////////////
 // Each returns whether the cache counted all that was held on the way.
 
 /// Only what is not stored yet is made.
-template <class KV>
-bool extend_stored(Cache<KV>& cache, Tokens prompt, Tier tier) {
+template <class KV, class Of = Cache<KV>>
+bool extend_stored(Of& cache, Tokens prompt, Tier tier) {
     auto room = cache.reserve("m", prompt, nbytes_of<KV>(prompt.size()), tier);
     if (!room) {
         return true;
@@ -136,8 +140,8 @@ bool extend_fetched(Cache<Shared>& cache, Tokens prompt, Tier tier) {
 }
 
 /// All of it is computed again. The cache keeps the blocks that it has.
-template <class KV>
-bool make_anew(Cache<KV>& cache, Tokens prompt, Tier tier) {
+template <class KV, class Of = Cache<KV>>
+bool make_anew(Of& cache, Tokens prompt, Tier tier) {
     (void)cache.insert("m", prompt, extended(KV(per_block), prompt.size()), tier);
     return true;
 }
@@ -185,7 +189,7 @@ struct Deviation {
 };
 
 /// Replays the trace with `max_bytes`. `store(cache, prompt, tier)` stores a prompt.
-template <class KV, class Store>
+template <class KV, class Of, class Store>
 Deviation replayed(const replay::Trace& trace, std::size_t max_bytes, Store store) {
     std::vector<std::int64_t> ids;
     for (const replay::Request& request : trace.requests) { // the largest first: it grows no more
@@ -193,7 +197,7 @@ Deviation replayed(const replay::Trace& trace, std::size_t max_bytes, Store stor
     }
     Deviation deviation;
     const std::size_t before = live_bytes;
-    Cache<KV> cache({.max_bytes = max_bytes});
+    Of cache({.max_bytes = max_bytes});
     std::size_t done = 0;
     std::size_t wrong = 0;
     for (const replay::Request& request : trace.requests) {
@@ -226,13 +230,13 @@ Deviation replayed(const replay::Trace& trace, std::size_t max_bytes, Store stor
 }
 
 /// Replays each trace with room for `n_prompts` of its largest prompts, and prints the deviation.
-template <class KV, class Store, class Check>
+template <class KV, class Of = Cache<KV>, class Store, class Check>
 void replay_traces(const char* payload, std::size_t n_requests, Store store, Check check) {
     constexpr std::size_t n_prompts = 3;
     for (const replay::Trace& trace : traces(n_requests)) {
         INFO(trace.name << ", " << payload);
         const std::size_t largest = replay::summarize(trace).largest_prompt;
-        const Deviation deviation = replayed<KV>(trace, n_prompts * nbytes_of<KV>(largest), store);
+        const Deviation deviation = replayed<KV, Of>(trace, n_prompts * nbytes_of<KV>(largest), store);
         std::cout << "account: " << trace.name << ", " << payload << ": off by "
                   << 100 * deviation.whole << " % at most\n";
         check(deviation);
@@ -261,6 +265,14 @@ TEST_CASE("The cache counts the shared blocks that it holds, when all state is c
 TEST_CASE("The cache counts shared blocks and the states at the ends of their keys") {
     replay_traces<Hybrid>("blocks with a state", 1'000, extend_stored<Hybrid>, check_whole);
     replay_traces<Hybrid>("blocks with a state, made anew", 300, make_anew<Hybrid>, check_whole);
+}
+
+TEST_CASE("A cache that learns counts what it holds, and the keys that it remembers") {
+    using Dense = Learning<Shared>;
+    replay_traces<Shared, Dense>("shared blocks, extended, learning", 1'000,
+                                 extend_stored<Shared, Dense>, check_whole);
+    replay_traces<Shared, Dense>("shared blocks, made anew, learning", 300,
+                                 make_anew<Shared, Dense>, check_whole);
 }
 
 TEST_CASE("The cache counts payloads that share nothing") {

@@ -4,6 +4,7 @@
 
 #include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include "catch.hpp"
 #include "fail_each_allocation.hpp"
@@ -12,6 +13,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <optional>
 #include <set>
@@ -148,9 +150,12 @@ template <class KV>
 using Plain = promptkv::LRUPromptCache<KV>;
 template <class KV>
 using Locked = promptkv::ConcurrentPromptCache<KV>;
+template <class KV>
+using Learning = promptkv::PromptCache<KV>;
 
 TEMPLATE_TEST_CASE("Blocks are neither lost nor counted twice, whichever allocation or copy fails", "",
-                   (Kind<Plain, Dense>), (Kind<Plain, Stateful>), (Kind<Locked, Dense>), (Kind<Locked, Stateful>)) {
+                   (Kind<Plain, Dense>), (Kind<Plain, Stateful>), (Kind<Locked, Dense>),
+                   (Kind<Locked, Stateful>), (Kind<Learning, Dense>), (Kind<Learning, Stateful>)) {
     using KV = typename TestType::KV;
     using Cache = typename TestType::Cache;
     std::size_t failures = 0;
@@ -167,8 +172,8 @@ TEMPLATE_TEST_CASE("Blocks are neither lost nor counted twice, whichever allocat
 }
 
 TEMPLATE_TEST_CASE("A commit that throws can be repeated", "", (Kind<Plain, Dense>),
-                   (Kind<Plain, Stateful>), (Kind<Locked, Dense>),
-                   (Kind<Locked, Stateful>)) {
+                   (Kind<Plain, Stateful>), (Kind<Locked, Dense>), (Kind<Locked, Stateful>),
+                   (Kind<Learning, Dense>)) {
     using KV = typename TestType::KV;
     using Cache = typename TestType::Cache;
     const Tokens tokens = key("abcdefghABCDEF");
@@ -240,6 +245,58 @@ TEMPLATE_TEST_CASE("A payload is not moved from by an insert that throws", "", (
         failures += threw ? 1U : 0U;
     }
     REQUIRE(failures > 0);
+}
+
+/// Fills the cache with prompts that come back, and lets prompts pass that do not, until the latter are
+/// declined.
+void teach(Learning<Dense>& cache) {
+    const auto serve = [&cache](const Tokens& tokens) {
+        static_cast<void>(cache.lease_nearest(m, tokens));
+        cache.insert(m, tokens, computed<Dense>(tokens), Tier::user);
+    };
+    for (std::int32_t i = 0; i < 1'000; ++i) {
+        serve(Tokens(8, i % 4));
+        serve({1'000 + i, 1, 2, 3, 4, 5, 6, 7});
+    }
+}
+
+TEST_CASE("What is declined stays the caller's, and the cache as it was, whichever allocation fails") {
+    const Tokens tokens = key("stuvwxyz");
+    Learning<Dense> cache({.max_bytes = 32});
+    teach(cache);
+    std::size_t failures = 0;
+    for (const bool lasting : {false, true}) {
+        for (std::size_t skip = 0;; ++skip) {
+            CAPTURE(skip, lasting);
+            cache.erase(m, tokens);
+            Dense kv = computed<Dense>(tokens);
+            const std::string before = contents(cache);
+            const std::uint64_t declined = cache.stats().declined;
+            bool threw = false;
+            bool struck = false;
+            Outcome outcome = Outcome::stored;
+            {
+                FailingNew failing(skip, lasting);
+                try {
+                    outcome = cache.insert(m, tokens, std::move(kv), Tier::user).outcome;
+                } catch (const std::bad_alloc&) {
+                    threw = true;
+                }
+                struck = failing.stop();
+            }
+            CHECK((threw || outcome == Outcome::declined));
+            CHECK(cache.stats().declined == declined + (threw ? 0 : 1));
+            CHECK(computed_from(kv, m, tokens, tokens.size()));
+            CHECK(contents(cache) == before);
+            CHECK(cache.nbytes() == recount(cache));
+            CHECK(cache.check_invariants());
+            if (!struck)
+                break;
+            ++failures;
+        }
+    }
+    CHECK(failures > 4);
+    CHECK(cache.explain(m, tokens).reason == promptkv::MissReason::evicted);
 }
 
 TEST_CASE("Without memory a victim is dropped whole, and limits hold") {

@@ -4,6 +4,7 @@
 
 #include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include "catch.hpp"
 #include "fail_each_allocation.hpp"
@@ -27,6 +28,7 @@ using promptkv::Tier;
 
 using Plain = promptkv::LRUPromptCache<Reluctant, Name>;
 using Locked = promptkv::ConcurrentPromptCache<Reluctant, Name>;
+using Learning = promptkv::PromptCache<Reluctant, Name>;
 
 // Names that are too long to be kept within a string; `twin` collides with `known`.
 const Name known("a model that has entries of several tiers, and a system prompt");
@@ -265,7 +267,7 @@ constexpr unsigned all_calls = hash_call | comparison_call | model_copy_call | p
                                making_call | visiting_call;
 
 TEMPLATE_TEST_CASE("Each allocation of each function fails: as before if it throws, and no leak", "",
-                   Plain, Locked) {
+                   Plain, Locked, Learning) {
     std::size_t failures = 0;
     for (const bool listening : {false, true}) {
         for (const Use<TestType>& use : uses<TestType>()) {
@@ -367,7 +369,8 @@ TEST_CASE("The same failure leaves both caches alike, counters and order include
     CHECK(failures > 5);
 }
 
-TEMPLATE_TEST_CASE("A cache that cannot be made leaves nothing behind", "", Plain, Locked) {
+TEMPLATE_TEST_CASE("A cache that cannot be made leaves nothing behind", "", Plain, Locked,
+                   Learning) {
     for (std::size_t skip = 0;; ++skip) {
         CAPTURE(skip);
         const std::size_t blocks = live_blocks;
@@ -388,7 +391,7 @@ TEMPLATE_TEST_CASE("A cache that cannot be made leaves nothing behind", "", Plai
 }
 
 TEMPLATE_TEST_CASE("A query, a move or an end allocates nothing and calls no type of the caller", "",
-                   Plain) {
+                   Plain, Learning) {
     TestType cache({.max_bytes = 50, .max_entries = 7});
     fill(cache);
     std::optional<typename TestType::Lease> lease(cache.lease_nearest(known, key("abcdefghi")));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What the fuzzer and the replay of its corpus do with some bytes: a run of operations on a cache.
 //
-//     byte 0   the kind of payload, and the kind of cache
+//     byte 0   the kind of payload, and the kind of cache; from 250 on: a PromptCache
 //     byte 1   the profile of the keys, and whether the model follows
 //     then those of RunMaker
 #ifndef PROMPTKV_TESTS_FUZZ_RUN_HPP
@@ -14,6 +14,7 @@
 #include "payloads.hpp"
 
 #include <promptkv/concurrent_prompt_cache.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include <array>
 #include <cstddef>
@@ -67,9 +68,24 @@ std::string failure_with(Bytes source) {
     return failure_of<KV, Cache>(run);
 }
 
+/// The same for a cache that learns, which no model follows.
+template <class KV, class Cache>
+std::string failure_of_learning(Bytes source) {
+    constexpr std::array profiles = {short_keys, grown_keys, one_path, many_children};
+    const Profile& profile = profiles[source.below(profiles.size())];
+    Run run = RunMaker(source, profile, abilities_of<KV>(), false).make();
+    run.options.rules = Rules::promptkv;
+    return failure_of<KV, Cache>(run);
+}
+
 /// Does what the bytes say. Returns the story of what went wrong; "" where nothing did.
 inline std::string failure_of_bytes(std::span<const std::uint8_t> bytes) {
     Bytes source(bytes);
+    if (!bytes.empty() && bytes.front() >= 250) { // of the same kinds as the bytes below there were enough
+        const bool is_block = source.below(2) == 0;
+        return is_block ? failure_of_learning<BlockTape, promptkv::PromptCache<BlockTape>>(source)
+                        : failure_of_learning<WholeTape, promptkv::PromptCache<WholeTape>>(source);
+    }
     switch (source.below(10)) {
     case 0:
         return failure_with<Tape>(source);

@@ -3,6 +3,7 @@
 // as if it were alone.
 
 #include <promptkv/promptkv.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include "../model/random.hpp"
 #include "catch.hpp"
@@ -22,6 +23,7 @@ namespace {
 using namespace promptkv_test;
 using promptkv::LRUPromptCache;
 using promptkv::MissReason;
+using promptkv::PromptCache;
 using promptkv::Tier;
 
 /// One name is the beginning of the other.
@@ -146,9 +148,23 @@ std::vector<std::string> held_of(const Cache& cache, const std::string& model) {
     return held;
 }
 
-TEMPLATE_TEST_CASE("With room for both, each of two models is served as if it were alone", "", Pages,
-                   Hybrid) {
-    using Cache = LRUPromptCache<TestType>;
+/// What explain says, but for the names of tokens. That another model has the prompt is its secret.
+template <class Cache>
+std::string explained(const Cache& cache, const std::string& model, const Tokens& prompt) {
+    const auto why = cache.explain(model, prompt);
+    const MissReason reason =
+        why.reason == MissReason::other_model ? MissReason::nothing_shared : why.reason;
+    return " " + std::string(name(reason)) + " " + std::to_string(why.matched) + " nearest " +
+           std::to_string(why.nearest_tokens) + " " + std::string(name(why.nearest_tier)) + " " +
+           std::to_string(why.evicted_bytes_ago.value_or(0));
+}
+
+TEMPLATE_TEST_CASE("With room for both, each of two models is served as if it were alone", "",
+                   (std::pair<LRUPromptCache<Pages>, Pages>),
+                   (std::pair<LRUPromptCache<Hybrid>, Hybrid>),
+                   (std::pair<PromptCache<Pages>, Pages>)) {
+    using Cache = typename TestType::first_type;
+    using KV = typename TestType::second_type;
     std::size_t hits = 0;
     for (std::uint64_t seed = 1; seed <= 100; ++seed) {
         CAPTURE(seed);
@@ -169,8 +185,8 @@ TEMPLATE_TEST_CASE("With room for both, each of two models is served as if it we
             [&](const auto& removal) { log(removed[removal.model == names[0] ? 0 : 1])(removal); });
         for (int i = 0; i < 200; ++i) {
             const Call call = random_call(random, 7);
-            const std::string answer = answer_to<Cache, TestType>(together, call);
-            if (answer != answer_to<Cache, TestType>(apart[call.model], call))
+            const std::string answer = answer_to<Cache, KV>(together, call);
+            if (answer != answer_to<Cache, KV>(apart[call.model], call))
                 FAIL("call " << i << " of kind " << call.kind << ": " << answer);
             if (answer.find("state of") != std::string::npos)
                 FAIL(answer);
@@ -190,7 +206,9 @@ TEMPLATE_TEST_CASE("With room for both, each of two models is served as if it we
 
 TEMPLATE_TEST_CASE("Under a budget that both share, each model is served its own state alone", "",
                    (std::pair<LRUPromptCache<Pages>, Pages>),
-                   (std::pair<LRUPromptCache<Hybrid>, Hybrid>)) {
+                   (std::pair<LRUPromptCache<Hybrid>, Hybrid>),
+                   (std::pair<PromptCache<Pages>, Pages>),
+                   (std::pair<PromptCache<Hybrid>, Hybrid>)) {
     using Cache = typename TestType::first_type;
     using KV = typename TestType::second_type;
     std::uint64_t pressed_ever = 0;
@@ -227,6 +245,70 @@ TEMPLATE_TEST_CASE("Under a budget that both share, each model is served its own
         pressed_ever += pressed();
     }
     REQUIRE(pressed_ever > 100);
+}
+
+TEMPLATE_TEST_CASE("Under a budget that both share, no answer depends on which tokens the other model uses",
+                   "", (std::pair<PromptCache<Pages>, Pages>),
+                   (std::pair<PromptCache<Hybrid>, Hybrid>)) {
+    // The same calls are made on two caches. In one of them the second model has tokens of its own,
+    // which occur nowhere else. If prompts of one model, stored, remembered or evicted, told anything to the
+    // other one, the answers would differ.
+    using Cache = typename TestType::first_type;
+    using KV = typename TestType::second_type;
+    std::uint64_t remembered_ever = 0;
+    for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+        CAPTURE(seed);
+        Random random(seed);
+        const std::size_t max_bytes = 20 + random.below(60);
+        Cache same({.max_bytes = max_bytes, .max_entries = 12});
+        Cache other({.max_bytes = max_bytes, .max_entries = 12});
+        for (int i = 0; i < 300; ++i) {
+            Call call = random_call(random, 12);
+            const std::string& model = names[call.model];
+            std::string answer = answer_to<Cache, KV>(same, call);
+            answer += explained(same, model, call.key);
+            if (call.model == 1) {
+                for (std::int32_t& token : call.key)
+                    token += 1'000;
+            }
+            std::string expected = answer_to<Cache, KV>(other, call);
+            expected += explained(other, model, call.key);
+            if (answer != expected)
+                FAIL("call " << i << " of kind " << call.kind << ": " << answer << " is not "
+                             << expected);
+            remembered_ever += answer.find("evicted") != std::string::npos ? 1U : 0U;
+        }
+        REQUIRE(same.check_invariants());
+        REQUIRE(same.nbytes() == other.nbytes());
+    }
+    REQUIRE(remembered_ever > 100);
+}
+
+TEST_CASE("Only the model of a remembered key learns that the key was evicted") {
+    PromptCache<Pages> cache({.max_bytes = 30});
+    const Tokens evicted = key("abcdefgh");
+    cache.insert(names[0], evicted, pages(names[0], evicted), Tier::user);
+    cache.insert(names[1], key("xyz"), pages(names[1], key("xyz")), Tier::user);
+    cache.trim_to({.max_bytes = 0});
+    REQUIRE(cache.explain(names[0], evicted).reason == MissReason::evicted);
+    REQUIRE(cache.probe(names[0], evicted).matched() == 8);
+    for (const std::string& model : {names[1], std::string("a model without keys")}) {
+        CAPTURE(model);
+        CHECK(cache.explain(model, evicted).reason == MissReason::nothing_shared);
+        CHECK(cache.explain(model, evicted).matched == 0);
+        CHECK_FALSE(cache.explain(model, evicted).evicted_bytes_ago);
+        CHECK(cache.probe(model, evicted).matched() == 0);
+        CHECK(cache.touch(model, evicted).matched() == 0);
+        CHECK(cache.fetch_nearest(model, evicted).miss() == MissReason::nothing_shared);
+        CHECK(cache.lease_nearest(model, evicted).matched() == 0);
+        CHECK(cache.erase_below(model, key("a")) == 0);
+    }
+    // What the other model erases, evicts or stores is not forgotten, and not remembered, for this one.
+    cache.erase_model(names[1]);
+    CHECK(cache.explain(names[0], evicted).reason == MissReason::evicted);
+    cache.erase_model(names[0]);
+    CHECK(cache.explain(names[0], evicted).reason == MissReason::nothing_shared);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("Only explain looks into other models") {

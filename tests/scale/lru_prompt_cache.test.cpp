@@ -2,6 +2,7 @@
 // The caches at their largest: entries, depth of a conversation, length of a prompt.
 
 #include <promptkv/lru_prompt_cache.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include "catch.hpp"
 #include "fire_payloads.hpp"
@@ -25,8 +26,10 @@ using promptkv::Match;
 using promptkv::Outcome;
 using promptkv::Tier;
 
-TEST_CASE("A conversation of 200,000 one-token turns fits a stack of 256 KiB") {
-    using TestType = LRUPromptCache<Whole, std::string, std::int8_t>;
+// In the second one evicted turns are remembered.
+TEMPLATE_TEST_CASE("A conversation of 200,000 one-token turns fits a stack of 256 KiB", "",
+                   (LRUPromptCache<Whole, std::string, std::int8_t>),
+                   (promptkv::PromptCache<Whole, std::string, std::int8_t>)) {
     REQUIRE(on_small_stack([] {
         constexpr std::size_t turns = deep;
         const std::vector<std::int8_t> key(turns, 7);
