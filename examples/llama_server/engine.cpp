@@ -154,14 +154,18 @@ Engine::~Engine() {
 }
 
 std::shared_ptr<Stream> Engine::submit(Request request) {
-    auto stream = std::make_shared<Stream>();
+    Job job{std::move(request), std::make_shared<Stream>(), Clock::now(), nullptr};
+    const std::shared_ptr<Stream> stream = job.stream;
+    if (job.request.cache_prompt) {
+        job.loaded = store_->prefetch(job.request.model, job.request.prompt, job.request.session);
+    }
     {
         const std::lock_guard lock(mutex_);
         if (waiting_.size() >= options_.max_waiting || stopping_) {
             metrics_.refused.Increment();
             return nullptr;
         }
-        waiting_.push_back({std::move(request), stream, Clock::now()});
+        waiting_.push_back(std::move(job));
     }
     wake_.notify_one();
     return stream;
@@ -272,6 +276,7 @@ void Engine::begin(Slot& slot, Job job) {
     } else {
         slot.marks.clear();
     }
+    job.loaded.reset();
     slot.job = std::move(job);
     keep_marks(slot);
 }

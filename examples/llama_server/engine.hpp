@@ -116,7 +116,8 @@ public:
     Engine& operator=(const Engine&) = delete;
     ~Engine();
 
-    /// Queues a request. Null where too many wait.
+    /// Queues a request, once the second level has brought what it has of the prompt. Null where too many
+    /// wait.
     /// Requires: 0 < prompt.size() < context_tokens(), of valid tokens.
     [[nodiscard]] std::shared_ptr<Stream> submit(Request request);
 
@@ -134,6 +135,7 @@ private:
         Request request;
         std::shared_ptr<Stream> stream;
         std::chrono::steady_clock::time_point arrived;
+        std::shared_ptr<void> loaded; // what the second level brought, until it is restored
     };
     struct Slot;
 

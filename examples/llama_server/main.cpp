@@ -71,11 +71,12 @@ private:
 };
 
 struct Arguments {
-    std::string model, name, host = "127.0.0.1", store;
+    std::string model, name, host = "127.0.0.1";
     int port = 8080;
     std::vector<std::string> api_keys;
     Engine::Options engine;
-    std::size_t cache_mib = 1024, max_answer = 512, max_body_kib = 1024, max_connections = 960;
+    std::size_t cache_mib = 1024, disk_mib = 4096, max_answer = 512, max_body_kib = 1024,
+                max_connections = 960;
 };
 
 void add_options(CLI::App& cli, Arguments& a) {
@@ -117,7 +118,9 @@ void add_options(CLI::App& cli, Arguments& a) {
         ->check(CLI::Range(1, 960));
     cli.add_option("--max-waiting", a.engine.max_waiting, "requests; more are refused")
         ->capture_default_str();
-    cli.add_option("--store", a.store, "second level below memory: not in this version");
+    cli.add_option("--store", a.engine.store.directory,
+                   "a folder for what memory evicts; it outlives the server");
+    cli.add_option("--store-max", a.disk_mib, "MiB, the most that it takes")->capture_default_str();
 }
 
 /// Model files by the words that stand for them.
@@ -132,7 +135,8 @@ std::unique_ptr<random_model::TemporaryModel> make_model(std::string& name) {
 
 void add_routes(httplib::Server& http, App& app) {
     http.Get("/", [](const httplib::Request&, httplib::Response& response) {
-        response.set_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'; img-src data:");
+        response.set_header("Content-Security-Policy",
+                            "default-src 'self' 'unsafe-inline'; img-src data:");
         response.set_content(page, "text/html; charset=utf-8");
     });
     http.Get("/health", [](const httplib::Request&, httplib::Response& response) {
@@ -168,6 +172,7 @@ int serve(Arguments& a) {
     const auto made = make_model(a.model);
     a.engine.model_file = made ? made->path() : a.model;
     a.engine.store.max_bytes = a.cache_mib << 20;
+    a.engine.store.max_disk_bytes = std::uint64_t{a.disk_mib} << 20;
     if (a.name.empty()) {
         a.name = made ? a.model : std::filesystem::path(a.model).stem().string();
     }
@@ -227,11 +232,6 @@ int main(int argc, char** argv) {
     CLI::App cli("An OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.");
     add_options(cli, arguments);
     CLI11_PARSE(cli, argc, argv);
-    if (!arguments.store.empty()) {
-        std::fprintf(stderr,
-                     "llama_server: --store needs a second level, which is not in this version\n");
-        return 2;
-    }
     sigset_t signals; // for the thread that waits for them, so blocked in all
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);

@@ -147,6 +147,34 @@ collect(const promptkv::BasicPromptCache<KV, Model, Token, TierEnum, Policy, Mut
     return out;
 }
 
+/// The counters of a second level (promptkv/second_level.hpp).
+template <class SecondLevelStats>
+    requires requires(const SecondLevelStats& s) { s.dropped_queue_full; }
+[[nodiscard]] Families collect(const SecondLevelStats& s) {
+    using prometheus::MetricType;
+    Families out;
+    const auto counter = [&](const char* name, const char* help, std::uint64_t value,
+                             Labels labels = {}) {
+        add(out, MetricType::Counter, name, help, std::move(labels), value);
+    };
+    counter("promptkv_second_level_written_total", "Records written.", s.written);
+    counter("promptkv_second_level_written_bytes_total", "Bytes written.", s.bytes_written);
+    const char* const dropped = "promptkv_second_level_dropped_total";
+    const char* const why = "Records that were not written, by reason.";
+    counter(dropped, why, s.dropped_queue_full, {{"reason", "queue_full"}});
+    counter(dropped, why, s.dropped_too_short, {{"reason", "too_short"}});
+    counter(dropped, why, s.dropped_erased, {{"reason", "erased"}});
+    counter(dropped, why, s.dropped_no_payload, {{"reason", "no_payload"}});
+    counter(dropped, why, s.refused_full, {{"reason", "store_full"}});
+    counter(dropped, why, s.refused_failed, {{"reason", "store_failed"}});
+    counter("promptkv_second_level_loads_total", "Loads.", s.loads);
+    counter("promptkv_second_level_loaded_tokens_total", "Tokens loaded.", s.tokens_loaded);
+    counter("promptkv_second_level_loaded_bytes_total", "Bytes loaded.", s.bytes_loaded);
+    add(out, MetricType::Gauge, "promptkv_second_level_waiting_bytes",
+        "Bytes that wait to be written.", {}, s.bytes_waiting);
+    return out;
+}
+
 } // namespace promptkv_metrics
 
 #endif

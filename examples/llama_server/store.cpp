@@ -5,15 +5,19 @@
 #include "promptkv_metrics.hpp"
 
 #include <promptkv/concurrent_prompt_cache.hpp>
+#include <promptkv/file_store.hpp>
+#include <promptkv/second_level.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <deque>
 #include <exception>
+#include <functional>
+#include <iterator>
 #include <mutex>
 #include <optional>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -26,24 +30,13 @@ using Clock = std::chrono::steady_clock;
 struct Facts {
     std::uint64_t session = 0;
     Clock::time_point stored = Clock::now();
-    std::atomic<std::uint64_t> hits{0};
+    std::uint64_t hits = 0;
 };
 
-/// A payload with facts: they live and leave with the entry. All that the cache asks of a payload is
-/// inherited; clones and tails have no facts.
-template <class Base>
-struct Noted : Base {
-    Noted(Base base) noexcept : Base(std::move(base)) {} // NOLINT: what Base returns is converted
-    std::shared_ptr<Facts> facts;
-};
-
-template <class Base>
+template <class KV>
 class StoreOf final : public Store {
-    using KV = Noted<Base>;
     using Cache = promptkv::ConcurrentPromptCache<KV, std::string, llama_token>;
-    static constexpr bool cuts = promptkv::PrefixClonable<KV>;
-    static_assert(promptkv::BlockPayload<KV> && promptkv::AdoptingPayload<KV>);
-    static_assert(cuts ? promptkv::TruncatablePayload<KV> : promptkv::SharedPrefixPayload<KV>);
+    using SecondLevel = promptkv::SecondLevel<Cache, promptkv::FileStore>;
 
 public:
     StoreOf(llama_context* context, llama_seq_id slots, const Options& options)
@@ -51,7 +44,38 @@ public:
         for (llama_seq_id slot = 0; slot < slots; ++slot) {
             sequences_.emplace_back(context, slot, slots, options.block_tokens);
         }
-        cache_.set_removal_listener([this](auto& removal) { note(removal); });
+        const auto listener = [this](auto& removal) { note(removal); };
+        if (options.directory.empty()) {
+            cache_.set_removal_listener(listener);
+        } else {
+            disk_.emplace(promptkv::FileStoreOptions{.directory = options.directory,
+                                                     .max_bytes = options.max_disk_bytes});
+            // The cache's model key names the weights and the context; the build is not in it.
+            second_.emplace(cache_, *disk_,
+                            typename SecondLevel::Options{
+                                .fingerprint = promptkv::fingerprint_of(llama_print_system_info()),
+                                .block_tokens = options.block_tokens});
+            second_->set_removal_listener(listener);
+        }
+    }
+    StoreOf(const StoreOf&) = delete;
+    StoreOf& operator=(const StoreOf&) = delete;
+    ~StoreOf() override {
+        if (second_ && !second_->flush(Clock::now() + std::chrono::seconds(60))) {
+            std::fputs("not all of the cache was written\n", stderr);
+        }
+    }
+
+    std::shared_ptr<void> prefetch(const std::string& model, TokenSpan prompt,
+                                   std::uint64_t session) override {
+        if (!second_) {
+            return nullptr;
+        }
+        const auto deadline = Clock::now() + std::chrono::seconds(10);
+        auto load = std::make_shared<typename SecondLevel::Prefetch>(
+            second_->prefetch(model, prompt, {.deadline = deadline, .session = session}));
+        load->wait();
+        return load;
     }
 
     Lookup restore(llama_seq_id slot, const std::string& model, TokenSpan prompt) override {
@@ -67,8 +91,12 @@ public:
             std::fprintf(stderr, "a state could not be restored: %s\n", error.what());
             return {}; // the sequence is empty: the prompt is computed
         }
-        if (hit.kv().facts != nullptr) {
-            ++hit.kv().facts->hits;
+        if (hit.match() != promptkv::Match::longer) { // else the entry's key is not known here
+            const std::lock_guard lock(mutex_);
+            if (const auto at = facts_.find(key_of(model, prompt.first(hit.entry_tokens())));
+                at != facts_.end()) {
+                ++at->second.hits;
+            }
         }
         return hit;
     }
@@ -80,16 +108,24 @@ public:
         if (!room) {
             return {.outcome = room.outcome()}; // present already, or there is no room
         }
-        KV kv = room.prefix().value_or(KV(Base(options_.block_tokens)));
+        KV kv = room.prefix().value_or(KV(options_.block_tokens));
         sequence.save(kv, room.tokens());
-        kv.facts = std::make_shared<Facts>();
-        kv.facts->session = options.session;
-        return room.commit(std::move(kv));
+        const std::size_t length = kv.length();
+        const std::size_t key = key_of(model, tokens.first(length));
+        const bool added = remember(key, options.session);
+        const promptkv::Inserted inserted = room.commit(std::move(kv));
+        const bool stored = inserted.outcome == promptkv::Outcome::stored ||
+                            inserted.outcome == promptkv::Outcome::replaced;
+        if (added && (!stored || inserted.tokens != length)) { // or stored in part
+            const std::lock_guard lock(mutex_);
+            facts_.erase(key);
+        }
+        return inserted;
     }
 
     void clear(llama_seq_id slot) override { sequences_[static_cast<std::size_t>(slot)].clear(); }
 
-    [[nodiscard]] bool cuttable() const override { return cuts; }
+    [[nodiscard]] bool cuttable() const override { return promptkv::PrefixClonable<KV>; }
 
     [[nodiscard]] std::vector<Entry> entries(const std::string& model) const override {
         constexpr std::size_t shown_tokens = 24;
@@ -103,11 +139,15 @@ public:
             entry.tokens = view.tokens.size();
             entry.tier = view.tier;
             entry.nbytes = entry.own_bytes = view.nbytes;
-            if (const Facts* facts = view.kv.facts.get()) {
-                entry.session = facts->session;
-                entry.hits = facts->hits;
-                entry.age_seconds =
-                    std::chrono::duration<double>(Clock::now() - facts->stored).count();
+            {
+                const std::lock_guard lock(mutex_);
+                if (const auto at = facts_.find(key_of(model, view.tokens)); at != facts_.end()) {
+                    const Facts& facts = at->second;
+                    entry.session = facts.session;
+                    entry.hits = facts.hits;
+                    entry.age_seconds =
+                        std::chrono::duration<double>(Clock::now() - facts.stored).count();
+                }
             }
             const std::size_t shown = std::min(view.tokens.size(), shown_tokens);
             const TokenSpan first = view.tokens.first(shown);
@@ -145,12 +185,15 @@ public:
         return cache_.explain(model, tokens, {.min_reuse = options_.min_reuse});
     }
     std::size_t erase_session(const std::string& model, std::uint64_t session) override {
-        return cache_.erase_session(model, session);
+        return second_ ? second_->erase_session(model, session)
+                       : cache_.erase_session(model, session);
     }
     std::size_t erase_below(const std::string& model, TokenSpan prefix) override {
-        return cache_.erase_below(model, prefix);
+        return second_ ? second_->erase_below(model, prefix) : cache_.erase_below(model, prefix);
     }
-    std::size_t erase_model(const std::string& model) override { return cache_.erase_model(model); }
+    std::size_t erase_model(const std::string& model) override {
+        return second_ ? second_->erase_model(model) : cache_.erase_model(model);
+    }
     void set_max_bytes(std::size_t max_bytes) override {
         cache_.set_limits({.max_bytes = max_bytes});
     }
@@ -158,13 +201,39 @@ public:
     [[nodiscard]] std::size_t nbytes() const override { return cache_.nbytes(); }
     [[nodiscard]] promptkv::Stats stats() const override { return cache_.stats(); }
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const override {
-        return promptkv_metrics::collect(cache_);
+        auto families = promptkv_metrics::collect(cache_);
+        if (second_) {
+            std::ranges::move(promptkv_metrics::collect(second_->stats()),
+                              std::back_inserter(families));
+        }
+        return families;
     }
 
 private:
+    /// Tells keys apart well enough for facts that are only shown.
+    static std::size_t key_of(const std::string& model, TokenSpan tokens) {
+        const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()),
+                                     tokens.size_bytes());
+        return std::hash<std::string_view>()(bytes) ^ std::hash<std::string>()(model);
+    }
+
+    bool remember(std::size_t key, std::uint64_t session) {
+        const std::lock_guard lock(mutex_);
+        const auto [at, added] = facts_.try_emplace(key);
+        at->second.session = added ? session : at->second.session;
+        return added;
+    }
+
     void note(const typename Cache::Removal& removal) {
         constexpr std::size_t remembered = 512;
         const std::lock_guard lock(mutex_);
+        if (removal.reason != promptkv::RemovalReason::replaced) { // else the key has an entry
+            auto facts = facts_.extract(key_of(removal.model, removal.tokens));
+            if (facts && removal.kept_tokens > 0) {
+                facts.key() = key_of(removal.model, removal.tokens.first(removal.kept_tokens));
+                facts_.insert(std::move(facts));
+            }
+        }
         departures_.push_back({++departed_, removal.model, removal.reason, removal.tier,
                                removal.tokens.size(), removal.kept_tokens, removal.bytes});
         if (departures_.size() > remembered) {
@@ -173,11 +242,14 @@ private:
     }
 
     Options options_;
-    std::vector<llama_kv::Sequence<Base>> sequences_;
-    mutable std::mutex mutex_; // of the next two
+    std::vector<llama_kv::Sequence<KV>> sequences_;
+    mutable std::mutex mutex_; // of the next three
+    std::unordered_map<std::size_t, Facts> facts_;
     std::deque<Departure> departures_;
     std::uint64_t departed_ = 0;
-    Cache cache_; // last: it calls note()
+    Cache cache_; // after these: it calls note()
+    std::optional<promptkv::FileStore> disk_;
+    std::optional<SecondLevel> second_; // last: it uses the two before
 };
 
 } // namespace

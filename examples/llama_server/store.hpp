@@ -30,14 +30,16 @@ using Explanation = promptkv::Explanation<llama_token, promptkv::Tier>;
 /// The payload depends on the model: blocks that can be cut anywhere, or blocks with a recurrent state.
 /// `make_store` chooses; the rest of the server does not see the difference, except by `cuttable()`.
 ///
-/// Thread safety: the first three functions belong to the thread of the engine. The others: any thread.
+/// Thread safety: restore, keep and clear belong to the thread of the engine. The others: any thread.
 class Store {
 public:
     struct Options {
         std::size_t max_bytes = std::size_t{1} << 30;
         std::size_t block_tokens = 32;
         std::size_t min_reuse =
-            8; ///< a shorter match is no reuse: a BOS token, a template's header
+            8;                 ///< a shorter match is no reuse: a BOS token, a template's header
+        std::string directory; ///< of a second level; empty: none
+        std::uint64_t max_disk_bytes = std::uint64_t{4} << 30;
     };
 
     /// An entry, as GET /cache shows it.
@@ -47,7 +49,7 @@ public:
         std::size_t nbytes = 0;    ///< that it refers to
         std::size_t own_bytes = 0; ///< of these, bytes that no other entry refers to
         std::uint64_t session = 0;
-        std::uint64_t hits = 0;
+        std::uint64_t hits = 0; ///< by prompts that hold its whole key
         double age_seconds = 0;
         Tokens begin, end; ///< some of its first and last tokens
         /// Its blocks: ranges [first, last] of numbers that are the same for the same block.
@@ -64,6 +66,11 @@ public:
     };
 
     virtual ~Store() = default;
+
+    /// Brings to memory what the second level has of the prompt, and waits for that. What was loaded
+    /// cannot be evicted as long as the answer lives. Null without a second level.
+    virtual std::shared_ptr<void> prefetch(const std::string& model, TokenSpan prompt,
+                                           std::uint64_t session) = 0;
 
     // state of a slot's sequence /////////////////////////////////////////////////////////////////
 

@@ -2,6 +2,9 @@
 // What the server says of its cache, and that the cache does it.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { chat, start, system } from './server.mjs'
 
@@ -146,6 +149,23 @@ test('tenants do not see, reuse or erase state of each other', async t => {
   const why = (await other.call('POST', '/cache/explain', { messages: body.messages }, as('b'))).json
   assert.equal(why.reason, 'nothing_shared')
   assert.equal((await other.call('PUT', '/cache', { max_bytes: 0 }, as('b'))).status, 403)
+})
+
+test('a second level outlives the server, and what is erased leaves it too', async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'promptkv-store-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  const kept = chat('A frog that is kept.', { prompt_cache_key: 'kept' })
+  const erased = chat('Some other words that are erased.', { prompt_cache_key: 'erased', messages: [{ role: 'user', content: 'Quite another story about the moon and the stars.' }] })
+  const first = await start(null, '--store', folder)
+  for (const body of [kept, erased]) await first.call('POST', '/v1/chat/completions', body)
+  await first.call('DELETE', '/cache?session=erased')
+  await first.stop()
+  const second = await start(t, '--store', folder)
+  const answer = (await second.call('POST', '/v1/chat/completions', kept)).json
+  assert.equal(cached(answer), answer.usage.prompt_tokens - 1)
+  assert.equal(cached((await second.call('POST', '/v1/chat/completions', erased)).json), 0)
+  const { text } = await second.call('GET', '/metrics')
+  assert.ok(Number(/^promptkv_second_level_loaded_tokens_total (\d+)$/m.exec(text)[1]) > 0)
 })
 
 for (const kind of ['hybrid', 'recurrent']) {
