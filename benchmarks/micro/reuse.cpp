@@ -5,7 +5,6 @@
 #include "payloads.hpp"
 #include "prompts.hpp"
 
-#include <promptkv/reuse_order.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -4,7 +4,6 @@
 // nbytes() + index_nbytes() with these and all else that is held.
 
 #include <promptkv/promptkv.hpp>
-#include <promptkv/reuse_order.hpp>
 
 #include "catch.hpp"
 #include "counting_new.hpp"

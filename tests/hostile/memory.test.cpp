@@ -3,7 +3,6 @@
 #include "counted_assert.hpp"
 
 #include <promptkv/promptkv.hpp>
-#include <promptkv/reuse_order.hpp>
 
 #include "../model/random.hpp"
 #include "catch.hpp"

@@ -7,7 +7,6 @@
 #include "counted_assert.hpp"
 
 #include <promptkv/promptkv.hpp>
-#include <promptkv/reuse_order.hpp>
 
 #include "../model/random.hpp"
 #include "../scale/small_stack.hpp"

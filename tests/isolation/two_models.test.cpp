@@ -3,7 +3,6 @@
 // as if it were alone.
 
 #include <promptkv/promptkv.hpp>
-#include <promptkv/reuse_order.hpp>
 
 #include "../model/random.hpp"
 #include "catch.hpp"
