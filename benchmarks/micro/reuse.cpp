@@ -5,7 +5,6 @@
 #include "payloads.hpp"
 #include "prompts.hpp"
 
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +21,7 @@ constexpr std::size_t few = 64; // entries: warm
 template <class KV>
 using Learning = promptkv::PromptCache<KV>;
 
-/// A cache whose victims are no matter: the room that they leave is filled with prompts that are new.
+/// A cache that fills the room of its victims with new prompts, whichever the victims are.
 template <class KV, class Of>
 class Herd {
 public:
@@ -101,8 +100,8 @@ template <class Of>
 class Traffic {
 public:
     explicit Traffic(std::size_t entries) : cache_({.max_bytes = entries * n}) {
-        for (std::size_t i = 0; i < hot.size(); ++i) {
-            hot[i] = prompt_of(i, n);
+        for (std::size_t i = 0; i < hot_.size(); ++i) {
+            hot_[i] = prompt_of(i, n);
         }
         while (cache_.stats().evicted < 4 * batch) {
             prepare();
@@ -116,7 +115,7 @@ public:
     /// Makes the prompts of the next batch.
     void prepare() {
         for (std::size_t i = 0; i < batch; ++i) {
-            prompts_[i] = i % 4 == 0 ? hot[served_ % hot.size()] : prompt_of(1'000 + served_, n);
+            prompts_[i] = i % 4 == 0 ? hot_[served_ % hot_.size()] : prompt_of(1'000 + served_, n);
             ++served_;
         }
     }
@@ -128,7 +127,7 @@ public:
 
 private:
     static constexpr std::size_t n = 64;
-    std::vector<Prompt> hot = std::vector<Prompt>(few);
+    std::vector<Prompt> hot_ = std::vector<Prompt>(few);
     Of cache_;
     std::vector<Prompt> prompts_ = std::vector<Prompt>(batch);
     std::uint64_t served_ = 0;
@@ -175,8 +174,7 @@ void learn(Run& run) {
     for (double& time : times.bound) {
         time = 0;
     }
-    report(run, times,
-           {.factor = 1, .extra_ns = 2'000, .target = "ReuseOrder: a lesson [us]"});
+    report(run, times, {.factor = 1, .extra_ns = 2'000, .target = "ReuseOrder: a lesson [us]"});
 }
 
 } // namespace
@@ -188,9 +186,8 @@ void add_reuse(Cases& cases) {
     }
     for (const std::size_t block : {16U, 64U}) {
         const std::string kind = " in blocks of " + std::to_string(block);
-        add(cases, "reuse", "dropped" + kind, 4'096, [=](Run& run) {
-            drop<InBlocks>(run, 4'096, 4'096 / block, kind, of_blocks(block));
-        });
+        add(cases, "reuse", "dropped" + kind, 4'096,
+            [=](Run& run) { drop<InBlocks>(run, 4'096, 4'096 / block, kind, of_blocks(block)); });
     }
     for (const std::size_t entries : {10'000U, 1'000'000U}) {
         add(cases, "reuse_entries", "victim", entries,

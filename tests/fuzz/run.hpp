@@ -81,7 +81,7 @@ std::string failure_of_learning(Bytes source) {
 /// Does what the bytes say. Returns the story of what went wrong; "" where nothing did.
 inline std::string failure_of_bytes(std::span<const std::uint8_t> bytes) {
     Bytes source(bytes);
-    if (!bytes.empty() && bytes.front() >= 250) { // of the same kinds as the bytes below there were enough
+    if (!bytes.empty() && bytes.front() >= 250) { // no older file of the corpus begins so
         const bool is_block = source.below(2) == 0;
         return is_block ? failure_of_learning<BlockTape, promptkv::PromptCache<BlockTape>>(source)
                         : failure_of_learning<WholeTape, promptkv::PromptCache<WholeTape>>(source);
