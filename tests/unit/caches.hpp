@@ -6,6 +6,7 @@
 #define PROMPTKV_TESTS_UNIT_CACHES_HPP
 
 #include <promptkv/lru_prompt_cache.hpp>
+#include <promptkv/reuse_order.hpp>
 
 #include "unit_payloads.hpp"
 
@@ -15,6 +16,8 @@ extern template class BasicPromptCache<promptkv_test::Tape>;
 extern template class BasicPromptCache<promptkv_test::WholeTape>;
 extern template class BasicPromptCache<promptkv_test::UncutTape>;
 extern template class BasicPromptCache<promptkv_test::Blocks>;
+extern template class BasicPromptCache<promptkv_test::Blocks, std::string, std::int32_t, Tier,
+                                       ReuseOrder>;
 extern template class BasicPromptCache<promptkv_test::Hybrid>;
 extern template class BasicPromptCache<promptkv_test::ThrowsWhenCopied>;
 
