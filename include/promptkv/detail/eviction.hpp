@@ -110,6 +110,8 @@ public:
         parts_.order.leave(record);
         record.aside = 0;
         const auto left = parts_.ledger.remove(record);
+        if (reason == RemovalReason::evicted)
+            count_freed(left.freed);
         record.left_bytes = record.payload->nbytes;
         record.left_kept = 0;
         record.reason = reason;
@@ -292,7 +294,6 @@ private:
             ++parts_.stats.evicted_unused;
         parts_.stats.tokens_evicted += record.length();
         const std::size_t freed = remove(record, RemovalReason::evicted);
-        count_freed(freed);
         ++evicted.entries;
         evicted.bytes += in_use ? alone : freed;
     }

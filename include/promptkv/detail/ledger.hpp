@@ -99,6 +99,13 @@ public:
         return less(nbytes, store_blocks(kv, account_));
     }
 
+    /// A payload that is held, and not added yet, gives up `freed` bytes: of what it needed, and beyond
+    /// that of what others left to it meanwhile.
+    void give_up(std::size_t freed, std::size_t& added) noexcept {
+        account_->bytes.fetch_sub(less(freed, added), std::memory_order_relaxed);
+        added = less(added, freed);
+    }
+
     /// An entry's payload is stored now; `hold` returned `added` for it.
     void add(R& record, std::size_t added) noexcept {
         account_->bytes.fetch_add(added, std::memory_order_relaxed);

@@ -61,6 +61,9 @@ public:
             destroy(record);
             lock.lock();
         }
+        index.forget_surplus();
+        while (R* forgotten = index.pop_forgotten())
+            adopt(*forgotten);
         lock.unlock();
         destroy_forgotten();
     }

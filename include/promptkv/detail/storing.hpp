@@ -152,19 +152,20 @@ private:
         parts_.resident_leaf(Index<R>::prefix_of(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
+        const std::size_t whole = record.length();
         const auto give_up_some = [&](std::size_t wanted) {
             if (give_up(record, wanted, added, insert))
                 return true;
-            if (insert.inserted.absorbed == 0)
+            if (insert.inserted.absorbed == 0 && record.length() == whole)
                 return false;
-            parts_.set_aside(record); // it holds what it absorbed, and must stay
+            parts_.set_aside(record); // it holds what it absorbed, or was cut already, and must stay
             return true;
         };
         const auto evicted = eviction_.make_room(parts_.limits(), added, 1, &record, give_up_some);
         insert.inserted.evicted = evicted.entries;
         insert.inserted.cut = evicted.cuts;
         if (evicted.declined) {
-            decline(record, insert);
+            decline(record, added, insert);
             return;
         }
         parts_.ledger.add(record, added);
@@ -184,17 +185,18 @@ private:
         payload.nbytes = kv_traits<KV>::nbytes(payload.kv);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
-        added = less(added, less(less(before, payload.nbytes), held));
+        parts_.ledger.give_up(less(less(before, payload.nbytes), held), added);
         return true;
     }
 
     /// Takes the incoming entry out again. The payload is the caller's as before.
-    void decline(R& record, const Insert& insert) noexcept {
+    void decline(R& record, std::size_t added, const Insert& insert) noexcept {
         if (record.last_of_session)
             record.home->sessions.erase(record.session);
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
-        unstore_blocks(payload->kv, 0);
+        const std::size_t held = unstore_blocks(payload->kv, 0);
+        parts_.ledger.give_up(less(payload->nbytes, held), added);
         std::destroy_at(std::addressof(insert.kv));
         std::construct_at(std::addressof(insert.kv), std::move(payload->kv));
         record.is_entry = false;
