@@ -18,6 +18,7 @@ using promptkv::CacheOptions;
 using promptkv::ConcurrentPromptCache;
 using promptkv::Explanation;
 using promptkv::FetchOptions;
+using promptkv::HitRatioPoint;
 using promptkv::Inserted;
 using promptkv::InsertOptions;
 using promptkv::Lookup;
