@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: MIT
+// ReuseOrder in a cache: which entries can be victims, what is declined, and what an insert keeps.
+
+#include <promptkv/reuse_order.hpp>
+
+#include "../model/random.hpp"
+#include "catch.hpp"
+#include "unit_payloads.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace promptkv_test;
+using promptkv::InsertOptions;
+using promptkv::Outcome;
+using promptkv::PromptCache;
+using promptkv::Tier;
+
+using Cache = PromptCache<Blocks>;
+
+/// `n` requests go by that use nothing.
+template <class Cache>
+void pass_time(Cache& cache, int n) {
+    for (int i = 0; i < n; ++i)
+        CHECK_FALSE(cache.fetch_nearest("m", key("?")));
+}
+
+/// Looks a prompt up, as far as it is stored. Returns the number of the lookup.
+template <class Cache>
+std::uint64_t look_up(Cache& cache, std::string_view prompt) {
+    return cache.fetch_nearest("m", key(prompt), {.min_remaining = 0}).request();
+}
+
+TEST_CASE("An entry is a victim only while nothing continues its state") {
+    Cache cache;
+    store(cache, "abcd", Tier::system);
+    store(cache, "abcdefgh", Tier::user);
+    store(cache, "abcdxy", Tier::user);
+    CHECK(cache.check_invariants());
+    CHECK(eviction_order(cache) == "abcdefgh abcdxy abcd");
+}
+
+TEST_CASE("Entries that serve their whole keys only are all victims") {
+    PromptCache<WholeTape> cache;
+    store(cache, "abcd", Tier::user);
+    pass_time(cache, 10);
+    store(cache, "abcdef", Tier::user);
+    CHECK(cache.check_invariants());
+    CHECK(eviction_order(cache) == "abcd abcdef");
+}
+
+TEST_CASE("A leased entry is no victim until its lease ends") {
+    Cache cache;
+    store(cache, "aaaa", Tier::user);
+    {
+        const auto lease = cache.lease_nearest("m", key("aaaa"), {.min_remaining = 0});
+        REQUIRE(lease);
+        pass_time(cache, 30);
+        store(cache, "bbbb", Tier::user);
+        CHECK(cache.trim_to({.max_entries = 1}) == 1);
+        CHECK(contents(cache) == "aaaa1");
+        CHECK(cache.trim_to({.max_entries = 0}) == 0);
+        CHECK(cache.check_invariants());
+    }
+    store(cache, "cccc", Tier::user);
+    CHECK(cache.check_invariants());
+    CHECK(cache.trim_to({.max_entries = 1}) == 1);
+    CHECK(contents(cache) == "cccc1");
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("What was just stored can be the victim: it is declined, and nothing is lost",
+          "[!mayfail]") {
+    Cache cache({.max_bytes = 8});
+    store(cache, "abcdefgh", Tier::system);
+    int removals = 0;
+    cache.set_removal_listener([&removals](const auto&) { ++removals; });
+    const std::size_t length = GENERATE(2U, 6U, 8U);
+    CAPTURE(length);
+    const std::string text = std::string("ijklmnop").substr(0, length);
+    Blocks kv = blocks(text);
+    const auto inserted = cache.insert("m", key(text), std::move(kv), Tier::assistant);
+    CHECK(inserted.outcome == Outcome::declined);
+    CHECK(inserted.tokens == 0);
+    CHECK(inserted.evicted == 0);
+    CHECK(inserted.cut == 0);
+    CHECK(removals == 0);
+    CHECK(contents(cache) == "abcdefgh2");
+    CHECK(cache.nbytes() == 8);
+    CHECK(cache.stats().declined == 1);
+    CHECK(cache.check_invariants());
+    // The payload is the caller's as before, and may be stored elsewhere.
+    REQUIRE(text_of(kv) == text); // NOLINT(bugprone-use-after-move): that is the promise
+    Cache other;
+    CHECK(other.insert("m", key(text), std::move(kv), Tier::user).outcome == Outcome::stored);
+}
+
+TEST_CASE("A reservation is declined before anything is made") {
+    Cache cache({.max_bytes = 8});
+    store(cache, "abcdefgh", Tier::system);
+    const auto room = cache.reserve("m", key("ijklmn"), 6, Tier::assistant);
+    CHECK_FALSE(room);
+    CHECK(room.outcome() == Outcome::declined);
+    CHECK(room.tokens() == 0);
+    CHECK(contents(cache) == "abcdefgh2");
+    CHECK(cache.check_invariants());
+    bool made = false;
+    const auto inserted = cache.insert("m", key("qrstuv"), 6, Tier::assistant, [&made] {
+        made = true;
+        return blocks("qrstuv");
+    });
+    CHECK(inserted.outcome == Outcome::declined);
+    CHECK_FALSE(made);
+    CHECK(cache.nbytes() == 8);
+}
+
+TEST_CASE("An insert keeps the part for which there is room") {
+    const std::size_t room = GENERATE(2U, 3U, 4U, 5U);
+    const std::string text = GENERATE(std::string("ijklmnop"), std::string("ijklmnopq"));
+    const bool reserves = GENERATE(false, true);
+    CAPTURE(room, text, reserves);
+    Cache cache({.max_bytes = 8 + room});
+    store(cache, "abcdefgh", Tier::system);
+    const promptkv::Inserted inserted =
+        reserves
+            ? cache.insert(
+                  "m", key(text), text.size(), Tier::assistant,
+                  [&] { return blocks(text.substr(0, room / tokens_a_block * tokens_a_block)); })
+            : store(cache, text, Tier::assistant);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == room / tokens_a_block * tokens_a_block);
+    CHECK(inserted.evicted == 0);
+    CHECK(inserted.cut == 0);
+    CHECK(contents(cache) == "abcdefgh2 " + text.substr(0, inserted.tokens) + "0");
+    if (!reserves)
+        CHECK(cache.stats().stored_in_part == 1);
+    CHECK(cache.probe("m", key(text)).reused() == inserted.tokens);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("Of equal kinds an entry of a more persistent tier leaves later") {
+    const bool upwards = GENERATE(false, true);
+    Cache cache;
+    std::vector<std::pair<std::string_view, Tier>> entries{
+        {"ssss", Tier::system}, {"aaaa", Tier::assistant}, {"uuuu", Tier::user}};
+    if (upwards)
+        std::reverse(entries.begin(), entries.end());
+    for (const auto& each : entries)
+        store(cache, each.first, each.second);
+    CHECK(eviction_order(cache) == "aaaa uuuu ssss");
+}
+
+TEST_CASE("A tier is a wish: an entry long unused leaves before a less persistent one") {
+    Cache cache;
+    store(cache, "ssss", Tier::system);
+    pass_time(cache, 60);
+    store(cache, "aaaa", Tier::assistant);
+    CHECK(eviction_order(cache) == "ssss aaaa");
+}
+
+TEST_CASE("A session's dead branch is the next victim") {
+    const std::uint64_t session = GENERATE(0U, 5U);
+    CAPTURE(session);
+    Cache cache;
+    store(cache, "xyxy", Tier::assistant);
+    pass_time(cache, 10);
+    store(cache, "abcd", Tier::user, {}, {.session = session});
+    store(cache, "abef", Tier::user, {}, {.session = session});
+    CHECK(cache.stats().demoted == (session != 0 ? 1 : 0));
+    CHECK(eviction_order(cache).substr(0, 9) == (session != 0 ? "abcd xyxy" : "xyxy abef"));
+}
+
+TEST_CASE("A dead branch that is used again is one no longer") {
+    Cache cache;
+    store(cache, "xyxy", Tier::assistant);
+    pass_time(cache, 10);
+    store(cache, "abcd", Tier::user, {}, {.session = 5});
+    store(cache, "abef", Tier::user, {}, {.session = 5});
+    look_up(cache, "abcd");
+    CHECK(eviction_order(cache).substr(0, 4) == "xyxy");
+}
+
+TEST_CASE("An insert belongs to the lookup that it names") {
+    const bool names_it = GENERATE(false, true);
+    CAPTURE(names_it);
+    Cache cache;
+    const std::uint64_t a = look_up(cache, "aaaa");
+    const std::uint64_t b = look_up(cache, "bbbb");
+    CHECK(b == a + 1);
+    store(cache, "bbbb", Tier::user, {}, {.request = names_it ? b : 0});
+    store(cache, "aaaa", Tier::user, {}, {.request = names_it ? a : 0});
+    // Without a name both are as old as the last lookup.
+    CHECK(eviction_order(cache) == (names_it ? "aaaa bbbb" : "bbbb aaaa"));
+}
+
+TEST_CASE("An insert that names its lookup is no second use of what the lookup used") {
+    const bool names_it = GENERATE(false, true);
+    CAPTURE(names_it);
+    Cache cache;
+    store(cache, "ss", Tier::system);
+    store(cache, "tt", Tier::system);
+    const std::uint64_t first = look_up(cache, "ssab");
+    look_up(cache, "ttab");
+    store(cache, "ssab", Tier::user, {}, {.request = names_it ? first : 0});
+    CHECK(cache.erase("m", key("ssab")));
+    CHECK(cache.check_invariants());
+    CHECK(eviction_order(cache) == (names_it ? "ss tt" : "tt ss"));
+}
+
+TEST_CASE("System prompts of live sessions survive one-off prompts, and a dead one makes room") {
+    Cache cache({.max_bytes = 400});
+    std::int32_t next = 1000;
+    std::uint64_t live_requests = 0;
+    std::uint64_t live_hits = 0;
+    const Key live = counting(40, 100);
+    const Key dead = counting(40, 200);
+    const auto insert = [&](const Key& tokens, Tier tier, std::uint64_t request) {
+        cache.insert("m", tokens, blocks(std::string(tokens.size(), 'x')), tier,
+                     {.request = request});
+    };
+    const auto ask = [&](const Key* system, std::size_t more) {
+        Key prompt = system != nullptr ? *system : Key{};
+        const Key rest = counting(more, next);
+        next += 100;
+        prompt.insert(prompt.end(), rest.begin(), rest.end());
+        const auto hit = cache.fetch_nearest("m", prompt);
+        if (system != nullptr)
+            insert(*system, Tier::system, hit.request());
+        insert(prompt, Tier::user, hit.request());
+        return hit.reused();
+    };
+    for (int i = 0; i < 100; ++i) {
+        ask(&live, 10);
+        ask(&dead, 10);
+        ask(nullptr, 40);
+    }
+    CHECK(cache.probe("m", dead).matched() == 40);
+    for (int i = 0; i < 600; ++i) {
+        if (i % 20 == 0) {
+            ++live_requests;
+            live_hits += ask(&live, 10) >= 40 ? 1U : 0U;
+        } else {
+            ask(nullptr, 40);
+        }
+    }
+    CAPTURE(live_requests, live_hits);
+    CHECK(live_hits * 10 >= live_requests * 9);
+    CHECK(cache.probe("m", live, {.min_remaining = 0}).reused() == 40);
+    // From here on there are more live ones than fit.
+    std::vector<Key> others;
+    for (std::int32_t i = 0; i < 12; ++i)
+        others.push_back(counting(40, 300 + 50 * i));
+    for (std::size_t i = 0; i < 600; ++i)
+        ask(&others[i * 7 % others.size()], 10);
+    CHECK(cache.probe("m", dead, {.min_remaining = 0}).reused() == 0);
+    CHECK(cache.probe("m", live, {.min_remaining = 0}).reused() == 0);
+    CHECK(cache.check_invariants());
+}
+
+// determinism ////////////////////////////////////////////////////////////////////////////////////
+
+/// What a cache does in a random run, call by call.
+std::vector<std::string> log_of(std::uint64_t seed, int calls) {
+    Random random(seed);
+    std::vector<std::string> log;
+    Cache cache({.max_bytes = 120});
+    cache.set_removal_listener([&log](const auto& removal) {
+        log.push_back(word(removal.tokens) + " " + std::to_string(removal.kept_tokens) +
+                      std::string(name(removal.reason)));
+    });
+    std::vector<Cache::Lease> leases;
+    std::uint64_t request = 0;
+    for (int i = 0; i < calls; ++i) {
+        std::string text(1, static_cast<char>('a' + random.below(6)));
+        while (!random.one_in(8))
+            text.push_back(static_cast<char>('a' + random.below(random.one_in(4) ? 8 : 2)));
+        const std::size_t action = random.below(100);
+        const InsertOptions options{.session = random.below(6), .request = request};
+        if (action < 40) {
+            const auto hit = cache.fetch_nearest("m", key(text));
+            request = random.one_in(4) ? 0 : hit.request();
+            log.push_back(std::to_string(hit.reused()));
+        } else if (action < 85) {
+            const auto tier = static_cast<Tier>(random.below(3));
+            const auto inserted = store(cache, text, tier, {}, options);
+            log.push_back(std::string(name(inserted.outcome)) + std::to_string(inserted.tokens));
+        } else if (action < 90) {
+            leases.push_back(cache.lease_nearest("m", key(text)));
+        } else if (action < 95) {
+            leases.clear();
+        } else if (action < 97) {
+            log.push_back(std::to_string(cache.erase("m", key(text)) ? 1 : 0));
+        } else if (action < 98) {
+            log.push_back(std::to_string(cache.evict(random.below(20))));
+        } else if (action < 99) {
+            log.push_back(std::to_string(cache.trim_to({.max_bytes = 60 + random.below(60)})));
+        } else {
+            const auto room = cache.reserve("m", key(text), text.size(), Tier::user, options);
+            log.push_back(std::string(name(room.outcome())) + std::to_string(room.tokens()));
+        }
+        if (i % 16 == 0 && !cache.check_invariants())
+            log.push_back("broken");
+    }
+    return log;
+}
+
+TEST_CASE("Equal calls have equal victims, whatever the addresses") {
+    const std::uint64_t seed = GENERATE(1U, 2U);
+    CAPTURE(seed);
+    const std::vector<std::string> first = log_of(seed, 4'000);
+    // From here on memory is handed out differently.
+    std::vector<std::string> litter;
+    for (std::size_t i = 0; i < 3'000; ++i)
+        litter.emplace_back(8 + i * 7 % 250, 'x');
+    for (std::size_t i = 0; i < litter.size(); i += 3)
+        litter[i] = std::string();
+    const std::vector<std::string> second = log_of(seed, 4'000);
+    CHECK(first == second);
+    CHECK(std::count(first.begin(), first.end(), "broken") == 0);
+    const auto ends_with = [&first](std::string_view end) {
+        return std::count_if(first.begin(), first.end(), [end](const std::string& line) {
+            return line.size() >= end.size() &&
+                   line.compare(line.size() - end.size(), end.size(), end) == 0;
+        });
+    };
+    CHECK(ends_with("evicted") > 100);
+    CHECK(ends_with("cut") > 100);
+    CHECK(ends_with("declined0") > 10);
+}
+
+} // namespace
