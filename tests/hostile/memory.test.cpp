@@ -114,7 +114,7 @@ struct Empty {
 };
 
 template <class Cache>
-Empty empty(const Cache& cache) {
+Empty measured_empty(const Cache& cache) {
     return {cache.index_nbytes(), live_bytes};
 }
 
@@ -153,7 +153,7 @@ TEMPLATE_TEST_CASE("index_nbytes says what operator new gave out within 5 %, als
             const std::size_t start = live_bytes;
             {
                 Cache cache({.remembered_tokens = remembered});
-                const Empty before = empty(cache);
+                const Empty before = measured_empty(cache);
                 for (std::size_t i = 0; i < prompts.size(); ++i)
                     cache.insert(prompts[i].model, prompts[i].tokens,
                                  typename TestType::KV{prompts[i].tokens.size()}, Tier::user,
@@ -192,7 +192,7 @@ TEST_CASE("index_nbytes counts leases and reservations") {
     Measured after;
     {
         Cache cache;
-        const Empty before = empty(cache);
+        const Empty before = measured_empty(cache);
         for (std::int32_t i = 0; i < 1'000; ++i) {
             const Tokens tokens(20, i);
             cache.insert("m", tokens, Whole{20}, Tier::user);

@@ -70,7 +70,7 @@ TEMPLATE_TEST_CASE("explain says how many evictions ago a key was evicted", "", 
     CHECK(cache.explain("m", key("abcdx")).evicted_bytes_ago == 22 + ago);
 }
 
-TEST_CASE("The age of an eviction is the same with a listener and without one", "[!mayfail]") {
+TEST_CASE("The age of an eviction is the same with a listener and without one", "") {
     std::vector<std::uint64_t> ages;
     for (const bool listens : {false, true}) {
         Cache cache({.remembered_tokens = 100});
@@ -211,7 +211,7 @@ TEST_CASE("A key of several sessions is forgotten with none of them") {
 }
 
 TEMPLATE_TEST_CASE("Beyond the bound the key that was evicted first is forgotten first",
-                   "[!mayfail]", Cache, Learning) {
+                   "", Cache, Learning) {
     const bool listens = GENERATE(false, true);
     CAPTURE(listens);
     TestType cache({.remembered_tokens = 10});

@@ -158,7 +158,8 @@ private:
                 return true;
             if (insert.inserted.absorbed == 0 && record.length() == whole)
                 return false;
-            parts_.set_aside(record); // it holds what it absorbed, or was cut already, and must stay
+            parts_.set_aside(
+                record); // it holds what it absorbed, or was cut already, and must stay
             return true;
         };
         const auto evicted = eviction_.make_room(parts_.limits(), added, 1, &record, give_up_some);
