@@ -244,9 +244,14 @@ void replay_traces(const char* payload, std::size_t n_requests, Store store, Che
 
 // The blocks' reference counts and the payloads' pointers to them are the payload's, and not counted.
 constexpr double most_beside_blocks = 0.02;
+// With the records of remembered keys, which the allocator rounds up.
+constexpr double most_beside_remembered = 0.04;
 
 void check_whole(const Deviation& deviation) {
     CHECK(deviation.whole < most_beside_blocks);
+}
+void check_remembering(const Deviation& deviation) {
+    CHECK(deviation.whole < most_beside_remembered);
 }
 
 TEST_CASE("The cache counts the shared blocks that it holds, when what is stored is extended") {
@@ -269,9 +274,9 @@ TEST_CASE("The cache counts shared blocks and the states at the ends of their ke
 TEST_CASE("A cache that learns counts what it holds, and the keys that it remembers") {
     using Dense = Learning<Shared>;
     replay_traces<Shared, Dense>("shared blocks, extended, learning", 1'000,
-                                 extend_stored<Shared, Dense>, check_whole);
+                                 extend_stored<Shared, Dense>, check_remembering);
     replay_traces<Shared, Dense>("shared blocks, made anew, learning", 300,
-                                 make_anew<Shared, Dense>, check_whole);
+                                 make_anew<Shared, Dense>, check_remembering);
 }
 
 TEST_CASE("The cache counts payloads that share nothing") {

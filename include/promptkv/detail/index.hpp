@@ -387,7 +387,7 @@ public:
         for (const Home* home : homes_) {
             bytes += 2 * sizeof(void*) + sizeof(Home) + home->tree.nbytes();
             bytes += home->sessions.size() * (2 * sizeof(void*) + sizeof(std::uint64_t));
-            if (!home->sessions.empty())
+            if (home->sessions.bucket_count() > 1) // the first bucket is part of the map
                 bytes += home->sessions.bucket_count() * sizeof(void*);
             if constexpr (std::is_same_v<typename R::Model, std::string>) {
                 const std::size_t capacity = home->model.capacity();

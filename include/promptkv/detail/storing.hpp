@@ -152,17 +152,27 @@ private:
         parts_.resident_leaf(Index<R>::prefix_of(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
-        const std::size_t whole = record.length();
+        Part part{record.length(), 0};
+        std::size_t needed = added;
         const auto give_up_some = [&](std::size_t wanted) {
-            if (give_up(record, wanted, added, insert))
+            if (give_up(record, wanted, part)) {
+                needed = less(added, part.given_up);
                 return true;
-            if (insert.inserted.absorbed == 0 && record.length() == whole)
+            }
+            if (insert.inserted.absorbed == 0)
                 return false;
-            parts_.set_aside(
-                record); // it holds what it absorbed, or was cut already, and must stay
+            parts_.set_aside(record); // it holds what it absorbed, and must stay
             return true;
         };
-        const auto evicted = eviction_.make_room(parts_.limits(), added, 1, &record, give_up_some);
+        auto evicted = eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some);
+        if (!evicted.declined && part.kept < record.length()) {
+            evicted.declined = !cut_incoming(record, part.kept, added, insert);
+            if (!evicted.declined) { // in case that the cut freed less than was thought
+                if (!record.is_aside())
+                    parts_.set_aside(record);
+                eviction_.make_room(parts_.limits(), added, 1);
+            }
+        }
         insert.inserted.evicted = evicted.entries;
         insert.inserted.cut = evicted.cuts;
         if (evicted.declined) {
@@ -173,13 +183,30 @@ private:
         parts_.use(record);
     }
 
-    /// Gives up `wanted` bytes of the incoming entry, which lowers `added`, the bytes that it needs. False:
-    /// nothing of it would be left.
-    bool give_up(R& record, std::size_t wanted, std::size_t& added, const Insert& insert) noexcept {
-        const std::size_t kept = eviction_.cut_point_of(record, wanted);
-        Payload& payload = *record.payload;
-        if (kept == 0 || !parts_.index.shorten(record, kept))
+    /// How much of an incoming entry the policy wants.
+    struct Part {
+        std::size_t kept;     // tokens
+        std::size_t given_up; // bytes
+    };
+    /// The incoming entry is to give up `wanted` bytes more. False: nothing of it would be left.
+    bool give_up(const R& record, std::size_t wanted, Part& part) const noexcept {
+        const std::size_t kept = eviction_.cut_point_of(record, part.given_up + wanted);
+        if (kept == 0 || kept >= part.kept)
             return false;
+        const std::size_t nbytes = record.payload->nbytes;
+        const std::size_t freed = BlockPayload<KV> ? Ledger<R>::held_alone(record, kept, false)
+                                                   : nbytes - nbytes / record.length() * kept;
+        if (freed <= part.given_up)
+            return false;
+        part = {kept, freed};
+        return true;
+    }
+    /// Cuts the incoming entry, which lowers `added`, the bytes that it needs. False: memory ran out.
+    bool cut_incoming(R& record, std::size_t kept, std::size_t& added,
+                      const Insert& insert) noexcept {
+        if (!parts_.index.shorten(record, kept))
+            return false;
+        Payload& payload = *record.payload;
         const std::size_t before = payload.nbytes;
         const std::size_t held = unstore_blocks(payload.kv, kept);
         assign(insert.cut_off, truncate(payload.kv, kept));
