@@ -36,7 +36,7 @@ public:
     ReuseLesson() : ring_(ring_size) {
         for (int level = 0; level < n_levels; ++level) {
             for (int age = 0; age < n_ages; ++age)
-                worth_[at(level)][at(age)] = 0.5F * static_cast<float>(level - n_levels / 2) +
+                worth_[at(level)][at(age)] = 0.5F * static_cast<float>(level - middle) +
                                              std::log2(prior / (age_from(age) + 1));
         }
     }
@@ -76,7 +76,7 @@ public:
 
     /// A kind's level, between 0 and n_levels - 1.
     [[nodiscard]] float level(std::uint32_t features) const noexcept {
-        float level = n_levels / 2;
+        float level = middle;
         for (int f = 0; f < n_features; ++f)
             level += 2 * weight_[at(f)][value(features, f)];
         return std::clamp(level, 0.0F, n_levels - 1.001F);
@@ -97,6 +97,7 @@ public:
 
 private:
     static constexpr std::uint32_t open = 0xff;
+    static constexpr int middle = n_levels / 2; // the level of a kind without weights
     static constexpr float prior =
         0.1F; // without data: hazard prior / (age + 1), which is LRU's order
     // how many intervals a guess counts for: of all kinds' hazards, of a weight, of a level's hazards
@@ -204,7 +205,7 @@ private:
                 uses[at(f)][value(features, f)] += used ? 1 : 0;
                 expected[at(f)][value(features, f)] += hazard;
             }
-            levels_[static_cast<std::size_t>(level(features) + 0.5F)].add(age, used);
+            levels_[static_cast<std::size_t>(std::lround(level(features)))].add(age, used);
         });
         for (std::size_t f = 0; f < n_features; ++f) {
             for (std::size_t v = 0; v < 16; ++v) {
@@ -218,7 +219,7 @@ private:
 
     void set_worths(const Ages<double>& all) noexcept {
         for (int level = 0; level < n_levels; ++level) {
-            const double times = std::exp2(0.5 * (level - n_levels / 2));
+            const double times = std::exp2(0.5 * (level - middle));
             const Ages<double> hazard = hazards(levels_[at(level)], trust_level, [&](int age) {
                 return (std::min)(0.9, times * all[at(age)]);
             });
