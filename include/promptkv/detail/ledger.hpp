@@ -214,7 +214,7 @@ public:
             auto* record = static_cast<R*>(payload.record);
             if (!payload.leased())
                 forget_leases(payload);
-            payload.drop(Payload::queued);
+            payload.drop(Payload::queued); // NOLINT: the stack is an owner
             if (record != nullptr)
                 f(*record);
         }
