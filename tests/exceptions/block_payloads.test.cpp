@@ -162,10 +162,12 @@ TEMPLATE_TEST_CASE("Blocks are neither lost nor counted twice, whichever allocat
     for (const bool listening : {false, true}) {
         for (const Use<Cache>& use : uses<Cache, KV>()) {
             INFO(use.what << (listening ? ", with a listener" : ""));
-            failures +=
-                fail_each_allocation(fixture<Cache, KV>(listening), use.act, use.demand);
+            auto demand = use.demand;
+            if (std::is_same_v<Cache, Learning<KV>>) // its victims here are cut, which allocates
+                demand.survived = Survived::other;
+            failures += fail_each_allocation(fixture<Cache, KV>(listening), use.act, demand);
             failures += fail_each_allocation<FailingCalls<payload_copy_call>>(
-                fixture<Cache, KV>(listening), use.act, use.demand);
+                fixture<Cache, KV>(listening), use.act, demand);
         }
     }
     CHECK(failures > 50);
