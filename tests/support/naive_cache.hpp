@@ -705,8 +705,8 @@ private:
                 result.push_back(number);
             }
         }
-        std::stable_sort(result.begin(), result.end(), [this](int a, int b) {
-            return entries_.at(a).key.size() < entries_.at(b).key.size();
+        std::ranges::sort(result, {}, [this](int number) {
+            return std::pair(entries_.at(number).key.size(), number);
         });
         return result;
     }
