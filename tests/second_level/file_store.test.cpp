@@ -134,9 +134,9 @@ TEST_CASE("the budget holds while it writes, the least recently used first") {
         promptkv_test::store(process.cache, sequence(1000 * i, 4));
         REQUIRE(process.second.flush(soon()));
         REQUIRE(folder.bytes_on_disk() <= 40'960);
-        evict_all(process.cache);
+        evict_to_store(process);
         CHECK(process.load(sequence(0, 4)) == 4); // used each time: it stays
-        evict_all(process.cache);
+        evict_to_store(process);
     }
     CHECK(process.store.stats().records == 10);
     CHECK(process.store.stats().evicted == 20);
@@ -218,7 +218,7 @@ TEST_CASE("a damaged file is set aside and never served") {
         // Its place is free again.
         promptkv_test::store(process.cache, key);
         CHECK(process.second.flush(soon()));
-        evict_all(process.cache);
+        evict_to_store(process);
         CHECK(process.load(key) == 4);
     }
     SECTION("in the payload: found when it is read") {

@@ -134,6 +134,13 @@ inline Clock::time_point soon() {
     return Clock::now() + std::chrono::seconds(60); // never reached where all is well
 }
 
+/// Evicts everything, and waits until nothing waits to be written: what is found then is in the store.
+template <class Levels>
+void evict_to_store(Levels& levels) {
+    evict_all(levels.cache);
+    static_cast<void>(levels.second.wait_written(soon()));
+}
+
 // folders ////////////////////////////////////////////////////////////////////
 
 /// A folder that is deleted at the end.

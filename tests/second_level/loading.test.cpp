@@ -83,7 +83,7 @@ TEST_CASE("two prompts that differ in a token beyond a block get the block alone
     Levels levels;
     levels.put({1, 2, 3, 4, 5, 6, 7});
     CHECK(levels.load({1, 2, 3, 4, 5, 6, 8}).tokens() == 4);
-    evict_all(levels.cache);
+    evict_to_store(levels);
     CHECK(levels.load({1, 2, 3, 4, 5, 6, 7}).tokens() == 7);
 }
 
@@ -91,7 +91,7 @@ TEST_CASE("an entry has the tier in which it was stored, unless another is asked
     Levels levels;
     levels.put(sequence(1, 8), Tier::system);
     CHECK(levels.load(sequence(1, 8)).lease({.min_remaining = 0}).tier() == Tier::system);
-    evict_all(levels.cache);
+    evict_to_store(levels);
     auto load = levels.load(sequence(1, 8), {.tier = Tier::user, .min_remaining = 0});
     CHECK(load.lease({.min_remaining = 0}).tier() == Tier::user);
 }
@@ -158,7 +158,7 @@ TEST_CASE("a load that would take longer than computing is not made") {
     const double speed = levels.second.stats().bytes_per_second;
     REQUIRE(speed > 0);
     levels.put(sequence(100, 40));
-    evict_all(levels.cache);
+    evict_to_store(levels);
     const auto nbytes = static_cast<double>(levels.second.locate("m", sequence(100, 40)).nbytes);
     const double break_even = nbytes / speed / 40;
     CHECK(levels.load(sequence(100, 40), {.seconds_per_token = break_even / 2}).end() ==
@@ -171,7 +171,7 @@ TEST_CASE("one load after many refusals is made to measure again") {
     Levels levels;
     levels.put(sequence(1, 4));
     CHECK(levels.load(sequence(1, 4)).end() == LoadEnd::loaded);
-    evict_all(levels.cache);
+    evict_to_store(levels);
     int refused = 0;
     while (levels.load(sequence(1, 4), {.seconds_per_token = 1e-15}).end() == LoadEnd::slower &&
            refused < 1000)

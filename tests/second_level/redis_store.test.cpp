@@ -22,8 +22,7 @@ struct Machine {
     void put(const Tokens& key, std::size_t bytes_a_token = token_bytes) {
         cache.insert("m", key, payload_of(key, bytes_a_token), Tier::user);
         written = second.flush(soon());
-        evict_all(cache); // asks the server again whether it has it
-        static_cast<void>(second.wait_written(soon()));
+        evict_to_store(*this); // asks the server again whether it has it
     }
     std::size_t load(const Tokens& key, std::size_t bytes_a_token = token_bytes) {
         auto load = second.prefetch("m", key, {.min_remaining = 0});
@@ -80,7 +79,7 @@ TEST_CASE("a large record is in pieces, and a missing piece is a miss") {
     REQUIRE(one.written);
     CHECK(server.ask({"DBSIZE"}) == "4");
     CHECK(one.load(key, 4000) == 4);
-    evict_all(one.cache);
+    evict_to_store(one);
     SECTION("a piece that the server evicted") {
         const std::string last = server.ask({"EVAL", "return redis.call('keys', '*/2')[1]", "0"});
         REQUIRE(server.ask({"DEL", last}) == "1");
