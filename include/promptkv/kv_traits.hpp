@@ -213,7 +213,7 @@ concept PrefixReusable = requires(const KV& kv, std::size_t n) {
     { kv_traits<KV>::reusable_prefix(kv, n) } -> std::convertible_to<std::size_t>;
 };
 
-/// A payload of which a part can be copied.
+/// A payload that can copy a part of itself.
 template <class KV>
 concept PrefixClonable = requires(const KV& kv, std::size_t n) {
     { kv_traits<KV>::clone_prefix(kv, n) } -> std::convertible_to<KV>;

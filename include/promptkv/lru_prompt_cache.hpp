@@ -446,33 +446,33 @@ public:
     /// Removes the entries on the strict prefixes of `tokens`.
     std::size_t pop_prefixes(ModelView model, Tokens tokens) {
         Call call(*cache_);
-        return cache_->pop_prefixes(model, tokens, call);
+        return cache_->erasing(call).pop_prefixes(model, tokens);
     }
     /// Removes the entry at `tokens`; returns whether there was one. A longer entry may still serve
     /// these tokens; `erase_below` prevents that.
     bool erase(ModelView model, Tokens tokens) {
         Call call(*cache_);
-        return cache_->erase(model, tokens, call);
+        return cache_->erasing(call).erase(model, tokens);
     }
     /// Removes the entry at `tokens` and all that continue it, whoever stored them. Complexity: also O(these).
     std::size_t erase_below(ModelView model, Tokens tokens) {
         Call call(*cache_);
-        return cache_->erase_below(model, tokens, call);
+        return cache_->erasing(call).erase_below(model, tokens);
     }
     /// Removes the entries that this session alone stored. Complexity: O(entries of the model).
     std::size_t erase_session(ModelView model, std::uint64_t session) {
         Call call(*cache_);
-        return cache_->erase_session(model, session, call);
+        return cache_->erasing(call).erase_session(model, session);
     }
     /// Removes all entries of a model.
     std::size_t erase_model(ModelView model) {
         Call call(*cache_);
-        return cache_->erase_model(model, call);
+        return cache_->erasing(call).erase_model(model);
     }
     /// Removes everything.
     std::size_t clear() noexcept {
         Call call(*cache_);
-        return cache_->clear(call);
+        return cache_->erasing(call).clear();
     }
     /// Evicts until these limits hold, once; leased entries stay. Returns how many entries left whole.
     /// Complexity: O(blocks) of what is evicted.

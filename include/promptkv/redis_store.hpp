@@ -40,7 +40,7 @@ struct RedisStoreStats {
     std::uint64_t erased = 0;
     std::uint64_t full = 0;           ///< writes that the server had no memory for
     std::uint64_t refused = 0;        ///< other errors that the server answered
-    std::uint64_t missing_pieces = 0; ///< records of which the server lost a piece
+    std::uint64_t missing_pieces = 0; ///< records that had lost a piece on the server
     std::uint64_t connects = 0;
     std::uint64_t failed = 0; ///< connections that broke, timed out or could not be made
     std::uint64_t unavailable =
@@ -63,7 +63,7 @@ void for_each_counter(const RedisStoreStats& s, F f) {
     f("unavailable", s.unavailable);
 }
 
-/// Records as values of Redis. A record larger than `piece_bytes` is in several values, the first of which is
+/// Records as values of Redis. A record larger than `piece_bytes` is in several values. The first value is
 /// written last:
 ///
 ///     promptkv:4f3a...      the record, or its first piece

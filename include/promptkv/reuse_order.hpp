@@ -229,8 +229,7 @@ struct ReuseOrder {
         void hint(NodeHook& edge, std::uint32_t hint) noexcept {
             edge.features = (edge.features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
             lesson_.amend(edge.interval, edge.features);
-            if (edge.slot != NodeHook::none)
-                candidates_[edge.slot].level = lesson_.level(edge.features);
+            refresh_candidate(edge);
         }
         /// An edge is new, below one that has `children` with it; 0: at the root.
         void born(NodeHook& edge, std::size_t children, const Use& use) noexcept {
@@ -260,7 +259,7 @@ struct ReuseOrder {
             std::uint32_t last;
             float level;
             float
-                wish; // log2: a tier counts for twice the one below; an obsolete entry for nothing
+                wish; // log2: a tier counts for twice the one below, an obsolete entry for nothing
         };
 
         [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
@@ -281,6 +280,10 @@ struct ReuseOrder {
             edge.features = uses_feature(edge.uses) | gap_feature << 4U |
                             std::uint32_t{edge.siblings} << 8U | log_feature(use.tokens) << 12U |
                             (edge.features & 0xf0000U) | (std::min)(use.tier, 15U) << 20U;
+            refresh_candidate(edge);
+        }
+        /// The table of candidates repeats what is known of an edge, so that a sweep reads the table alone.
+        void refresh_candidate(const NodeHook& edge) noexcept {
             if (edge.slot != NodeHook::none) {
                 candidates_[edge.slot].last = edge.last;
                 candidates_[edge.slot].level = lesson_.level(edge.features);

@@ -7,6 +7,7 @@
 #include <promptkv/config.hpp>
 #include <promptkv/detail/admission.hpp>
 #include <promptkv/detail/edges.hpp>
+#include <promptkv/detail/erasing.hpp>
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/removals.hpp>
@@ -57,7 +58,7 @@ public:
         set_listener(nullptr);
         Call call(*this);
         parts_.is_closed = true;
-        clear(call);
+        erasing(call).clear();
     }
 
     /// A call that may change the cache. It holds the mutex until its end; then what was removed is
@@ -73,9 +74,7 @@ public:
         Call& operator=(const Call&) = delete;
         ~Call() {
             Parts<R>& parts = cache_.parts_;
-            parts.forget_surplus();
-            while (R* forgotten = parts.index.pop_forgotten())
-                gone.adopt(*forgotten);
+            parts.bound_remembered();
             gone.deliver(parts.index, cache_.mutex_, parts.listener);
         }
 
@@ -253,78 +252,10 @@ public:
 
     // removal ////////////////////////////////////////////////////////////////
 
-    std::size_t pop_prefixes(ModelView model, Tokens tokens, Call& call) {
-        const auto spot = parts_.index.locate(model, tokens);
-        reservations_.void_covered([&](const Claim& claim) {
-            return claim.model == model && claim.tokens.size() < tokens.size() &&
-                   std::equal(claim.tokens.begin(), claim.tokens.end(), tokens.begin());
-        });
-        Chain chain;
-        for (auto* node = spot.place.node; node != nullptr; node = node->parent) {
-            if (node->value != nullptr && node->depth < tokens.size())
-                chain.push(*node->value);
-        }
-        return remove(chain, RemovalReason::erased, call);
+    /// What a caller removes by name. For the time of the call.
+    [[nodiscard]] Erasing<R> erasing(Call& call) noexcept {
+        return Erasing<R>(parts_, reservations_, call.gone);
     }
-
-    bool erase(ModelView model, Tokens tokens, Call& call) {
-        R* entry = parts_.index.locate(model, tokens).record(tokens.size());
-        reservations_.void_covered([&](const Claim& claim) {
-            return claim.model == model && std::equal(claim.tokens.begin(), claim.tokens.end(),
-                                                      tokens.begin(), tokens.end());
-        });
-        Chain chain;
-        if (entry != nullptr)
-            chain.push(*entry);
-        return remove(chain, RemovalReason::erased, call) > 0;
-    }
-
-    std::size_t erase_below(ModelView model, Tokens tokens, Call& call) {
-        const auto spot = parts_.index.locate(model, tokens);
-        reservations_.void_covered([&](const Claim& claim) {
-            return claim.model == model && claim.tokens.size() >= tokens.size() &&
-                   std::equal(tokens.begin(), tokens.end(), claim.tokens.begin());
-        });
-        Chain chain;
-        Index<R>::for_each_below(spot, tokens.size(), [&](R& record) { chain.push(record); });
-        return remove(chain, RemovalReason::erased, call);
-    }
-
-    std::size_t erase_session(ModelView model, std::uint64_t session, Call& call) {
-        Partition<R>* home = parts_.index.find(model);
-        if (session == 0)
-            return 0;
-        reservations_.void_covered(
-            [&](const Claim& claim) { return claim.session == session && claim.model == model; });
-        Chain chain;
-        if (home != nullptr) {
-            Index<R>::for_each(*home, [&](R& record) {
-                if (record.session == session && !record.many_sessions)
-                    chain.push(record);
-            });
-        }
-        return remove(chain, RemovalReason::erased, call);
-    }
-
-    std::size_t erase_model(ModelView model, Call& call) {
-        Partition<R>* home = parts_.index.find(model);
-        reservations_.void_covered([&](const Claim& claim) { return claim.model == model; });
-        Chain chain;
-        if (home != nullptr)
-            Index<R>::for_each(*home, [&](R& record) { chain.push(record); });
-        return remove(chain, RemovalReason::erased, call);
-    }
-
-    std::size_t clear(Call& call) noexcept {
-        reservations_.void_all();
-        parts_.index.forget_down_to(0);
-        Chain chain;
-        parts_.index.for_each_home([&](Partition<R>& home) {
-            Index<R>::for_each(home, [&](R& record) { chain.push(record); });
-        });
-        return remove(chain, RemovalReason::cleared, call);
-    }
-
     std::size_t trim_to(CacheLimits trimmed, Call& call) noexcept {
         return Eviction<R>(parts_, call.gone).make_room(trimmed, 0, 0).entries;
     }
@@ -421,31 +352,6 @@ public:
 
 private:
     using Claim = typename Reservations<R>::Claim;
-
-    /// Entries that are to be removed, and remembered keys that are to be forgotten.
-    struct Chain {
-        R* first = nullptr;
-        void push(R& record) noexcept {
-            if (record.is_entry || record.remembered)
-                record.next = std::exchange(first, &record);
-        }
-    };
-
-    std::size_t remove(Chain chain, RemovalReason reason, Call& call) noexcept {
-        Eviction<R> eviction(parts_, call.gone);
-        std::size_t entries = 0;
-        while (R* record = chain.first) {
-            chain.first = record->next;
-            if (record->remembered) {
-                parts_.index.forget(*record);
-            } else {
-                eviction.remove(*record, reason);
-                ++entries;
-            }
-        }
-        (reason == RemovalReason::cleared ? parts_.stats.cleared : parts_.stats.erased) += entries;
-        return entries;
-    }
 
     /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
     void drain(Call& call) noexcept {

@@ -50,15 +50,10 @@ public:
             bool found = false;
             for (Node* node = spot.place.node; node != nullptr; node = node->parent) {
                 const R* record = node->value;
-                if (record == nullptr || record->serves_any) {
+                const bool is_whole = record != nullptr && !record->serves_any;
+                if (!is_whole || (!found && record->remembered))
                     use(*node, order_.now());
-                } else if (!found && record != match) {
-                    found = true;
-                    if (record->remembered)
-                        use(*node, order_.now());
-                } else {
-                    found = true;
-                }
+                found = found || is_whole;
             }
         }
     }
@@ -69,30 +64,29 @@ public:
         if constexpr (observes_edges<Policy>) {
             Node& node = *record.node;
             const std::uint32_t now = request_of(options);
-            if (record.serves_any) {
-                for (Node* above = node.parent; above != nullptr; above = above->parent)
-                    use(*above, now);
-            }
+            if (record.serves_any)
+                use_above(node, now);
             if (node.hook.is_observed() && (record.serves_any || !node.hook.is_new_part))
                 use(node, now);
             else
-                order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+                born(node, now);
             extended(node, now, options.hint);
         }
     }
 
     /// The key at a node is remembered although it was never stored: what continues an entry without a
     /// branch belongs to that entry's edge.
-    void declined([[maybe_unused]] Node& node, [[maybe_unused]] const InsertOptions& options) {
+    void declined([[maybe_unused]] Node& node,
+                  [[maybe_unused]] const InsertOptions& options) noexcept {
         if constexpr (observes_edges<Policy>) {
             const std::uint32_t now = request_of(options);
             const bool parts = node.value->serves_any;
-            for (Node* above = node.parent; parts && above != nullptr; above = above->parent)
-                use(*above, now);
+            if (parts)
+                use_above(node, now);
             if (parts && node.parent->children.size() == 1 && node.parent->parent != nullptr)
                 node.hook.is_tail = true;
             else
-                order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+                born(node, now);
             extended(node, now, options.hint);
         }
     }
@@ -144,6 +138,14 @@ private:
             hook.last = now;
     }
 
+    void use_above(Node& node, std::uint32_t now) noexcept {
+        for (Node* above = node.parent; above != nullptr; above = above->parent)
+            use(*above, now);
+    }
+    void born(Node& node, std::uint32_t now) noexcept {
+        order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+    }
+
     /// A request stored, or would have stored, the key at a node: what the request added to its prompt says
     /// something about all that it used.
     void extended(Node& node, std::uint32_t now, std::int8_t hint) noexcept {
@@ -171,7 +173,7 @@ private:
         const auto& place = choice.spot.place;
         std::size_t at = 0;
         const auto use_to = [&](const Node* node, std::size_t end) {
-            const bool known = node != nullptr && (node->hook.uses > 0);
+            const bool known = node != nullptr && node->hook.uses > 0;
             watch.use(known ? node->hook.last : 0, known, end - at);
             at = end;
         };

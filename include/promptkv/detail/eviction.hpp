@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_EVICTION_HPP
 
 #include <promptkv/cache_types.hpp>
+#include <promptkv/detail/cutting.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/ledger.hpp>
@@ -78,19 +79,6 @@ public:
         }
         put_back_passed();
         return evicted;
-    }
-
-    /// Where to cut an incoming entry so that it gives up `wanted` bytes; 0: nothing new would be left.
-    [[nodiscard]] std::size_t cut_point_of(const R& record, std::size_t wanted) const noexcept {
-        if constexpr (TruncatablePayload<KV>) {
-            const std::size_t start = record.node->parent->depth;
-            const std::size_t kept = cut_point(record, wanted, start + 1, false);
-            return kept > start && kept < record.length() && !Index<R>::others_serve(record, kept)
-                       ? kept
-                       : 0;
-        } else {
-            return 0;
-        }
     }
 
     /// Evicts one victim, for `nbytes` bytes that nobody outside of the cache uses.
@@ -193,7 +181,7 @@ private:
             if (record == nullptr || is_declined(record, evicted))
                 return false;
             if (has_chance(*record)) {
-                if (cut(*record, wanted, std::max<std::size_t>(record->chance, start_of(*record)),
+                if (cut(*record, wanted, std::max<std::size_t>(record->chance, least_cut(*record)),
                         in_use, evicted))
                     return true;
                 take_chance(*record);
@@ -220,7 +208,7 @@ private:
 
     /// False: dropping the entry would free nothing.
     bool evict_from(R& record, std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
-        if (cut(record, wanted, start_of(record), in_use, evicted))
+        if (cut(record, wanted, least_cut(record), in_use, evicted))
             return true;
         if (Ledger<R>::held_alone(record, 0, in_use) == 0)
             return false;
@@ -340,17 +328,6 @@ private:
 
     // tails ////////////////////////////////////////////////////////////////////
 
-    /// How far an entry may be cut in one go. What lies above its edge is of another kind.
-    [[nodiscard]] static std::size_t start_of([[maybe_unused]] const R& record) noexcept {
-        if constexpr (observes_edges<typename R::Policy> && TruncatablePayload<KV>) {
-            const std::size_t start =
-                record.node->parent != nullptr ? record.node->parent->depth : 0;
-            return start - start % block_tokens(record.kv());
-        } else {
-            return 0;
-        }
-    }
-
     /// Cuts the tail off an entry, down to `least` tokens at most, so that `wanted` bytes are freed.
     /// False: it cannot be cut so, or is better dropped; nothing has changed.
     bool cut(R& record, std::size_t wanted, std::size_t least, bool in_use,
@@ -367,70 +344,7 @@ private:
         }
     }
 
-    /// Where to cut so that `wanted` bytes are freed, from `least` on: a multiple of the payload's
-    /// block_tokens. 0: nowhere.
-    [[nodiscard]] static std::size_t cut_point(const R& record, std::size_t wanted,
-                                               std::size_t least, bool in_use) noexcept {
-        const std::size_t step = block_tokens(record.kv());
-        const std::size_t low = (least + step - 1) / step * step;
-        if (low >= record.length())
-            return 0;
-        const std::size_t guess = proportional_cut(record, wanted) / step * step;
-        if constexpr (BlockPayload<KV>)
-            return cut_between_blocks(record, wanted, low, guess, step, in_use);
-        else
-            return cut_at_served_prefix(record, least, (std::max)(guess, low));
-    }
-
-    /// Of a payload without blocks: the longest prefix that it serves, up to `most`. 0: that is shorter
-    /// than `least`.
-    [[nodiscard]] static std::size_t cut_at_served_prefix(const R& record, std::size_t least,
-                                                          std::size_t most) noexcept {
-        const std::size_t served = served_prefix(record.kv(), record.length(), most);
-        return served >= least ? served : 0;
-    }
-
-    /// Of a payload with blocks: the largest multiple of `step` that frees `wanted` bytes. Where none does:
-    /// `low`, if that frees something; else 0. Doubles the distance from the end, then halves the interval.
-    [[nodiscard]] static std::size_t cut_between_blocks(const R& record, std::size_t wanted,
-                                                        std::size_t low, std::size_t guess,
-                                                        std::size_t step, bool in_use) noexcept {
-        const std::size_t length = record.length();
-        const std::size_t top = (length - 1) / step * step;
-        std::size_t kept = std::clamp(guess, low, (std::max)(top, low));
-        std::size_t too_far = top + step; // does not free enough
-        std::size_t first_block = 0;      // of what was summed last
-        std::size_t freed = Ledger<R>::held_alone(record, kept, in_use, &first_block);
-        if (freed >= wanted && kept > 0 && freed - first_block < wanted)
-            return kept; // the guess is mostly right
-        while (freed < wanted) {
-            if (kept == low)
-                return freed > 0 ? low : 0;
-            too_far = kept;
-            const std::size_t stride = (length - kept + step - 1) / step * step;
-            kept = kept > low + stride ? kept - stride : low;
-            freed = Ledger<R>::held_alone(record, kept, in_use);
-        }
-        while (too_far - kept > step) {
-            const std::size_t middle = kept + (too_far - kept) / step / 2 * step;
-            (Ledger<R>::held_alone(record, middle, in_use) >= wanted ? kept : too_far) = middle;
-        }
-        return kept;
-    }
-
-    /// The length that frees `wanted` bytes if the bytes are proportional to the tokens.
-    [[nodiscard]] static std::size_t proportional_cut(const R& record,
-                                                      std::size_t wanted) noexcept {
-        const std::size_t length = record.length();
-        const std::size_t nbytes = record.payload->nbytes;
-        if (wanted >= nbytes)
-            return 0;
-        if (wanted <= unlimited / length - 1)
-            return length - (wanted * length + nbytes - 1) / nbytes;
-        const double part = static_cast<double>(wanted) / static_cast<double>(nbytes);
-        return less(length, static_cast<std::size_t>(part * static_cast<double>(length)) + 1);
-    }
-
+    /// Cuts an entry to its first `kept` tokens. False: memory ran out, and nothing has changed.
     bool cut_to(R& record, std::size_t kept, bool in_use, Evicted& evicted) noexcept {
         std::unique_ptr<R> left(new (std::nothrow) R());
         if (left == nullptr)

@@ -5,8 +5,8 @@
 
 #include <promptkv/config.hpp>
 #include <promptkv/detail/exceptions.hpp>
-#include <promptkv/detail/hook_list.hpp>
 #include <promptkv/detail/record.hpp>
+#include <promptkv/detail/remembered_keys.hpp>
 #include <promptkv/version.hpp>
 
 #include <cstddef>
@@ -55,9 +55,7 @@ public:
     Index() = default;
     Index(const Index&) = delete;
     Index& operator=(const Index&) = delete;
-    ~Index() { // its owner unlinks the records
-        PROMPTKV_ASSERT(homes_.empty() && forgotten_ == nullptr);
-    }
+    ~Index() { PROMPTKV_ASSERT(homes_.empty()); } // its owner unlinks the records
 
     // modifiers //////////////////////////////////////////////////////////////
 
@@ -177,7 +175,7 @@ public:
     void remember_at_most(std::size_t tokens) noexcept { remember_at_most_ = tokens; }
     [[nodiscard]] bool remembers() const noexcept { return remember_at_most_ > 0; }
     /// Bytes that were evicted so far: the clock of the remembered keys.
-    void note_evicted(std::uint64_t nbytes) noexcept { evicted_ = nbytes; }
+    void note_evicted(std::uint64_t nbytes) noexcept { remembered_keys_.note_evicted(nbytes); }
 
     /// Forgets a remembered key.
     void forget(R& record) noexcept {
@@ -192,17 +190,12 @@ public:
     /// Forgets the keys that were evicted first, until at most `tokens` are remembered.
     void forget_down_to(std::size_t tokens) noexcept {
         while (remembered_ > tokens)
-            forget(*remembered_keys_.coldest);
+            forget(*remembered_keys_.oldest());
     }
     void forget_surplus() noexcept { forget_down_to(remember_at_most_); }
     /// A key that was forgotten, to be destroyed by the caller, who owns a part in its partition; null:
     /// there is none.
-    [[nodiscard]] R* pop_forgotten() noexcept {
-        R* record = forgotten_;
-        if (record != nullptr)
-            forgotten_ = std::exchange(record->next, nullptr);
-        return record;
-    }
+    [[nodiscard]] R* pop_forgotten() noexcept { return remembered_keys_.pop_forgotten(); }
 
     // lookup /////////////////////////////////////////////////////////////////
 
@@ -375,11 +368,11 @@ public:
     [[nodiscard]] std::uint64_t version() const noexcept { return version_; }
 
     /// Bytes that were evicted so far.
-    [[nodiscard]] std::uint64_t evicted() const noexcept { return evicted_; }
+    [[nodiscard]] std::uint64_t evicted() const noexcept { return remembered_keys_.evicted(); }
     /// Tokens of all edges but those of remembered keys.
     [[nodiscard]] std::size_t resident_tokens() const noexcept { return tokens_ - remembered_; }
     [[nodiscard]] std::size_t remembered_tokens() const noexcept { return remembered_; }
-    [[nodiscard]] std::size_t remembered_keys() const noexcept { return n_remembered_; }
+    [[nodiscard]] std::size_t remembered_keys() const noexcept { return remembered_keys_.size(); }
 
     /// Bytes of the partitions and tries.
     [[nodiscard]] std::size_t nbytes() const noexcept {
@@ -399,7 +392,7 @@ public:
 
     [[nodiscard]] bool check_invariants() const {
         bool sound = true;
-        std::size_t tokens = 0, remembered = 0, keys = 0, listed = 0;
+        std::size_t tokens = 0, remembered = 0, keys = 0;
         for (Home* home : homes_) {
             sound = sound && home->tree.check_invariants() && home->tree.size() > 0;
             tokens += home->tree.tokens();
@@ -411,11 +404,8 @@ public:
                 keys += record.remembered ? 1 : 0;
             });
         }
-        for (const R* record = remembered_keys_.coldest; record != nullptr;
-             record = record->hook.hotter)
-            ++listed;
-        return sound && tokens == tokens_ && remembered == remembered_ && keys == n_remembered_ &&
-               listed == keys;
+        return sound && tokens == tokens_ && remembered == remembered_ &&
+               remembered_keys_.check_invariants(keys);
     }
 
 private:
@@ -519,11 +509,8 @@ private:
         node.value = rest;
         if (rest == nullptr) {
             home.tree.value_removed(&node);
-            if (longer != nullptr && longer->remembered) {
-                remembered_keys_.remove(*longer);
-                remembered_keys_.push_hot(*longer);
-                longer->evicted_at = evicted_;
-            }
+            if (longer != nullptr && longer->remembered)
+                remembered_keys_.renew(*longer);
             remove_if_empty(home);
             return;
         }
@@ -537,22 +524,16 @@ private:
     void remember_at(Node& node, R& record, Home& home) noexcept {
         record.home = &home;
         record.node = &node;
-        record.evicted_at = evicted_;
-        record.remembered = true;
+        remembered_keys_.add(record);
         home.tree.remembered_changed(&node, true);
         home.tree.visibility_changed(&node);
-        remembered_keys_.push_hot(record);
-        ++n_remembered_;
     }
 
     /// Takes a remembered key off the list. Until it is destroyed it owns a part in its partition.
     void take_off(R& record, const Node& node) noexcept {
         record.home->owners.fetch_add(1, std::memory_order_relaxed);
         record.home->tree.remembered_changed(&node, false);
-        remembered_keys_.remove(record);
-        --n_remembered_;
-        record.remembered = false;
-        record.next = std::exchange(forgotten_, &record);
+        remembered_keys_.take_off(record);
     }
 
     void remove_if_empty(Home& home) noexcept {
@@ -575,10 +556,7 @@ private:
     std::size_t tokens_ = 0;           // of all tries
     std::size_t remembered_ = 0;       // of these: of remembered keys
     std::size_t remember_at_most_ = 0; // tokens
-    HookList<R> remembered_keys_;      // the last evicted is the hottest
-    std::size_t n_remembered_ = 0;
-    R* forgotten_ = nullptr;    // a chain of keys that the caller has yet to destroy
-    std::uint64_t evicted_ = 0; // bytes, in all
+    RememberedKeys<R> remembered_keys_;
     std::uint64_t version_ = 0;
 };
 

@@ -99,13 +99,6 @@ public:
         return less(nbytes, store_blocks(kv, account_));
     }
 
-    /// A payload that is held, and not added yet, gives up `freed` bytes: of what it needed, and beyond
-    /// that of what others left to it meanwhile.
-    void give_up(std::size_t freed, std::size_t& added) noexcept {
-        account_->bytes.fetch_sub(less(freed, added), std::memory_order_relaxed);
-        added = less(added, freed);
-    }
-
     /// An entry's payload is stored now; `hold` returned `added` for it.
     void add(R& record, std::size_t added) noexcept {
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
@@ -155,23 +148,29 @@ public:
         refer(record, record.payload->nbytes);
     }
 
-    /// Cuts an entry's payload to its first `n` tokens. Requires: it is not leased.
+    /// What a cut to the first `n` tokens did.
     struct Cut {
         std::optional<KV> tail; // what the payload gave up, if it returns that
         std::size_t nbytes = 0; // that the entry no longer refers to
         std::size_t freed = 0;  // of these: that nobody holds any more
     };
+    /// Cuts an entry's payload. Requires: it is not leased.
     [[nodiscard]] Cut cut(R& record, std::size_t n) noexcept {
-        Payload& payload = *record.payload;
-        forget_leases(payload);
-        const std::size_t held = unstore_blocks(payload.kv, n);
-        Cut cut{truncate(payload.kv, n)};
-        cut.nbytes = less(payload.nbytes, kv_traits<KV>::nbytes(payload.kv));
-        cut.freed = less(cut.nbytes, held);
+        forget_leases(*record.payload);
+        Cut cut = shorten(*record.payload, n);
         refer(record, 0 - cut.nbytes);
-        payload.nbytes -= cut.nbytes;
         account_->bytes.fetch_sub(cut.freed, std::memory_order_relaxed);
         return cut;
+    }
+    /// Cuts a payload that is held, and not added yet. Lowers `added`, what it needs.
+    [[nodiscard]] Cut cut_held(Payload& payload, std::size_t n, std::size_t& added) noexcept {
+        Cut cut = shorten(payload, n);
+        give_up(cut.freed, added);
+        return cut;
+    }
+    /// Lets go of a payload that is held, and not added yet.
+    void let_go(Payload& payload, std::size_t added) noexcept {
+        give_up(less(payload.nbytes, unstore_blocks(payload.kv, 0)), added);
     }
 
     // leases and reservations ////////////////////////////////////////////////
@@ -375,6 +374,21 @@ private:
     static void for_each_block([[maybe_unused]] const KV& kv, [[maybe_unused]] F f) {
         if constexpr (BlockPayload<KV>)
             kv_traits<KV>::for_each_block(kv, 0, f);
+    }
+
+    [[nodiscard]] static Cut shorten(Payload& payload, std::size_t n) noexcept {
+        const std::size_t held = unstore_blocks(payload.kv, n);
+        Cut cut{truncate(payload.kv, n)};
+        cut.nbytes = less(payload.nbytes, kv_traits<KV>::nbytes(payload.kv));
+        cut.freed = less(cut.nbytes, held);
+        payload.nbytes -= cut.nbytes;
+        return cut;
+    }
+    /// A payload that is not added yet gives up `freed` bytes: of what it needed, and beyond that of what
+    /// others left to it meanwhile.
+    void give_up(std::size_t freed, std::size_t& added) noexcept {
+        account_->bytes.fetch_sub(less(freed, added), std::memory_order_relaxed);
+        added = less(added, freed);
     }
 
     /// Adds to the sums of what entries refer to, modulo 2^64: a negative number is subtracted.

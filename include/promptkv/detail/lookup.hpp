@@ -81,7 +81,7 @@ template <class R>
     return serves_any ? 0 : served;
 }
 
-/// The entry of which the prompt can reuse most.
+/// Chooses the entry that gives the prompt most tokens to reuse.
 ///
 /// From the deepest node that matches up, each node on the path offers its own entry, then longer ones,
 /// nearest first: at most 16 of these in all, and at each node only until one serves all that is

@@ -44,14 +44,13 @@ struct Parts {
     std::uint32_t asides = 0;     // running number of entries that were set aside
     bool is_closed = false;       // the cache is being destroyed: it stores nothing
 
-    /// Forgets evicted keys beyond what may be remembered.
-    void forget_surplus() noexcept {
+    /// Says how many tokens of evicted keys may be remembered now.
+    void bound_remembered() noexcept {
         if (Policy::remembered == 0 && !options.remembered_tokens)
             return;
         peak_tokens = (std::max)(peak_tokens, index.resident_tokens());
         index.remember_at_most(
             options.remembered_tokens.value_or(Policy::remembered * peak_tokens));
-        index.forget_surplus();
     }
 
     [[nodiscard]] bool is_mlx_lm() const noexcept { return options.rules == Rules::mlx_lm; }
@@ -71,7 +70,8 @@ struct Parts {
         order.demote(record);
         record.aside = 0;
     }
-    /// Other entries came or left, of which some may continue the record's state. Null is no record.
+    /// Other entries came or left: the record may have become one that no other continues, or may no longer
+    /// be one. Null: there is no record.
     void resident_leaf([[maybe_unused]] R* record) noexcept {
         if constexpr (observes_edges<Policy>) {
             if (record != nullptr && record->is_entry && record->payload != nullptr)

@@ -7,6 +7,7 @@
 #include <promptkv/block_store.hpp>
 #include <promptkv/detail/block_names.hpp>
 #include <promptkv/detail/block_records.hpp>
+#include <promptkv/detail/load_plan.hpp>
 #include <promptkv/detail/record_writer.hpp>
 #include <promptkv/second_level_types.hpp>
 #include <promptkv/version.hpp>
@@ -76,61 +77,10 @@ public:
         : store_(store), writer_(writer), stats_(stats), codec_(codec),
           block_tokens_(block_tokens) {}
 
-    /// What is to be read so that memory serves `tokens` tokens.
-    struct Plan {
-        std::size_t in_memory = 0; // tokens that it serves already
-        std::size_t held = 0;      // blocks that it holds already
-        std::size_t tokens = 0;
-        Names chain;
-        std::optional<BlockName> end;
-        std::uint64_t nbytes = 0;        // to read
-        std::uint64_t payload_bytes = 0; // of these in memory
-        std::size_t records = 0;
-        std::uint8_t tier = 0;
-
-        void add(const RecordInfo& info) {
-            nbytes += info.nbytes;
-            payload_bytes += info.payload_bytes;
-            tier = info.tier;
-            ++records;
-        }
-    };
-
-    [[nodiscard]] Plan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
-                            std::size_t min_remaining, const RecordHome& home) {
-        Plan plan;
-        const auto known = cache.probe(model, prompt, {.min_remaining = 0});
-        plan.in_memory = cache.probe(model, prompt, {.min_remaining = min_remaining}).reused();
-        plan.tokens = plan.in_memory;
-        if (plan.in_memory + min_remaining >= prompt.size())
-            return plan; // no more could be used
-        plan.held = (Types::has_states ? known.matched() : known.reused()) / block_tokens_;
-        BlockNames<Token> names;
-        plan.chain = names.chain(home.root, prompt, block_tokens_);
-        std::vector<RecordInfo> blocks(plan.chain.size() - 1 - plan.held);
-        find(std::span<const BlockName>(plan.chain).subspan(plan.held + 1), blocks);
-        std::size_t found = 0;
-        while (found < blocks.size() && blocks[found].nbytes > 0)
-            ++found;
-        if constexpr (Types::has_states) {
-            const std::size_t longest = prompt.size() - (std::min)(prompt.size(), min_remaining);
-            for (std::size_t n = plan.held + found + 1; n-- > 0 && plan.tokens == plan.in_memory;) {
-                if (find_end(plan, names, prompt.first(longest), n)) {
-                    for (std::size_t i = 0; plan.held + i < n; ++i)
-                        plan.add(blocks[i]);
-                    break;
-                }
-                if ((n + 1) * block_tokens_ <= plan.in_memory)
-                    break;
-            }
-        } else {
-            for (std::size_t i = 0; i < found; ++i)
-                plan.add(blocks[i]);
-            const std::size_t n = plan.held + found;
-            plan.tokens = (std::max)(plan.tokens, n * block_tokens_);
-            find_end(plan, names, prompt, n);
-        }
-        return plan;
+    [[nodiscard]] LoadPlan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
+                                std::size_t min_remaining, const RecordHome& home) {
+        return LoadPlanner<Types, Store, Writer>(store_, writer_, block_tokens_)
+            .plan(cache, model, prompt, min_remaining, home);
     }
 
     /// Does a load, from the first step to the last.
@@ -167,42 +117,11 @@ private:
     static constexpr std::size_t window = 8; // records that a store is asked for at once
     static constexpr std::uint64_t patience = 64;
 
-    /// Looks in the queue, then in the store.
-    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
-        store_.find(names, infos);
-        for (std::size_t i = 0; i < names.size(); ++i) {
-            if (infos[i].nbytes == 0)
-                writer_.queue.visit(names[i], [&](const Waiting& item) { infos[i] = item.info(); });
-        }
-    }
-
-    /// The longest end record after the first `n` blocks; adds it to the plan.
-    bool find_end(Plan& plan, BlockNames<Token>& names, Tokens prompt, std::size_t n) {
-        const std::size_t from = n * block_tokens_;
-        if (from > prompt.size())
-            return false;
-        const std::size_t most = (std::min)(prompt.size() - from, block_tokens_ - 1);
-        Names ends;
-        for (std::size_t rest = Types::has_states ? 0 : 1; rest <= most; ++rest)
-            ends.push_back(names.end(plan.chain[n], prompt.subspan(from, rest)));
-        std::vector<RecordInfo> infos(ends.size());
-        find(ends, infos);
-        for (std::size_t i = ends.size(); i-- > 0;) {
-            const std::size_t total = from + i + (Types::has_states ? 0 : 1);
-            if (infos[i].nbytes == 0 || total <= plan.tokens)
-                continue;
-            plan.tokens = total;
-            plan.end = ends[i];
-            plan.add(infos[i]);
-            return true;
-        }
-        return false;
-    }
-
     LoadEnd run(Cache& cache, Load<Types>& load, const RecordHome& home, std::size_t& tokens,
                 std::size_t& loaded) {
         const Tokens prompt(load.prompt);
-        const Plan plan = this->plan(cache, load.model, prompt, load.options.min_remaining, home);
+        const LoadPlan plan =
+            this->plan(cache, load.model, prompt, load.options.min_remaining, home);
         tokens = plan.in_memory;
         if (plan.tokens <= plan.in_memory)
             return plan.in_memory > 0 ? LoadEnd::in_memory : LoadEnd::absent;
@@ -242,7 +161,7 @@ private:
     };
 
     /// Makes room for what is to be read, before it is read.
-    LoadEnd reserve(Cache& cache, const Load<Types>& load, const Plan& plan, Room& room) const {
+    LoadEnd reserve(Cache& cache, const Load<Types>& load, const LoadPlan& plan, Room& room) const {
         constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
         const auto tier = load.options.tier.value_or(
             static_cast<typename Types::TierEnum>((std::min<std::size_t>)(plan.tier, tiers - 1)));
@@ -278,7 +197,7 @@ private:
     };
 
     /// What a payload of `from` tokens lacks of the plan, as far as there is room.
-    [[nodiscard]] std::vector<Step> steps(const Plan& plan, std::size_t from,
+    [[nodiscard]] std::vector<Step> steps(const LoadPlan& plan, std::size_t from,
                                           std::size_t most) const {
         std::vector<Step> steps;
         if (from % block_tokens_ != 0)
@@ -297,8 +216,8 @@ private:
     }
 
     /// Appends what `kv` lacks of `most` tokens, as far as it can be had.
-    [[nodiscard]] LoadEnd read(const Plan& plan, const Load<Types>& load, const RecordHome& home,
-                               std::size_t most, KV& kv) {
+    [[nodiscard]] LoadEnd read(const LoadPlan& plan, const Load<Types>& load,
+                               const RecordHome& home, std::size_t most, KV& kv) {
         const std::vector<Step> all = steps(plan, kv.length(), most);
         const Tokens prompt(load.prompt);
         const auto begin = std::chrono::steady_clock::now();
@@ -418,7 +337,7 @@ private:
     // what reading costs /////////////////////////////////////////////////////
 
     /// Whether reading takes longer than computing. After many refusals one load is made to measure again.
-    [[nodiscard]] bool is_slower(const Plan& plan, double seconds_per_token) {
+    [[nodiscard]] bool is_slower(const LoadPlan& plan, double seconds_per_token) {
         const double speed = bytes_per_second_.load(std::memory_order_relaxed);
         if (speed <= 0 || seconds_per_token <= 0)
             return false;

@@ -37,13 +37,11 @@ public:
         last_ = &record;
     }
 
-    /// Takes over a key that the index forgot: it is destroyed, and not reported.
-    void adopt(R& forgotten) noexcept { forgotten.next = std::exchange(forgotten_, &forgotten); }
-
     /// Reports each record and destroys it with its payload. `lock` is locked before and afterwards not;
     /// only the index is touched under it, and one key at a time is read from there.
     template <class Index, class Mutex>
     void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener) noexcept {
+        take_forgotten(index);
         if (listener == nullptr) {
             lock.unlock();
             while (R* record = pop())
@@ -61,9 +59,7 @@ public:
             destroy(record);
             lock.lock();
         }
-        index.forget_surplus();
-        while (R* forgotten = index.pop_forgotten())
-            adopt(*forgotten);
+        take_forgotten(index);
         lock.unlock();
         destroy_forgotten();
     }
@@ -79,6 +75,14 @@ private:
         return record;
     }
 
+    /// Takes over the keys that the index forgot, and lets it forget what is too many: they are destroyed, and
+    /// not reported.
+    template <class Index>
+    void take_forgotten(Index& index) noexcept {
+        index.forget_surplus();
+        while (R* forgotten = index.pop_forgotten())
+            forgotten->next = std::exchange(forgotten_, forgotten);
+    }
     void destroy_forgotten() noexcept {
         while (R* record = forgotten_) {
             forgotten_ = record->next;

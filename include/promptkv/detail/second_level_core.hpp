@@ -139,7 +139,7 @@ public:
         forget(gone);
     }
 
-    /// Removes the records of all keys that continue `tokens`, and those of which nobody can say.
+    /// Removes the records of all keys that continue `tokens`, and those whose beginning is not known.
     void forget_below(ModelView model, Tokens tokens) {
         const std::size_t block = options.block_tokens;
         BlockNames<Token> names;

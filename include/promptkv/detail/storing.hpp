@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_STORING_HPP
 
 #include <promptkv/cache_types.hpp>
+#include <promptkv/detail/cutting.hpp>
 #include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/exceptions.hpp>
@@ -152,6 +153,20 @@ private:
         parts_.resident_leaf(Index<R>::prefix_of(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
+        const auto evicted = make_room_for(record, added, insert);
+        insert.inserted.evicted = evicted.entries;
+        insert.inserted.cut = evicted.cuts;
+        if (evicted.declined) {
+            decline(record, added, insert);
+            return;
+        }
+        parts_.ledger.add(record, added);
+        parts_.use(record);
+    }
+
+    /// Evicts others until the incoming entry, which needs `added` bytes, fits; or a part of it, which lowers
+    /// `added`, where the policy wants no more.
+    auto make_room_for(R& record, std::size_t& added, const Insert& insert) noexcept {
         Part part{record.length(), 0};
         std::size_t needed = added;
         const auto give_up_some = [&](std::size_t wanted) {
@@ -173,14 +188,7 @@ private:
                 eviction_.make_room(parts_.limits(), added, 1);
             }
         }
-        insert.inserted.evicted = evicted.entries;
-        insert.inserted.cut = evicted.cuts;
-        if (evicted.declined) {
-            decline(record, added, insert);
-            return;
-        }
-        parts_.ledger.add(record, added);
-        parts_.use(record);
+        return evicted;
     }
 
     /// How much of an incoming entry the policy wants.
@@ -190,7 +198,7 @@ private:
     };
     /// The incoming entry is to give up `wanted` bytes more. False: nothing of it would be left.
     bool give_up(const R& record, std::size_t wanted, Part& part) const noexcept {
-        const std::size_t kept = eviction_.cut_point_of(record, part.given_up + wanted);
+        const std::size_t kept = cut_point_of_incoming(record, part.given_up + wanted);
         if (kept == 0 || kept >= part.kept)
             return false;
         const std::size_t nbytes = record.payload->nbytes;
@@ -206,14 +214,9 @@ private:
                       const Insert& insert) noexcept {
         if (!parts_.index.shorten(record, kept))
             return false;
-        Payload& payload = *record.payload;
-        const std::size_t before = payload.nbytes;
-        const std::size_t held = unstore_blocks(payload.kv, kept);
-        assign(insert.cut_off, truncate(payload.kv, kept));
-        payload.nbytes = kv_traits<KV>::nbytes(payload.kv);
+        assign(insert.cut_off, parts_.ledger.cut_held(*record.payload, kept, added).tail);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
-        parts_.ledger.give_up(less(less(before, payload.nbytes), held), added);
         return true;
     }
 
@@ -223,8 +226,7 @@ private:
             record.home->sessions.erase(record.session);
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
-        const std::size_t held = unstore_blocks(payload->kv, 0);
-        parts_.ledger.give_up(less(payload->nbytes, held), added);
+        parts_.ledger.let_go(*payload, added);
         std::destroy_at(std::addressof(insert.kv));
         std::construct_at(std::addressof(insert.kv), std::move(payload->kv));
         record.is_entry = false;

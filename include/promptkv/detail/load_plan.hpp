@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// LoadPlan: what a second level has of a prompt that memory lacks.
+#ifndef PROMPTKV_DETAIL_LOAD_PLAN_HPP
+#define PROMPTKV_DETAIL_LOAD_PLAN_HPP
+
+#include <promptkv/block_store.hpp>
+#include <promptkv/detail/block_names.hpp>
+#include <promptkv/detail/record_writer.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// What is to be read so that memory serves `tokens` tokens.
+struct LoadPlan {
+    std::size_t in_memory = 0; // tokens that it serves already
+    std::size_t held = 0;      // blocks that it holds already
+    std::size_t tokens = 0;
+    std::vector<BlockName> chain;
+    std::optional<BlockName> end;
+    std::uint64_t nbytes = 0;        // to read
+    std::uint64_t payload_bytes = 0; // of these in memory
+    std::size_t records = 0;
+    std::uint8_t tier = 0;
+
+    void add(const RecordInfo& info) {
+        nbytes += info.nbytes;
+        payload_bytes += info.payload_bytes;
+        tier = info.tier;
+        ++records;
+    }
+};
+
+/// Finds what a prompt lacks: in the queue of what is not written yet, and in the store. Reads no record.
+template <class Types, class Store, class Writer>
+class LoadPlanner {
+public:
+    using Cache = typename Types::Cache;
+    using Token = typename Types::Token;
+    using Tokens = typename Types::Tokens;
+
+    LoadPlanner(Store& store, Writer& writer, std::size_t block_tokens) noexcept
+        : store_(store), writer_(writer), block_tokens_(block_tokens) {}
+
+    [[nodiscard]] LoadPlan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
+                                std::size_t min_remaining, const RecordHome& home) {
+        LoadPlan plan;
+        const auto known = cache.probe(model, prompt, {.min_remaining = 0});
+        plan.in_memory = cache.probe(model, prompt, {.min_remaining = min_remaining}).reused();
+        plan.tokens = plan.in_memory;
+        if (plan.in_memory + min_remaining >= prompt.size())
+            return plan; // no more could be used
+        plan.held = (Types::has_states ? known.matched() : known.reused()) / block_tokens_;
+        BlockNames<Token> names;
+        plan.chain = names.chain(home.root, prompt, block_tokens_);
+        std::vector<RecordInfo> blocks(plan.chain.size() - 1 - plan.held);
+        find(std::span<const BlockName>(plan.chain).subspan(plan.held + 1), blocks);
+        std::size_t found = 0;
+        while (found < blocks.size() && blocks[found].nbytes > 0)
+            ++found;
+        if constexpr (Types::has_states) {
+            const std::size_t longest = prompt.size() - (std::min)(prompt.size(), min_remaining);
+            for (std::size_t n = plan.held + found + 1; n-- > 0 && plan.tokens == plan.in_memory;) {
+                if (find_end(plan, names, prompt.first(longest), n)) {
+                    for (std::size_t i = 0; plan.held + i < n; ++i)
+                        plan.add(blocks[i]);
+                    break;
+                }
+                if ((n + 1) * block_tokens_ <= plan.in_memory)
+                    break;
+            }
+        } else {
+            for (std::size_t i = 0; i < found; ++i)
+                plan.add(blocks[i]);
+            const std::size_t n = plan.held + found;
+            plan.tokens = (std::max)(plan.tokens, n * block_tokens_);
+            find_end(plan, names, prompt, n);
+        }
+        return plan;
+    }
+
+private:
+    /// Looks in the queue, then in the store.
+    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
+        store_.find(names, infos);
+        for (std::size_t i = 0; i < names.size(); ++i) {
+            if (infos[i].nbytes == 0)
+                writer_.queue.visit(names[i], [&](const typename Writer::Waiting& item) {
+                    infos[i] = item.info();
+                });
+        }
+    }
+
+    /// The longest end record after the first `n` blocks; adds it to the plan.
+    bool find_end(LoadPlan& plan, BlockNames<Token>& names, Tokens prompt, std::size_t n) {
+        const std::size_t from = n * block_tokens_;
+        if (from > prompt.size())
+            return false;
+        const std::size_t most = (std::min)(prompt.size() - from, block_tokens_ - 1);
+        std::vector<BlockName> ends;
+        for (std::size_t rest = Types::has_states ? 0 : 1; rest <= most; ++rest)
+            ends.push_back(names.end(plan.chain[n], prompt.subspan(from, rest)));
+        std::vector<RecordInfo> infos(ends.size());
+        find(ends, infos);
+        for (std::size_t i = ends.size(); i-- > 0;) {
+            const std::size_t total = from + i + (Types::has_states ? 0 : 1);
+            if (infos[i].nbytes == 0 || total <= plan.tokens)
+                continue;
+            plan.tokens = total;
+            plan.end = ends[i];
+            plan.add(infos[i]);
+            return true;
+        }
+        return false;
+    }
+
+    Store& store_;
+    Writer& writer_;
+    std::size_t block_tokens_;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif
