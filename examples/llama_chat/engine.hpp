@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 
+#include "load_model.hpp"
 #include "model_key.hpp"
 
 #include <llama.h>
@@ -10,7 +11,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -36,7 +36,7 @@ public:
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
     Engine(const std::string& model_file, const Options& options)
-        : model_(load(model_file), llama_model_free), context_(nullptr, llama_free),
+        : model_(load_model(model_file), llama_model_free), context_(nullptr, llama_free),
           batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens), 0, 1)),
           batch_tokens_(options.batch_tokens) {
         llama_context_params params = llama_context_default_params();
@@ -140,31 +140,6 @@ public:
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
 
 private:
-    static llama_model* load(const std::string& file) {
-        static const bool backends_loaded = [] {
-            llama_log_set(
-                [](ggml_log_level level, const char* message, void*) {
-                    if (level == GGML_LOG_LEVEL_ERROR) {
-                        std::fputs(message, stderr);
-                    }
-                },
-                nullptr);
-#ifdef PROMPTKV_LLAMA_BACKENDS
-            ggml_backend_load_all_from_path(PROMPTKV_LLAMA_BACKENDS);
-#else
-            ggml_backend_load_all();
-#endif
-            return true;
-        }();
-        static_cast<void>(backends_loaded);
-        llama_model_params params = llama_model_default_params();
-        llama_model* model = llama_model_load_from_file(file.c_str(), params);
-        if (model == nullptr) {
-            throw std::runtime_error("llama.cpp could not load " + file);
-        }
-        return model;
-    }
-
     /// Computes `tokens` at `position` in one batch; the last one's logits are kept.
     void decode(std::span<const llama_token> tokens, std::size_t position) {
         batch_.n_tokens = static_cast<std::int32_t>(tokens.size());

@@ -44,8 +44,7 @@ public:
 
     void keep(llama_kv::Sequence<KV>& sequence, TokenSpan tokens, promptkv::Tier tier,
               std::uint64_t user) {
-        ::keep(cache_, model_key_, tokens, sequence, tier,
-               {.session = tier == promptkv::Tier::system ? 0 : user, .request = request_});
+        ::keep(cache_, model_key_, tokens, sequence, tier, options_of_turn(tier, user, request_));
     }
 
     [[nodiscard]] std::size_t evictions() const {

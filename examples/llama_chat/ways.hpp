@@ -26,6 +26,13 @@ struct Restored {
     std::size_t from_store = 0; // of `reused`; the others came from memory
 };
 
+/// A user is a session, so that the dead branch of an edited turn is evicted first. The system prompt belongs
+/// to no session.
+inline promptkv::InsertOptions options_of_turn(promptkv::Tier tier, std::uint64_t user,
+                                               std::uint64_t request) {
+    return {.session = tier == promptkv::Tier::system ? 0 : user, .request = request};
+}
+
 class NoCache {
 public:
     static constexpr bool keeps = false;
@@ -55,12 +62,9 @@ public:
         return {found.reused(), promptkv::name(found.match()), 0};
     }
 
-    /// A user is a session, so that the dead branch of an edited turn is evicted first. The system
-    /// prompt belongs to no session.
     void keep(llama_kv::Sequence<KV>& sequence, TokenSpan tokens, promptkv::Tier tier,
               std::uint64_t user) {
-        ::keep(cache_, model_key_, tokens, sequence, tier,
-               {.session = tier == promptkv::Tier::system ? 0 : user, .request = request_});
+        ::keep(cache_, model_key_, tokens, sequence, tier, options_of_turn(tier, user, request_));
     }
 
     [[nodiscard]] std::size_t evictions() const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "engine.hpp"
 
+#include "load_model.hpp"
 #include "model_key.hpp"
 
 #include <algorithm>
@@ -16,26 +17,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds_since(Clock::time_point begin) {
     return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
-llama_model* load(const std::string& file) {
-    llama_log_set(
-        [](ggml_log_level level, const char* message, void*) {
-            if (level == GGML_LOG_LEVEL_ERROR) {
-                std::fputs(message, stderr);
-            }
-        },
-        nullptr);
-#ifdef PROMPTKV_LLAMA_BACKENDS
-    ggml_backend_load_all_from_path(PROMPTKV_LLAMA_BACKENDS);
-#else
-    ggml_backend_load_all();
-#endif
-    llama_model* model = llama_model_load_from_file(file.c_str(), llama_model_default_params());
-    if (model == nullptr) {
-        throw std::runtime_error("llama.cpp could not load " + file);
-    }
-    return model;
 }
 
 using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
@@ -116,8 +97,9 @@ struct Engine::Slot {
 };
 
 Engine::Engine(const Options& options, Metrics& metrics)
-    : options_(options), metrics_(metrics), model_(load(options.model_file), llama_model_free),
-      context_(nullptr, llama_free), text_(std::make_unique<Text>(model_.get())),
+    : options_(options), metrics_(metrics),
+      model_(load_model(options.model_file), llama_model_free), context_(nullptr, llama_free),
+      text_(std::make_unique<Text>(model_.get())),
       batch_(
           llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots, 0, 1)) {
     const auto slots = static_cast<std::uint32_t>(options.slots);
