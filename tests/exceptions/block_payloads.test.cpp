@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <new>
 #include <optional>
-#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -36,20 +35,6 @@ const std::string m = "m";
 template <class KV>
 KV computed(const Tokens& tokens) {
     return KV(pages<std::conditional_t<std::is_same_v<KV, Dense>, Pages, Hybrid>>(m, tokens));
-}
-
-/// Bytes of the distinct blocks and of the states that the entries hold.
-template <class Cache>
-std::size_t recount(const Cache& cache) {
-    std::set<const void*> seen;
-    std::size_t bytes = 0;
-    cache.for_each([&](const auto& entry) {
-        for (const auto& block : entry.kv.blocks())
-            bytes += seen.insert(&*block).second ? block.nbytes() : 0;
-        if constexpr (requires { entry.kv.state(); })
-            bytes += entry.kv.has_state() ? entry.kv.state().nbytes() : 0;
-    });
-    return bytes;
 }
 
 /// A conversation, its system prompt, and a branch of it; hardly any room left.

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -399,6 +400,20 @@ inline WipedPages wiped_pages(Arena& arena, std::size_t n_tokens, WipedPages kv 
         kv.append(Wiped(arena, n), n);
     }
     return kv;
+}
+
+/// Bytes of the distinct blocks and of the states that the entries hold.
+template <class Cache>
+std::size_t recount(const Cache& cache) {
+    std::set<const void*> seen;
+    std::size_t bytes = 0;
+    cache.for_each([&](const auto& entry) {
+        for (const auto& block : entry.kv.blocks())
+            bytes += seen.insert(&*block).second ? block.nbytes() : 0;
+        if constexpr (requires { entry.kv.state(); })
+            bytes += entry.kv.has_state() ? entry.kv.state().nbytes() : 0;
+    });
+    return bytes;
 }
 
 } // namespace promptkv_test

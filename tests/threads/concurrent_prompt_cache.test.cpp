@@ -20,7 +20,6 @@
 #include <numeric>
 #include <optional>
 #include <random>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -38,18 +37,6 @@ using promptkv::Tier;
 void join(std::vector<std::thread>& threads) {
     for (std::thread& thread : threads)
         thread.join();
-}
-
-/// Bytes of the distinct blocks that the entries hold.
-template <class Cache>
-std::size_t recount(const Cache& cache) {
-    std::set<const void*> seen;
-    std::size_t bytes = 0;
-    cache.for_each([&](const auto& entry) {
-        for (const auto& block : entry.kv.blocks())
-            bytes += seen.insert(&*block).second ? block.nbytes() : 0;
-    });
-    return bytes;
 }
 
 /// Things that one thread leaves for another to end.

@@ -241,18 +241,6 @@ TEST_CASE("A reservation holds its room while the payload is made") {
     CHECK(cache.check_invariants());
 }
 
-TEST_CASE("A lookup of ConcurrentPromptCache whose copy throws stays counted and refreshed") {
-    ConcurrentPromptCache<ThrowsWhenCopied> cache;
-    cache.insert("m", key("a"), ThrowsWhenCopied(), Tier::user);
-    cache.insert("m", key("x"), ThrowsWhenCopied(), Tier::user);
-    CHECK_THROWS_AS(cache.fetch_nearest("m", key("ab")), std::runtime_error);
-    CHECK(cache.stats().lookups == 1);
-    CHECK(cache.stats().hits_shorter == 1);
-    CHECK(cache.stats().tokens_reused == 1);
-    CHECK(cache.stats().bytes_leased == 0);
-    CHECK(eviction_order(cache) == "x a");
-}
-
 TEST_CASE("The end of a lease shows at once") {
     Cache cache;
     store(cache, "abc", Tier::user);

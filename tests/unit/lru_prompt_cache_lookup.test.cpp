@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // LRUPromptCache: which entry a prompt uses, how much of it, and what that does to the order.
 
+#include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
@@ -583,8 +584,10 @@ TEST_CASE("take_nearest does not cut what has no truncate") {
 
 // copies that throw //////////////////////////////////////////////////////////
 
-TEST_CASE("A lookup whose copy throws counts and refreshes as if it had not thrown") {
-    LRUPromptCache<ThrowsWhenCopied> cache;
+TEMPLATE_TEST_CASE("A lookup whose copy throws counts and refreshes as if it had not thrown", "",
+                   LRUPromptCache<ThrowsWhenCopied>,
+                   promptkv::ConcurrentPromptCache<ThrowsWhenCopied>) {
+    TestType cache;
     cache.insert("m", key("a"), ThrowsWhenCopied(), Tier::user);
     cache.insert("m", key("x"), ThrowsWhenCopied(), Tier::user);
     CHECK_THROWS_AS(cache.fetch_nearest("m", key("ab")), std::runtime_error);
