@@ -495,6 +495,9 @@ public:
     /// `while (pool.free() < need && cache.evict(need - pool.free()))`.
     /// Complexity: O(blocks) of what is evicted and of the entries that would free nothing.
     std::size_t evict(std::size_t nbytes) noexcept {
+        {
+            const Call settled(*cache_); // what a lowered limit still evicts is destroyed first
+        }
         std::size_t freed = 0;
         for (bool goes_on = true; goes_on && freed < nbytes;) {
             Call call(*cache_);

@@ -3,7 +3,9 @@
 #ifndef PROMPTKV_REUSE_ORDER_HPP
 #define PROMPTKV_REUSE_ORDER_HPP
 
+#include <promptkv/detail/candidates.hpp>
 #include <promptkv/detail/lru_watch.hpp>
+#include <promptkv/detail/observed_edge.hpp>
 #include <promptkv/detail/reuse_lesson.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
 #include <promptkv/tier.hpp>
@@ -12,10 +14,8 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -47,44 +47,7 @@ struct ReuseOrder {
     static constexpr std::size_t remembered = 4;
     static constexpr bool declines = true;
 
-    /// What is known of an edge.
-    struct NodeHook {
-        static constexpr std::uint32_t none = (std::numeric_limits<std::uint32_t>::max)();
-
-        std::uint32_t last = 0;     // the request that used it last
-        std::uint32_t interval = 0; // that is open; 0: none
-        std::uint32_t features = 0; // of its last use
-        std::uint32_t slot = none;  // its place among the candidates
-        std::uint16_t uses = 0;     // 0: it was not observed yet
-        std::uint8_t siblings = 0;  // when it was made, as a feature
-        std::uint8_t key = 0;       // says whether it is observed where few edges are
-        bool is_new_part = false;   // the first part of an edge that was split and not used since
-        bool is_tail = false;       // it was cut off; the edge above is observed in its place
-        bool is_obsolete = false;   // its entry was demoted
-
-        [[nodiscard]] bool is_observed() const noexcept { return uses > 0 && !is_tail; }
-        [[nodiscard]] NodeHook first_part() const noexcept {
-            NodeHook part = *this;
-            part.interval = 0;
-            part.slot = none;
-            part.is_new_part = true;
-            part.is_obsolete = false;
-            return part;
-        }
-        /// The edge above goes on as this one; this is what was cut off.
-        void hand_over(NodeHook& above) noexcept {
-            above = *this;
-            interval = 0;
-            slot = none;
-            is_tail = true;
-        }
-        void join(const NodeHook& above) noexcept {
-            const std::uint32_t own_slot = slot;
-            if (!is_observed())
-                *this = above;
-            slot = own_slot;
-        }
-    };
+    using NodeHook = detail::ObservedEdge;
 
     template <class R>
     using Hook = detail::ListHook<R>;
@@ -100,10 +63,7 @@ struct ReuseOrder {
         // entries ////////////////////////////////////////////////////////////
 
         /// Makes sure that there is memory for so many entries.
-        void reserve(std::size_t entries) {
-            if (candidates_.capacity() < entries)
-                candidates_.reserve((std::max)(entries, 2 * candidates_.capacity()));
-        }
+        void reserve(std::size_t entries) { candidates_.reserve(entries); }
         void enter(R& record) noexcept {
             recency_.enter(record);
             nominate(record, record.is_leaf());
@@ -136,25 +96,13 @@ struct ReuseOrder {
         /// The least worth of the next candidates.
         [[nodiscard]] R* victim() noexcept {
             const bool by_recency = watch_ && watch_->says_recency();
-            const Candidate* found = nullptr;
-            float least = 0;
-            std::uint32_t oldest = 0;
-            for (std::size_t i = std::min<std::size_t>(options_.sample, candidates_.size());
-                 i-- > 0;) {
-                if (hand_ >= candidates_.size())
-                    hand_ = 0;
-                const Candidate& each = candidates_[hand_++];
-                const std::uint32_t age = now_ - each.last;
-                const float worth = by_recency ? 0 : lesson_.worth(each.level, age) + each.wish;
-                if (found == nullptr || worth < least || (worth == least && age > oldest)) {
-                    found = &each;
-                    least = worth;
-                    oldest = age;
-                }
-            }
+            const auto* found = candidates_.least(options_.sample, now_, [&](const auto& each) {
+                return by_recency ? 0 : lesson_.worth(each.level, now_ - each.last) + each.wish;
+            });
             if (found == nullptr)
                 return nullptr;
-            victim_age_ += (static_cast<float>(oldest) - victim_age_) / 256;
+            const auto age = static_cast<float>(now_ - found->last);
+            victim_age_ += (age - victim_age_) / 256;
             return found->record;
         }
 
@@ -163,31 +111,20 @@ struct ReuseOrder {
             recency_.for_each(f);
         }
         [[nodiscard]] std::size_t nbytes() const noexcept {
-            return lesson_.nbytes() + candidates_.capacity() * sizeof(Candidate) +
-                   (watch_ ? watch_->nbytes() : 0);
+            return lesson_.nbytes() + candidates_.nbytes() + (watch_ ? watch_->nbytes() : 0);
         }
         [[nodiscard]] bool check_invariants() const noexcept {
-            bool sound = recency_.check_invariants();
-            for (std::size_t i = 0; i < candidates_.size(); ++i) {
-                const R& record = *candidates_[i].record;
-                sound = sound && record.node->hook.slot == i && record.is_entry &&
-                        !record.is_aside() && candidates_[i].last == record.node->hook.last;
-            }
             std::size_t leaves = 0;
             recency_.for_each([&](const R& record) {
                 leaves += !record.is_aside() && record.is_leaf() ? 1U : 0U;
             });
-            return sound && leaves == candidates_.size();
+            return recency_.check_invariants() && candidates_.check_invariants() &&
+                   leaves == candidates_.size();
         }
 
         // edges //////////////////////////////////////////////////////////////
 
-        /// What is new about an edge: the request, the edge's tokens, its tier as a feature.
-        struct Use {
-            std::uint32_t request;
-            std::size_t tokens;
-            std::uint32_t tier = 0;
-        };
+        using Use = detail::ObservedEdge::Use;
 
         void next_request(std::uint64_t number, std::size_t prompt_tokens) noexcept {
             now_ = static_cast<std::uint32_t>(number);
@@ -214,80 +151,30 @@ struct ReuseOrder {
 
         /// A request ran over the whole edge, for the first time since `last`.
         void used(NodeHook& edge, const Use& use) noexcept {
-            const std::uint32_t gap = use.request - edge.last;
             if (edge.is_new_part)
                 lesson_.end(begin(edge, edge.last), use.request);
             else
                 lesson_.end(edge.interval, use.request);
-            edge.is_new_part = false;
-            if (edge.uses < (std::numeric_limits<std::uint16_t>::max)())
-                ++edge.uses;
-            describe(edge, log_feature(gap), use);
+            edge.use_again(use);
             observe(edge);
         }
         /// What the caller says of the request that used an edge last.
         void hint(NodeHook& edge, std::uint32_t hint) noexcept {
-            edge.features = (edge.features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
+            edge.set_hint(hint);
             lesson_.amend(edge.interval, edge.features);
             refresh_candidate(edge);
         }
         /// An edge is new, below one that has `children` with it; 0: at the root.
         void born(NodeHook& edge, std::size_t children, const Use& use) noexcept {
-            expect(edge, children, use);
+            edge.begin(children, use);
             edge.key = static_cast<std::uint8_t>((births_++ * 2654435761U) >> 24U);
             observe(edge);
         }
-        /// As `used`, of an edge that is not there yet: a longer one in the place of `now`.
-        void expect_more(NodeHook& edge, const NodeHook& now, const Use& use) noexcept {
-            edge = now;
-            edge.slot = NodeHook::none;
-            describe(edge, edge.features >> 4U & 15U, use);
-        }
-        /// As `born`, of an edge that is not there yet.
-        void expect(NodeHook& edge, std::size_t children, const Use& use) noexcept {
-            const std::uint32_t slot = edge.slot;
-            edge = NodeHook{};
-            edge.slot = slot;
-            edge.uses = 1;
-            edge.siblings = siblings_feature(children);
-            describe(edge, 0, use);
-        }
 
     private:
-        struct Candidate {
-            R* record;
-            std::uint32_t last;
-            float level;
-            float
-                wish; // log2: a tier counts for twice the one below, an obsolete entry for nothing
-        };
-
-        [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
-            if (children == 0)
-                return 9;
-            const std::size_t n = children - 1;
-            return static_cast<std::uint8_t>(n < 3 ? n : n < 5 ? 3 : n < 10 ? 4 : n < 30 ? 5 : 6);
-        }
-        [[nodiscard]] static std::uint32_t uses_feature(std::uint32_t n) noexcept {
-            return n <= 3 ? n : n <= 5 ? 4 : n <= 9 ? 5 : n <= 20 ? 6 : n <= 50 ? 7 : 8;
-        }
-        [[nodiscard]] static std::uint32_t log_feature(std::size_t x) noexcept {
-            return std::min<std::uint32_t>(15, static_cast<std::uint32_t>(std::bit_width(x)));
-        }
-
-        void describe(NodeHook& edge, std::uint32_t gap_feature, const Use& use) noexcept {
-            edge.last = use.request;
-            edge.features = uses_feature(edge.uses) | gap_feature << 4U |
-                            std::uint32_t{edge.siblings} << 8U | log_feature(use.tokens) << 12U |
-                            (edge.features & 0xf0000U) | (std::min)(use.tier, 15U) << 20U;
-            refresh_candidate(edge);
-        }
-        /// The table of candidates repeats what is known of an edge, so that a sweep reads the table alone.
         void refresh_candidate(const NodeHook& edge) noexcept {
-            if (edge.slot != NodeHook::none) {
-                candidates_[edge.slot].last = edge.last;
-                candidates_[edge.slot].level = lesson_.level(edge.features);
-            }
+            if (edge.slot != NodeHook::none)
+                candidates_.refresh(edge, lesson_.level(edge.features));
         }
         [[nodiscard]] std::uint32_t begin(const NodeHook& edge, std::uint32_t request) noexcept {
             return (edge.key & thin_) == 0 ? lesson_.begin(request, edge.features) : 0;
@@ -296,6 +183,7 @@ struct ReuseOrder {
         void observe(NodeHook& edge) noexcept {
             const bool is_busy = edge.uses > 32 && edge.uses % 16 != 0;
             edge.interval = is_busy ? 0 : begin(edge, edge.last);
+            refresh_candidate(edge);
         }
 
         /// The intervals are to span some four times the age at which victims go: else only a part of the
@@ -313,26 +201,18 @@ struct ReuseOrder {
         void nominate(R& record, bool is_candidate) noexcept {
             if (record.node == nullptr)
                 return; // it was replaced: the new entry of the node takes its place
-            NodeHook& edge = record.node->hook;
-            if (is_candidate) {
-                if (edge.slot == NodeHook::none) {
-                    edge.slot = static_cast<std::uint32_t>(candidates_.size());
-                    candidates_.push_back({}); // there is memory: see reserve
-                    edge.is_tail = false;      // an entry ends here now
-                    edge.uses = (std::max<std::uint16_t>)(edge.uses, 1);
-                }
-                candidates_[edge.slot] = {&record, edge.last, lesson_.level(edge.features),
-                                          wish_of(record)};
-            } else if (edge.slot != NodeHook::none) {
-                const Candidate last = candidates_.back();
-                candidates_.pop_back();
-                if (edge.slot < candidates_.size()) {
-                    candidates_[edge.slot] = last;
-                    last.record->node->hook.slot = edge.slot;
-                }
-                edge.slot = NodeHook::none;
+            if (!is_candidate) {
+                candidates_.remove(record);
+                return;
             }
+            NodeHook& edge = record.node->hook;
+            if (edge.slot == NodeHook::none) {
+                edge.is_tail = false; // an entry ends here now
+                edge.uses = (std::max<std::uint16_t>)(edge.uses, 1);
+            }
+            candidates_.set(record, lesson_.level(edge.features), wish_of(record));
         }
+        /// As log2: a tier counts for twice the one below, an obsolete entry for nothing.
         [[nodiscard]] float wish_of(const R& record) const noexcept {
             constexpr float last_of_all = -1000;
             return (record.node->hook.is_obsolete ? last_of_all : 0.0F) +
@@ -349,8 +229,7 @@ struct ReuseOrder {
         detail::ReuseLesson lesson_;
         std::optional<detail::LruWatch> watch_;
         std::array<Prompt, 256> prompts_{}; // of the last requests
-        std::vector<Candidate> candidates_;
-        std::size_t hand_ = 0;
+        detail::Candidates<R> candidates_;
         std::uint32_t now_ = 0;
         std::uint32_t births_ = 0;
         std::uint32_t thin_ = 0; // edges with a bit of this in their key are not observed

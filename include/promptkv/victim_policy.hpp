@@ -47,11 +47,11 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `next_request(number, n)`   | a lookup of `n` tokens begins                                 |
 /// | `used(hook, use)`           | a request ran over the whole edge                             |
 /// | `born(hook, siblings, use)` | a request made the edge                                       |
-/// | `expect(hook, ...)`         | what `born` would say of an edge that is not there yet        |
 /// | `resident_leaf(r, is)`      | entries that continue the record's state came or left         |
 ///
-/// A node that takes the first part of another one's edge gets `hook.first_part()`; see RadixNode. Lookups
-/// tell of every node that they run over, evicted or not, so there is no call for a miss. See ReuseOrder.
+/// The hook itself has `is_observed()`, and what RadixNode asks for where edges are split and joined. Of an
+/// edge that is not there yet the cache makes a hook by `begin` or `lengthen`. Lookups tell of every node
+/// that they run over, evicted or not, so there is no call for a miss. See ReuseOrder, ObservedEdge.
 template <class P, class R, class TierEnum>
 concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::template Order<R, TierEnum> asked, R& record,

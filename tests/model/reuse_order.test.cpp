@@ -546,10 +546,12 @@ public:
         FakeNode& node = nodes_[to_come];
         node = FakeNode{};
         if (extends) {
-            order_.expect_more(node.hook, nodes_.at(extended).hook, use);
+            node.hook = nodes_.at(extended).hook;
+            node.hook.slot = ReuseOrder::NodeHook::none;
+            node.hook.lengthen(use);
             naive_.expect_more(to_come, extended, use);
         } else {
-            order_.expect(node.hook, children, use);
+            node.hook.begin(children, use);
             naive_.expect(to_come, children, use);
         }
         FakeRecord record;

@@ -547,6 +547,21 @@ TEST_CASE("evict counts no leased entry") {
     CHECK(cache.check_invariants());
 }
 
+TEST_CASE("evict does not take what a lowered limit evicts for blocks in use") {
+    BlockCache cache;
+    store(cache, "ab", Tier::system);
+    store(cache, "abcd", Tier::user);
+    {
+        const auto system = cache.lease_nearest("m", key("ab"), {.min_remaining = 0});
+        const auto user = cache.lease_nearest("m", key("abcde"));
+        REQUIRE((system && user));
+        cache.set_limits({.max_entries = 1});
+        CHECK(cache.size() == 2);
+    }
+    CHECK(cache.evict(2) == 2); // "abcd" leaves first, and both hold the block "ab"
+    CHECK(cache.empty());
+}
+
 TEST_CASE("evict of payloads without blocks counts all their bytes") {
     Cache cache;
     store(cache, "abcd", Tier::user, whole_only);

@@ -103,10 +103,13 @@ public:
             const Node* start = extends ? node->parent : node;
             const std::size_t tokens = n - (start != nullptr ? start->depth : 0);
             const typename Order::Use use{request_of(options), tokens, feature_of(tier)};
-            if (extends)
-                order_.expect_more(hook, node->hook, use);
-            else
-                order_.expect(hook, spot.place.inside != nullptr ? 2 : siblings(node, 1), use);
+            if (extends) {
+                hook = node->hook;
+                hook.slot = Policy::NodeHook::none;
+                hook.lengthen(use);
+            } else {
+                hook.begin(spot.place.inside != nullptr ? 2 : siblings(node, 1), use);
+            }
         }
     }
 

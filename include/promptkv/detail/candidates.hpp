@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// Candidates: the entries that ReuseOrder may evict, and what each of them is worth.
+#ifndef PROMPTKV_DETAIL_CANDIDATES_HPP
+#define PROMPTKV_DETAIL_CANDIDATES_HPP
+
+#include <promptkv/detail/observed_edge.hpp>
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// A table of entries, and a hand that sweeps over it. It repeats what a sweep has to know, so that a sweep
+/// reads the table alone. The slot of an entry stands in the edge of its node.
+template <class R>
+class Candidates {
+public:
+    struct Candidate {
+        R* record;
+        std::uint32_t last; // request
+        float level;
+        float wish; // log2 of a factor
+    };
+
+    [[nodiscard]] std::size_t size() const noexcept { return table_.size(); }
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        return table_.capacity() * sizeof(Candidate);
+    }
+
+    /// Makes sure that there is memory for so many.
+    void reserve(std::size_t n) {
+        if (table_.capacity() < n)
+            table_.reserve((std::max)(n, 2 * table_.capacity()));
+    }
+
+    /// Adds an entry, or changes it. Requires: there is memory for one more; see reserve.
+    void set(R& record, float level, float wish) noexcept {
+        ObservedEdge& edge = record.node->hook;
+        if (edge.slot == ObservedEdge::none) {
+            edge.slot = static_cast<std::uint32_t>(table_.size());
+            table_.push_back({});
+        }
+        table_[edge.slot] = {&record, edge.last, level, wish};
+    }
+    /// The uses of a candidate's edge changed.
+    void refresh(const ObservedEdge& edge, float level) noexcept {
+        table_[edge.slot].last = edge.last;
+        table_[edge.slot].level = level;
+    }
+    /// Without effect if the entry is no candidate.
+    void remove(R& record) noexcept {
+        ObservedEdge& edge = record.node->hook;
+        if (edge.slot == ObservedEdge::none)
+            return;
+        const Candidate last = table_.back();
+        table_.pop_back();
+        if (edge.slot < table_.size()) {
+            table_[edge.slot] = last;
+            last.record->node->hook.slot = edge.slot;
+        }
+        edge.slot = ObservedEdge::none;
+    }
+
+    /// Moves the hand over the next `n` candidates. Returns the one for which `worth(candidate)` is least;
+    /// of equals the one that was used longest ago, then the first; null: there are none.
+    template <class Worth>
+    [[nodiscard]] const Candidate* least(std::size_t n, std::uint32_t now, Worth worth) noexcept {
+        const Candidate* found = nullptr;
+        float least = 0;
+        for (std::size_t i = (std::min)(n, table_.size()); i-- > 0;) {
+            if (hand_ >= table_.size())
+                hand_ = 0;
+            const Candidate& each = table_[hand_++];
+            const float own = worth(each);
+            if (found == nullptr || own < least ||
+                (own == least && now - each.last > now - found->last)) {
+                found = &each;
+                least = own;
+            }
+        }
+        return found;
+    }
+
+    [[nodiscard]] bool check_invariants() const noexcept {
+        for (std::size_t i = 0; i < table_.size(); ++i) {
+            const R& record = *table_[i].record;
+            if (record.node->hook.slot != i || !record.is_entry || record.is_aside() ||
+                table_[i].last != record.node->hook.last)
+                return false;
+        }
+        return true;
+    }
+
+private:
+    std::vector<Candidate> table_;
+    std::size_t hand_ = 0;
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+// ObservedEdge: what ReuseOrder knows of an edge.
+#ifndef PROMPTKV_DETAIL_OBSERVED_EDGE_HPP
+#define PROMPTKV_DETAIL_OBSERVED_EDGE_HPP
+
+#include <promptkv/version.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// The uses of an edge, and its kind: six features of four bits each. From the lowest bits: how often it was
+/// used, the requests between its last two uses, its siblings at first, its length, a hint of the caller's,
+/// its tier. Numbers without a bound are features by their order of magnitude.
+struct ObservedEdge {
+    static constexpr std::uint32_t none = (std::numeric_limits<std::uint32_t>::max)();
+
+    /// A request uses an edge, or makes it.
+    struct Use {
+        std::uint32_t request;
+        std::size_t tokens;     // of the edge
+        std::uint32_t tier = 0; // as a feature
+    };
+
+    std::uint32_t last = 0;     // the request that used it last
+    std::uint32_t interval = 0; // that is open; 0: none
+    std::uint32_t features = 0; // of its last use
+    std::uint32_t slot = none;  // its place among the candidates
+    std::uint16_t uses = 0;     // 0: it was not observed yet
+    std::uint8_t siblings = 0;  // when it was made, as a feature
+    std::uint8_t key = 0;       // says whether it is observed where few edges are
+    bool is_new_part = false;   // the first part of an edge that was split and not used since
+    bool is_tail = false;       // it was cut off; the edge above is observed in its place
+    bool is_obsolete = false;   // its entry was demoted
+
+    [[nodiscard]] bool is_observed() const noexcept { return uses > 0 && !is_tail; }
+
+    // what happens to it /////////////////////////////////////////////////////
+
+    /// It was made, below a node that has `children` with it; 0: at the root.
+    void begin(std::size_t children, const Use& use) noexcept {
+        const std::uint32_t own_slot = slot;
+        *this = ObservedEdge{};
+        slot = own_slot;
+        uses = 1;
+        siblings = siblings_feature(children);
+        describe(0, use);
+    }
+    void use_again(const Use& use) noexcept {
+        is_new_part = false;
+        if (uses < (std::numeric_limits<std::uint16_t>::max)())
+            ++uses;
+        describe(log_feature(use.request - last), use);
+    }
+    /// It goes on after its last use, by the same request.
+    void lengthen(const Use& use) noexcept { describe(features >> 4U & 15U, use); }
+    void set_hint(std::uint32_t hint) noexcept {
+        features = (features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
+    }
+
+    // what RadixNode asks for ////////////////////////////////////////////////
+
+    [[nodiscard]] ObservedEdge first_part() const noexcept {
+        ObservedEdge part = *this;
+        part.interval = 0;
+        part.slot = none;
+        part.is_new_part = true;
+        part.is_obsolete = false;
+        return part;
+    }
+    /// The edge above goes on as this one; this is what was cut off.
+    void hand_over(ObservedEdge& above) noexcept {
+        above = *this;
+        interval = 0;
+        slot = none;
+        is_tail = true;
+    }
+    void join(const ObservedEdge& above) noexcept {
+        const std::uint32_t own_slot = slot;
+        if (!is_observed())
+            *this = above;
+        slot = own_slot;
+    }
+
+private:
+    void describe(std::uint32_t gap_feature, const Use& use) noexcept {
+        last = use.request;
+        features = uses_feature(uses) | gap_feature << 4U | std::uint32_t{siblings} << 8U |
+                   log_feature(use.tokens) << 12U | (features & 0xf0000U) |
+                   (std::min)(use.tier, 15U) << 20U;
+    }
+    [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
+        if (children == 0)
+            return 9;
+        const std::size_t n = children - 1;
+        return static_cast<std::uint8_t>(n < 3 ? n : n < 5 ? 3 : n < 10 ? 4 : n < 30 ? 5 : 6);
+    }
+    [[nodiscard]] static std::uint32_t uses_feature(std::uint32_t n) noexcept {
+        return n <= 3 ? n : n <= 5 ? 4 : n <= 9 ? 5 : n <= 20 ? 6 : n <= 50 ? 7 : 8;
+    }
+    [[nodiscard]] static std::uint32_t log_feature(std::size_t x) noexcept {
+        return std::min<std::uint32_t>(15, static_cast<std::uint32_t>(std::bit_width(x)));
+    }
+};
+
+} // namespace promptkv::inline PROMPTKV_ABI::detail
+
+#endif
