@@ -99,11 +99,13 @@ void find_victim(Run& run, std::size_t entries) {
 template <class Of>
 class Traffic {
 public:
-    explicit Traffic(std::size_t entries) : cache_({.max_bytes = entries * n}) {
+    explicit Traffic(std::size_t entries, typename Of::Options options = {})
+        : cache_(limited(std::move(options), entries)) {
         for (std::size_t i = 0; i < hot_.size(); ++i) {
             hot_[i] = prompt_of(i, n);
         }
-        while (cache_.stats().evicted < 4 * batch) {
+        while (cache_.stats().evicted <
+               5 * entries) { // as many keys are remembered as ever will be
             prepare();
             for (std::size_t i = 0; i < batch; ++i) {
                 request(i);
@@ -126,6 +128,11 @@ public:
     }
 
 private:
+    static typename Of::Options limited(typename Of::Options options, std::size_t entries) {
+        options.max_bytes = entries * n;
+        return options;
+    }
+
     static constexpr std::size_t n = 64;
     std::vector<Prompt> hot_ = std::vector<Prompt>(few);
     Of cache_;
@@ -146,6 +153,20 @@ void serve(Run& run, std::size_t entries) {
             .extra_ns = 600,
             .target = "ReuseOrder: a request among " + std::to_string(entries) +
                       " entries beside TieredLRU [ns]"});
+}
+
+/// The same requests with the curve of hit ratios at five budgets, beside those without.
+void watch(Run& run, std::size_t entries) {
+    typename Learning<Cuttable>::Options options;
+    options.policy.curve = true;
+    Traffic<Learning<Cuttable>> watched(entries, options);
+    Traffic<Learning<Cuttable>> plain(entries);
+    watched.prepare();
+    plain.prepare();
+    const Paired times = interleave(
+        run, batch, [&](std::size_t i) { watched.request(i); }, [&] { watched.prepare(); },
+        [&](std::size_t i) { plain.request(i); }, [&] { plain.prepare(); });
+    report(run, times, {.factor = 1.05, .extra_ns = 0, .target = ""});
 }
 
 /// What the longest call does: it learns from all that was seen. In microseconds.
@@ -194,6 +215,8 @@ void add_reuse(Cases& cases) {
             [=](Run& run) { find_victim(run, entries); });
         add(cases, "reuse_entries", "request", entries, [=](Run& run) { serve(run, entries); });
     }
+    add(cases, "reuse_entries", "request with the curve", 10'000,
+        [](Run& run) { watch(run, 10'000); });
     add(cases, "reuse", "lesson in us", promptkv::detail::ReuseLesson::ring_size, learn);
 }
 
