@@ -68,20 +68,18 @@ public:
             homes_.insert(made.get());
             spot.home = made.release();
         }
-        const Counting counting(*this, *spot.home);
-        Node* node = nullptr;
         PROMPTKV_TRY {
-            node = spot.home->tree.node_at(tokens, spot.place);
+            const Counting counting(*this, *spot.home);
+            Node* node = spot.home->tree.node_at(tokens, spot.place);
+            record->home = spot.home;
+            record->node = node;
+            settle_at(*node, *record);
         }
         PROMPTKV_CATCH_ALL {
             remove_if_empty(*spot.home);
             PROMPTKV_RETHROW;
         }
-        R* linked = record.release();
-        linked->home = spot.home;
-        linked->node = node;
-        settle_at(*node, *linked);
-        return *linked;
+        return *record.release();
     }
 
     /// Remembers a key that was never stored. Null: it, or a longer one, is known, or memory ran out.
@@ -114,9 +112,12 @@ public:
     /// Takes a record out, and its partition with the partition's last one. A key that is to be
     /// remembered stays, if there is memory for it.
     void unlink(R& record) noexcept {
-        const Counting counting(*this, *record.home);
-        Node* node = std::exchange(record.node, nullptr);
-        leave(*node, record, record.remember ? new (std::nothrow) R : nullptr);
+        {
+            const Counting counting(*this, *record.home);
+            Node* node = std::exchange(record.node, nullptr);
+            leave(*node, record, record.remember ? new (std::nothrow) R : nullptr);
+        }
+        remove_if_empty(*record.home);
     }
 
     /// Shortens a record's key to its first `n` tokens; the rest is remembered, if keys are. False: memory
@@ -180,11 +181,13 @@ public:
     /// Forgets a remembered key.
     void forget(R& record) noexcept {
         Home& home = *record.home;
-        const Counting counting(*this, home);
-        Node* node = std::exchange(record.node, nullptr);
-        take_off(record, *node);
-        node->value = nullptr;
-        home.tree.value_removed(node);
+        {
+            const Counting counting(*this, home);
+            Node* node = std::exchange(record.node, nullptr);
+            take_off(record, *node);
+            node->value = nullptr;
+            home.tree.value_removed(node);
+        }
         remove_if_empty(home);
     }
     /// Forgets the keys that were evicted first, until at most `tokens` are remembered.
@@ -441,21 +444,17 @@ private:
             index_.tokens_ -= tree_.tokens();
             index_.remembered_ -= tree_.remembered();
             ++index_.version_;
-            home_ = &home;
-            home.owners.fetch_add(1, std::memory_order_relaxed);
         }
         Counting(const Counting&) = delete;
         Counting& operator=(const Counting&) = delete;
         ~Counting() {
             index_.tokens_ += tree_.tokens();
             index_.remembered_ += tree_.remembered();
-            home_->release();
         }
 
     private:
         Index& index_;
         Tree& tree_;
-        Home* home_;
     };
 
     template <class Is>
@@ -501,17 +500,18 @@ private:
     void leave(Node& node, const R& left, R* rest) noexcept {
         Home& home = *left.home;
         R* longer = nullptr;
-        if (rest != nullptr && left.serves_any && node.children.size() == 1)
-            longer = node.children[0]->value;
-        const bool is_covered = left.serves_any && node.beyond() != nullptr;
-        if (node.parent == nullptr || is_covered || longer != nullptr)
-            delete std::exchange(rest, nullptr);
+        if (rest != nullptr) {
+            if (left.serves_any && node.children.size() == 1)
+                longer = node.children[0]->value;
+            const bool is_covered = left.serves_any && node.beyond() != nullptr;
+            if (node.parent == nullptr || is_covered || longer != nullptr)
+                delete std::exchange(rest, nullptr);
+        }
         node.value = rest;
         if (rest == nullptr) {
             home.tree.value_removed(&node);
             if (longer != nullptr && longer->remembered)
                 remembered_keys_.renew(*longer);
-            remove_if_empty(home);
             return;
         }
         rest->tier = left.tier;
