@@ -3,8 +3,10 @@
 //
 //   promptkv_level_engine DIRECTORY [redis://HOST:PORT] [MODEL.gguf]
 //
-// The model of the times has random weights (26.7 M parameters), so that it can be made anywhere. A given
-// model is used for compression as well: its state is of real text.
+// A model of random weights (26.7 M parameters) is made, so that the times can be measured anywhere. State of random
+// weights does not compress as real state does: the figures that count are those of MODEL.gguf, on a text that
+// this model wrote itself. Its q8_0 state is its f16 state, quantized by ggml as the engine does it: a small
+// model's heads are too narrow for a q8_0 cache.
 #include "engine.hpp"
 #include "embed.hpp"
 #include "llama_kv.hpp"
@@ -20,15 +22,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <fcntl.h>
@@ -45,10 +48,6 @@ double seconds(const std::function<void()>& f) {
     f();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
 void need(bool holds, const char* what) {
     if (!holds) {
         std::fprintf(stderr, "promptkv_level_engine: %s\n", what);
@@ -56,6 +55,32 @@ void need(bool holds, const char* what) {
     }
 }
 
+/// Stories that the model tells. Each begins in another way, so that none repeats another.
+Tokens stories(Engine& engine, llama_kv::Sequence<KV>& sequence, std::size_t n) {
+    const std::vector<std::string> beginnings{
+        "Once upon a time, there was a little girl named Lily.",
+        "One day, Tom and his dog went",
+        "The old bear was sad.",
+        "Mom said, \"No, Ben!\"",
+        "A bird lived in a big tree.",
+        "Sam wanted to play with the red ball.",
+        "It was a cold day.",
+        "The cat saw a mouse."};
+    Tokens tokens;
+    for (std::size_t i = 0; tokens.size() < n && i < 10 * beginnings.size(); ++i) {
+        const Tokens more = engine.tokenize(beginnings[i % beginnings.size()], tokens.empty());
+        tokens.insert(tokens.end(), more.begin(), more.end());
+        sequence.clear();
+        engine.prefill(tokens, 0);
+        const Tokens story = engine.generate(tokens.size(), 120, i / beginnings.size());
+        tokens.insert(tokens.end(), story.begin(), story.end());
+    }
+    need(tokens.size() >= n, "the model wrote too little");
+    tokens.resize(n);
+    return tokens;
+}
+
+/// Any text.
 Tokens some_text(const Engine& engine, std::size_t n) {
     const std::string line = "Once upon a time there was a little girl named Lily. She had a red "
                              "ball and a brown dog. One day the dog ran to the pond and the ball "
@@ -72,51 +97,124 @@ Tokens some_text(const Engine& engine, std::size_t n) {
 
 // compression ////////////////////////////////////////////////////////////////
 
-void compress(const char* model, const std::string& file, const char* type, ggml_type kv_type) {
-    Engine engine(file, {.context_tokens = 1024, .batch_tokens = batch, .kv_type = kv_type});
+/// The rows of a block of llama.cpp's state become q8_0. At its end stand, for the K of each layer and
+/// then for the V: their type, the bytes of a row, and the rows. What comes before is small.
+std::vector<std::byte> quantized(std::span<const std::byte> block, std::size_t layers,
+                                 std::size_t cells, std::size_t values) {
+    const std::size_t row = values * sizeof(ggml_fp16_t);
+    const std::size_t head = sizeof(std::int32_t) + sizeof(std::uint64_t);
+    const std::size_t part = head + cells * row;
+    const std::size_t at = block.size() - 2 * layers * part;
+    std::vector<std::byte> out(block.begin(), block.begin() + static_cast<std::ptrdiff_t>(at));
+    std::vector<ggml_fp16_t> halves(cells * values);
+    std::vector<float> floats(halves.size());
+    std::vector<std::byte> packed(cells *
+                                  ggml_row_size(GGML_TYPE_Q8_0, static_cast<std::int64_t>(values)));
+    for (std::size_t i = 0; i < 2 * layers; ++i) {
+        const auto from = block.subspan(at + i * part, part);
+        std::int32_t type = 0;
+        std::uint64_t size = 0;
+        std::memcpy(&type, from.data(), sizeof type);
+        std::memcpy(&size, from.data() + sizeof type, sizeof size);
+        need(type == GGML_TYPE_F16 && size == row, "llama.cpp lays its state out in another way");
+        std::memcpy(halves.data(), from.data() + head, cells * row);
+        ggml_fp16_to_fp32_row(halves.data(), floats.data(),
+                              static_cast<std::int64_t>(floats.size()));
+        ggml_quantize_chunk(GGML_TYPE_Q8_0, floats.data(), packed.data(), 0,
+                            static_cast<std::int64_t>(cells), static_cast<std::int64_t>(values),
+                            nullptr);
+        out.insert(out.end(), from.begin(), from.begin() + static_cast<std::ptrdiff_t>(head));
+        out.insert(out.end(), packed.begin(), packed.end());
+    }
+    return out;
+}
+
+/// GB/s of the fastest of several rounds, and the bytes that are left.
+struct Compression {
+    std::size_t raw = 0;
+    std::size_t packed = 0;
+    double in = 1e9; // seconds
+    double out = 1e9;
+
+    [[nodiscard]] double share() const {
+        return static_cast<double>(packed) / static_cast<double>(raw);
+    }
+    [[nodiscard]] double gb_s(double time) const { return static_cast<double>(raw) / time / 1e9; }
+};
+
+/// `pack(block, packed)` and `unpack(packed, block)` as a second level calls them: a block at a time, into
+/// buffers that are there.
+template <class Pack, class Unpack>
+Compression measure(const std::vector<std::vector<std::byte>>& blocks, Pack pack, Unpack unpack) {
+    Compression best;
+    std::vector<std::byte> packed;
+    std::vector<std::byte> unpacked;
+    for (int round = 0; round < 20; ++round) {
+        Compression now{.in = 0, .out = 0};
+        for (const auto& block : blocks) {
+            packed.clear();
+            now.in += seconds([&] { need(pack(block, packed), "it was not compressed"); });
+            unpacked.resize(block.size());
+            now.out += seconds([&] { need(unpack(packed, unpacked), "it was not unpacked"); });
+            need(unpacked == block, "what was unpacked is not what was packed");
+            now.raw += block.size();
+            now.packed += packed.size();
+        }
+        best = {now.raw, now.packed, std::min(best.in, now.in), std::min(best.out, now.out)};
+    }
+    return best;
+}
+
+void compress(const char* model, const char* type,
+              const std::vector<std::vector<std::byte>>& blocks) {
+    const promptkv::ZstdCodec codec;
+    const Compression zstd = measure(
+        blocks, [&](const auto& raw, auto& packed) { return codec.compress(raw, packed); },
+        [&](const auto& packed, auto& raw) { return codec.decompress(packed, raw.size(), raw); });
+    const auto size_of = [](const auto& bytes) { return static_cast<int>(bytes.size()); };
+    const Compression lz4 = measure(
+        blocks,
+        [&](const auto& raw, auto& packed) {
+            packed.resize(static_cast<std::size_t>(LZ4_compressBound(size_of(raw))));
+            const int size = LZ4_compress_default(reinterpret_cast<const char*>(raw.data()),
+                                                  reinterpret_cast<char*>(packed.data()),
+                                                  size_of(raw), size_of(packed));
+            packed.resize(static_cast<std::size_t>(size));
+            return size > 0;
+        },
+        [&](const auto& packed, auto& raw) {
+            return LZ4_decompress_safe(reinterpret_cast<const char*>(packed.data()),
+                                       reinterpret_cast<char*>(raw.data()), size_of(packed),
+                                       size_of(raw)) == size_of(raw);
+        });
+    std::printf("%s,%s,%zu,%.3f,%.2f,%.2f,%.3f,%.2f,%.2f\n", model, type,
+                zstd.raw / blocks.size() / 1024, zstd.share(), zstd.gb_s(zstd.in),
+                zstd.gb_s(zstd.out), lz4.share(), lz4.gb_s(lz4.in), lz4.gb_s(lz4.out));
+    std::fflush(stdout);
+}
+
+/// The blocks of 512 tokens.
+std::vector<std::vector<std::byte>> blocks_of(const std::string& file, ggml_type type,
+                                              bool is_trained, bool quantize = false) {
+    Engine engine(file, {.context_tokens = 1024, .batch_tokens = batch, .kv_type = type});
     llama_kv::Sequence<KV> sequence(engine.context(), 0, 1, batch);
-    const Tokens tokens = some_text(engine, 512);
+    const Tokens tokens = is_trained ? stories(engine, sequence, 512) : some_text(engine, 512);
+    sequence.clear();
     engine.prefill(tokens, 0);
     KV kv(batch);
     sequence.save(kv, tokens.size());
-    std::size_t raw = 0;
-    std::size_t by_zstd = 0;
-    std::size_t by_lz4 = 0;
-    double zstd_in = 0;
-    double zstd_out = 0;
-    double lz4_in = 0;
-    double lz4_out = 0;
-    const promptkv::ZstdCodec codec;
+    const auto* model = engine.model();
+    const auto layers = static_cast<std::size_t>(llama_model_n_layer(model));
+    const auto values = static_cast<std::size_t>(
+        llama_model_n_embd(model) / llama_model_n_head(model) * llama_model_n_head_kv(model));
+    std::vector<std::vector<std::byte>> blocks;
     for (const auto& block : kv.blocks()) {
         const auto bytes = std::as_bytes(std::span(block->data));
-        std::vector<std::byte> packed;
-        std::vector<std::byte> unpacked;
-        raw += bytes.size();
-        zstd_in += seconds([&] { need(codec.compress(bytes, packed), "zstd failed"); });
-        zstd_out +=
-            seconds([&] { need(codec.decompress(packed, bytes.size(), unpacked), "zstd failed"); });
-        by_zstd += packed.size();
-        std::vector<char> small(
-            static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(bytes.size()))));
-        int size = 0;
-        lz4_in += seconds([&] {
-            size = LZ4_compress_default(reinterpret_cast<const char*>(bytes.data()), small.data(),
-                                        static_cast<int>(bytes.size()),
-                                        static_cast<int>(small.size()));
-        });
-        lz4_out += seconds([&] {
-            need(LZ4_decompress_safe(small.data(), reinterpret_cast<char*>(unpacked.data()), size,
-                                     static_cast<int>(bytes.size())) ==
-                     static_cast<int>(bytes.size()),
-                 "lz4 failed");
-        });
-        by_lz4 += static_cast<std::size_t>(size);
+        blocks.emplace_back(bytes.begin(), bytes.end());
+        if (quantize)
+            blocks.back() = quantized(bytes, layers, batch, values);
     }
-    const auto r = static_cast<double>(raw);
-    std::printf("%s,%s,%zu,%.3f,%.2f,%.2f,%.3f,%.2f,%.2f\n", model, type, raw,
-                static_cast<double>(by_zstd) / r, r / zstd_in / 1e9, r / zstd_out / 1e9,
-                static_cast<double>(by_lz4) / r, r / lz4_in / 1e9, r / lz4_out / 1e9);
-    std::fflush(stdout);
+    return blocks;
 }
 
 // time to the first token ////////////////////////////////////////////////////
@@ -179,9 +277,9 @@ public:
 
 private:
     template <class Store>
-    static auto options() {
+    [[nodiscard]] auto options() const {
         return typename promptkv::SecondLevel<ModelCache, Store>::Options{
-            .fingerprint = promptkv::fingerprint_of("benchmark"), .block_tokens = batch};
+            .fingerprint = promptkv::fingerprint_of(engine_.model_key()), .block_tokens = batch};
     }
 
     Engine& engine_;
@@ -190,8 +288,9 @@ private:
     std::size_t prefix_;
 };
 
-void first_tokens(Engine& engine, std::size_t prefix, const std::string& directory,
-                  promptkv::RedisStore* redis) {
+void first_tokens(const char* model, const std::string& file, std::size_t prefix,
+                  const std::string& directory, promptkv::RedisStore* redis) {
+    Engine engine(file, {.context_tokens = 4096, .batch_tokens = batch});
     promptkv::FileStore store({.directory = directory, .min_free_bytes = 0});
     FirstToken first(engine, prefix);
     ModelCache cache;
@@ -200,26 +299,32 @@ void first_tokens(Engine& engine, std::size_t prefix, const std::string& directo
     first.write(cache, store);
     if (redis != nullptr)
         first.write(cache, *redis);
-    std::vector<double> computed;
-    std::vector<double> memory;
-    std::vector<double> warm;
-    std::vector<double> dropped;
-    std::vector<double> shared;
-    for (int round = 0; round < 5; ++round) {
-        computed.push_back(first.computed());
-        memory.push_back(first.restored(cache));
-        warm.push_back(first.loaded(store));
-        drop_page_cache(directory);
-        dropped.push_back(first.loaded(store));
-        if (redis != nullptr)
-            shared.push_back(first.loaded(*redis));
-    }
-    std::printf("%zu,%.2f,%.1f,%.1f,%.1f,%.1f", prefix, static_cast<double>(cache.nbytes()) / 1e6,
-                median(computed) * 1e3, median(memory) * 1e3, median(warm) * 1e3,
-                median(dropped) * 1e3);
+
+    struct Way {
+        const char* name;
+        std::function<double()> run;
+        std::vector<double> times{};
+    };
+    std::vector<Way> ways{{"computed", [&] { return first.computed(); }},
+                          {"memory", [&] { return first.restored(cache); }},
+                          {"file", [&] { return first.loaded(store); }},
+                          {"file, page cache dropped", [&] {
+                               drop_page_cache(directory);
+                               return first.loaded(store);
+                           }}};
     if (redis != nullptr)
-        std::printf(",%.1f", median(shared) * 1e3);
-    std::printf("\n");
+        ways.push_back({"redis", [&] { return first.loaded(*redis); }});
+    for (int round = 0; round < 9; ++round) {
+        for (Way& way : ways)
+            way.times.push_back(way.run());
+    }
+    for (Way& way : ways) {
+        std::sort(way.times.begin(), way.times.end());
+        std::printf("%s,%zu,%.2f,%s,%.1f,%.1f,%.1f\n", model, prefix,
+                    static_cast<double>(cache.nbytes()) / 1e6, way.name,
+                    way.times[way.times.size() / 2] * 1e3, way.times.front() * 1e3,
+                    way.times.back() * 1e3);
+    }
     std::fflush(stdout);
 }
 
@@ -227,13 +332,13 @@ void first_tokens(Engine& engine, std::size_t prefix, const std::string& directo
 
 int main(int argc, char** argv) try {
     std::unique_ptr<promptkv::RedisStore> redis;
-    std::string model;
+    std::string trained;
     for (int i = 2; i < argc; ++i) {
         promptkv::RedisStoreOptions options;
         if (promptkv::parse_redis_url(argv[i], options))
             redis = std::make_unique<promptkv::RedisStore>(options);
         else
-            model = argv[i];
+            trained = argv[i];
     }
     if (argc < 2) {
         std::fprintf(stderr, "usage: promptkv_level_engine DIRECTORY [redis://HOST:PORT] "
@@ -241,19 +346,23 @@ int main(int argc, char** argv) try {
         return 2;
     }
     const random_model::TemporaryModel made({.width = 512});
-    std::printf("model,kv_type,bytes,zstd_ratio,zstd_in_gb_s,zstd_out_gb_s,lz4_ratio,"
+    std::printf("model,kv_type,block_kib,zstd_ratio,zstd_in_gb_s,zstd_out_gb_s,lz4_ratio,"
                 "lz4_in_gb_s,lz4_out_gb_s\n");
-    if (!model.empty())
-        compress("trained", model, "f16", GGML_TYPE_F16);
-    compress("random", made.path(), "f16", GGML_TYPE_F16);
-    compress("random", made.path(), "q8_0", GGML_TYPE_Q8_0);
+    if (!trained.empty()) {
+        compress("trained", "f16", blocks_of(trained, GGML_TYPE_F16, true));
+        compress("trained", "q8_0", blocks_of(trained, GGML_TYPE_F16, true, true));
+    }
+    compress("random", "f16", blocks_of(made.path(), GGML_TYPE_F16, false));
+    compress("random", "q8_0", blocks_of(made.path(), GGML_TYPE_Q8_0, false));
 
-    std::printf("prefix_tokens,state_mb,computed_ms,memory_ms,file_ms,file_dropped_ms%s\n",
-                redis != nullptr ? ",redis_ms" : "");
-    Engine engine(made.path(), {.context_tokens = 4096, .batch_tokens = batch, .threads = 2});
-    for (const std::size_t prefix : {512U, 2048U})
-        first_tokens(engine, prefix, std::string(argv[1]) + "/" + std::to_string(prefix),
-                     redis.get());
+    std::printf("model,prefix_tokens,state_mb,from,median_ms,lowest_ms,highest_ms\n");
+    const std::string directory = argv[1];
+    for (const std::size_t prefix : {512U, 2048U}) {
+        const std::string n = std::to_string(prefix);
+        if (!trained.empty())
+            first_tokens("trained", trained, prefix, directory + "/trained" + n, redis.get());
+        first_tokens("random", made.path(), prefix, directory + "/random" + n, redis.get());
+    }
 } catch (const std::exception& error) {
     std::fprintf(stderr, "promptkv_level_engine: %s\n", error.what());
     return 1;

@@ -104,6 +104,7 @@ struct Figures {
     double reused = 0; // of all tokens
     double loaded = 0; // of all tokens
     std::uint64_t blocks_written = 0;
+    std::uint64_t blocks_dropped = 0; // the queue was full
 };
 
 Figures replay_trace(const replay::Trace& trace, std::size_t memory_blocks, std::size_t disk_blocks,
@@ -155,7 +156,8 @@ Figures replay_trace(const replay::Trace& trace, std::size_t memory_blocks, std:
     const auto share = [&](std::uint64_t n) {
         return static_cast<double>(n) / static_cast<double>(tokens);
     };
-    return {share(reused), share(loaded), second ? second->stats().written : 0};
+    const SecondLevelStats stats = second ? second->stats() : SecondLevelStats{};
+    return {share(reused), share(loaded), stats.written, stats.dropped_queue_full};
 }
 
 } // namespace
@@ -172,12 +174,14 @@ int main(int argc, char** argv) try {
     const auto memory = static_cast<std::size_t>(std::strtod(argv[2], nullptr) * distinct);
     const auto disk = static_cast<std::size_t>(std::strtod(argv[3], nullptr) * distinct);
     std::printf("trace,memory_blocks,disk_blocks,written_when,tokens_reused,tokens_loaded,"
-                "blocks_written\n");
+                "blocks_written,blocks_dropped,tokens_written\n");
     const auto print = [&](std::string_view when, std::size_t memory_blocks,
                            std::size_t disk_blocks, const Figures& figures) {
-        std::printf("%s,%zu,%zu,%s,%.4f,%.4f,%llu\n", trace.name.c_str(), memory_blocks,
+        std::printf("%s,%zu,%zu,%s,%.4f,%.4f,%llu,%llu,%llu\n", trace.name.c_str(), memory_blocks,
                     disk_blocks, std::string(when).c_str(), figures.reused, figures.loaded,
-                    static_cast<unsigned long long>(figures.blocks_written));
+                    static_cast<unsigned long long>(figures.blocks_written),
+                    static_cast<unsigned long long>(figures.blocks_dropped),
+                    static_cast<unsigned long long>(figures.blocks_written * trace.block_size));
         std::fflush(stdout);
     };
     print("no disk", memory, 0, replay_trace(trace, memory, 0, std::nullopt));

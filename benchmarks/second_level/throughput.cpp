@@ -5,7 +5,7 @@
 //
 // The files are in the page cache: what is measured is the store, not the disk. put: a record is made (a copy
 // and its checksum) and written to a file that is renamed. get: it is mapped, checked, and copied to a
-// block. The rows are medians of interleaved rounds.
+// block. A row has the median of interleaved rounds, the slowest and the fastest.
 #include <promptkv/detail/block_records.hpp>
 #include <promptkv/file_store.hpp>
 #include <promptkv/redis_store.hpp>
@@ -81,11 +81,6 @@ struct Way {
     const char* name;
     std::function<void(std::uint64_t)> run;
     std::vector<double> times{};
-
-    [[nodiscard]] double median() {
-        std::sort(times.begin(), times.end());
-        return times[times.size() / 2];
-    }
 };
 
 void measure(std::size_t nbytes, const std::string& directory, RedisStore* redis) {
@@ -120,7 +115,7 @@ void measure(std::size_t nbytes, const std::string& directory, RedisStore* redis
         ways.push_back({"redis put", [&](std::uint64_t i) { put(*redis, i, block, record); }});
         ways.push_back({"redis get", [&](std::uint64_t i) { get(*redis, i, copy); }});
     }
-    for (int round = 0; round < 5; ++round) {
+    for (int round = 0; round < 9; ++round) {
         for (Way& way : ways) {
             way.times.push_back(seconds([&] {
                 for (std::uint64_t i = 0; i < count; ++i)
@@ -129,10 +124,15 @@ void measure(std::size_t nbytes, const std::string& directory, RedisStore* redis
         }
     }
     need(copy == block, "what was read is not what was written");
-    std::printf("%zu", nbytes / 1024);
-    for (Way& way : ways)
-        std::printf(",%.3f", static_cast<double>(count * nbytes) / way.median() / 1e9);
-    std::printf("\n");
+    for (Way& way : ways) {
+        std::sort(way.times.begin(), way.times.end());
+        const auto gb_s = [&](double time) {
+            return static_cast<double>(count * nbytes) / time / 1e9;
+        };
+        std::printf("%zu,%s,%.3f,%.3f,%.3f\n", nbytes / 1024, way.name,
+                    gb_s(way.times[way.times.size() / 2]), gb_s(way.times.back()),
+                    gb_s(way.times.front()));
+    }
     std::fflush(stdout);
     for (std::uint64_t i = 0; i < count; ++i) {
         ::unlink(path(i).c_str());
@@ -156,8 +156,7 @@ int main(int argc, char** argv) {
         need(parse_redis_url(argv[2], options), "not the address of a Redis server");
         redis = std::make_unique<RedisStore>(options);
     }
-    std::printf("block_kib,memcpy,plain_write,file_put,plain_read,file_get%s\n",
-                redis != nullptr ? ",redis_put,redis_get" : "");
+    std::printf("block_kib,way,gb_s,slowest,fastest\n");
     for (std::size_t kib = 64; kib <= 16'384; kib *= 4)
         measure(kib << 10U, argv[1], redis.get());
 }
