@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,6 +21,17 @@ struct Block {
     Tokens state;
 
     std::size_t nbytes() const { return state.size() * sizeof(std::int32_t); }
+
+    // for a second level
+    template <class Sink>
+    void write_block(Sink& sink) const {
+        sink(std::as_bytes(std::span(state)));
+    }
+    static std::optional<Block> make_block(std::span<const std::byte> bytes) {
+        Block block{Tokens(bytes.size() / sizeof(std::int32_t))};
+        std::memcpy(block.state.data(), bytes.data(), bytes.size());
+        return block;
+    }
 };
 
 class Engine {
