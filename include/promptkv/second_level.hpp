@@ -53,7 +53,9 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// at the cache itself removes the records of the entries that it erased; so does `clear`. To end, flush and
 /// destroy; do not clear.
 ///
-/// `Store`: see BlockStore. It and the cache must live longer. `Codec`: NoCodec, or ZstdCodec.
+/// `Store`: see BlockStore. It and the cache must live longer. `Codec`: NoCodec, or ZstdCodec. The default does not
+/// compress: zstd -1 saves 7 % of f16 state and 9 % of q8_0 state, lz4 half of that, and zstd takes several times as
+/// long as reading the file does (benchmarks/second_level).
 /// Thread safety: as the cache. Loads are made by threads of its own where the cache is a
 /// ConcurrentPromptCache; else `prefetch` makes the load before it returns.
 template <class Cache, BlockStore Store, class Codec = NoCodec>
@@ -297,8 +299,9 @@ public:
         core_->forget_below(model, tokens);
         return entries + cache_.erase_below(model, tokens);
     }
-    /// Removes the entries that this session alone stored, and their records. What was evicted before is
-    /// not known to be the session's: `erase_below` its first message removes that.
+    /// Removes the entries in memory that this session alone stored, and their records. A record does not say
+    /// whose it is, since sessions share blocks: what was evicted before stays and can come back. To erase
+    /// a conversation from both levels call `erase_below` with its first tokens that nobody else has.
     std::size_t erase_session(ModelView model, std::uint64_t session) {
         return cache_.erase_session(model, session);
     }

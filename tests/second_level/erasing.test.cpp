@@ -138,8 +138,19 @@ TEST_CASE("erase_session removes the records of the session's entries") {
                         {.session = 5});
     promptkv_test::store(levels.cache, sequence(100, 8));
     levels.write();
-    CHECK(levels.second.erase_session("m", 5) == 1);
-    CHECK(levels.store.size() == 2);
+    SECTION("those in memory") {
+        CHECK(levels.second.erase_session("m", 5) == 1);
+        CHECK(levels.store.size() == 2);
+        CHECK(levels.located(sequence(1, 8)) == 0);
+    }
+    SECTION("what was evicted before stays, and leaves by erase_below") {
+        evict_all(levels.cache);
+        CHECK(levels.second.erase_session("m", 5) == 0);
+        CHECK(levels.located(sequence(1, 8)) == 8);
+        levels.second.erase_below("m", sequence(1, 4));
+        CHECK(levels.located(sequence(1, 8)) == 0);
+        CHECK(levels.located(sequence(100, 8)) == 8);
+    }
 }
 
 TEST_CASE("an erased prompt is not brought back by a load that was under way") {
