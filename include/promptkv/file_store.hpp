@@ -85,8 +85,8 @@ void for_each_counter(const FileStoreStats& s, F f) {
 ///
 /// A record is written to tmp and renamed, so that it is there whole or not at all. At the start the headers
 /// of all records are read, not their payloads. The order of use does not depend on the clock: times only
-/// go forward. A file is mapped while it is read: if somebody cuts it short in that moment, or the disk
-/// fails to read it, the process gets SIGBUS.
+/// go forward. A record is read into memory, not mapped: what somebody does to the file meanwhile, or a disk
+/// that fails, costs a miss.
 ///
 /// Directories have mode 0700 and files 0600. State is not encrypted.
 /// Thread safety: all functions.
@@ -124,6 +124,8 @@ public:
     template <class F>
     bool get(std::span<const BlockName> names, F&& f) {
         bool works = true;
+        detail::FileReader reader;
+        swap_spare(reader); // memory that is used again takes no page faults
         for (std::size_t i = 0; i < names.size(); ++i) {
             if (!use(names[i])) {
                 if (!f(i, std::span<const std::byte>()))
@@ -138,11 +140,11 @@ public:
                     break;
                 continue;
             }
-            const detail::MappedFile mapped(file, static_cast<std::size_t>(status.st_size));
-            const std::span<const std::byte> record = mapped.bytes();
+            const auto size = static_cast<std::size_t>(status.st_size);
+            const std::span<const std::byte> record = reader.read(file, size);
             {
                 const std::lock_guard lock(mutex_);
-                if (record.empty() && status.st_size > 0) // it could not be mapped
+                if (record.size() < size) // it is cut short, or the disk failed
                     ++stats_.failed;
                 stats_.read += record.empty() ? 0U : 1U;
                 stats_.bytes_read += record.size();
@@ -152,6 +154,7 @@ public:
             if (!f(i, record))
                 break;
         }
+        swap_spare(reader);
         return works;
     }
 
@@ -244,6 +247,11 @@ private:
     }
 
     // use ////////////////////////////////////////////////////////////////////
+
+    void swap_spare(detail::FileReader& reader) noexcept {
+        const std::lock_guard lock(mutex_);
+        std::swap(reader, spare_);
+    }
 
     /// A time that is later than all that were given before, whatever the clock says. Under the lock.
     [[nodiscard]] detail::FileTime next_time() noexcept {
@@ -405,6 +413,7 @@ private:
     std::uint64_t aside_ = 0; // of these, what was set aside
     std::uint64_t counter_ = 0;
     detail::FileTime last_used_ = 0;
+    detail::FileReader spare_; // as large as the largest record that was read
     Stats stats_;
 };
 

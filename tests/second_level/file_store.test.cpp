@@ -254,6 +254,23 @@ TEST_CASE("a damaged file is set aside and never served") {
     }
 }
 
+TEST_CASE("a file may be cut short while its record is read") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    FileStore store(folder.options());
+    std::vector<promptkv::BlockName> names;
+    store.for_each([&](const RecordInfo& info) { names.push_back(info.name); });
+    REQUIRE(names.size() == 1);
+    std::vector<std::byte> first;
+    store.get(names, [&](std::size_t, std::span<const std::byte> record) {
+        first.assign(record.begin(), record.end());
+        fs::resize_file(folder.records().at(0), 0);
+        CHECK(std::ranges::equal(record, first));
+        return true;
+    });
+    CHECK(first.size() > 100);
+}
+
 TEST_CASE("what was set aside is deleted before any record") {
     const Folder folder;
     put(folder.options(), {sequence(1, 4), sequence(100, 4)});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Files of POSIX: descriptors, mapped files, folders.
+// Files of POSIX: descriptors, reading and writing, folders.
 #ifndef PROMPTKV_DETAIL_POSIX_FILES_HPP
 #define PROMPTKV_DETAIL_POSIX_FILES_HPP
 
@@ -16,7 +16,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -84,33 +83,23 @@ private:
     return 0;
 }
 
-/// A file in memory. Empty where it has no bytes or cannot be mapped.
-class MappedFile {
+/// Reads whole files into a buffer, which it keeps for the next file.
+class FileReader {
 public:
-    MappedFile(const Descriptor& file, std::size_t size) noexcept : size_(size) {
-        if (size == 0)
-            return;
-#ifdef MAP_POPULATE
-        constexpr int flags = MAP_PRIVATE | MAP_POPULATE; // one read instead of a fault a page
-#else
-        constexpr int flags = MAP_PRIVATE;
-#endif
-        void* at = ::mmap(nullptr, size, PROT_READ, flags, file.get(), 0);
-        at_ = at == MAP_FAILED ? nullptr : at;
-    }
-    MappedFile(const MappedFile&) = delete;
-    MappedFile& operator=(const MappedFile&) = delete;
-    ~MappedFile() {
-        if (at_ != nullptr)
-            ::munmap(at_, size_);
-    }
-    [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
-        return {static_cast<const std::byte*>(at_), at_ != nullptr ? size_ : 0};
+    /// The first `size` bytes of a file; fewer, if there are no more or they cannot be read.
+    /// Invalidates: what was read before.
+    [[nodiscard]] std::span<const std::byte> read(const Descriptor& file, std::size_t size) {
+        if (size > capacity_) {
+            capacity_ = 0;
+            bytes_.reset(new std::byte[size]); // without zeros
+            capacity_ = size;
+        }
+        return {bytes_.get(), read_start(file, {bytes_.get(), size})};
     }
 
 private:
-    void* at_ = nullptr;
-    std::size_t size_;
+    std::unique_ptr<std::byte[]> bytes_;
+    std::size_t capacity_ = 0;
 };
 
 /// Calls `f(name, descriptor of the folder)` for each thing in a folder; `f` may remove it.
