@@ -26,11 +26,11 @@
 namespace promptkv::inline PROMPTKV_ABI {
 
 struct RedisStoreOptions : RedisAddress {
-    std::string prefix = "promptkv:";             ///< of all keys; letters, digits, : and -
-    std::chrono::seconds time_to_live{0};         ///< of a record; 0: until the server evicts it
+    std::string prefix = "promptkv:";     ///< of all keys; letters, digits, : and -
+    std::chrono::seconds time_to_live{0}; ///< of a record; 0: until the server evicts it
     /// The largest value; larger records are cut. Redis is slow with larger ones: see
     /// benchmarks/second_level.
-    std::size_t piece_bytes = (1U << 20U) - 4096;
+    std::size_t piece_bytes = (512U << 10U) - 4096;
 };
 
 /// What a RedisStore counts; it only grows.
@@ -107,6 +107,7 @@ public:
             return false;
         }
         std::vector<std::byte> whole;
+        swap_spare(whole); // memory that is used again takes no page faults
         bool works = true;
         for (std::size_t i = 0; i < names.size(); ++i) {
             std::span<const std::byte> record = detail::bytes_of(replies[i]);
@@ -124,6 +125,7 @@ public:
                 break;
             replies[i].reset();
         }
+        swap_spare(whole);
         return works;
     }
 
@@ -292,6 +294,11 @@ private:
         });
     }
 
+    void swap_spare(std::vector<std::byte>& record) noexcept {
+        const std::lock_guard lock(mutex_);
+        record.swap(spare_);
+    }
+
     /// Reads the further pieces of a record into `whole`, which is empty where one is missing. False: the
     /// server is in trouble.
     [[nodiscard]] bool get_rest(const BlockName& name, std::uint64_t total,
@@ -331,8 +338,9 @@ private:
     const Options options_;
     Link reading_;
     Link writing_;
-    mutable std::mutex mutex_; // of the counters
+    mutable std::mutex mutex_; // of what follows
     Stats stats_;
+    std::vector<std::byte> spare_; // as large as the largest record in pieces that was read
 };
 
 static_assert(BlockStore<RedisStore>);
