@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <thread>
 
 namespace {
@@ -108,6 +109,54 @@ TEST_CASE("loads that are under way end when the second level does") {
         CHECK(load.ready());
     }
     loads.clear();
+    CHECK(cache.check_invariants());
+}
+
+/// A block whose functions throw, if it is told to.
+struct Fragile {
+    enum class Throws : std::uint8_t { never, when_written, when_made };
+    Throws throws;
+
+    static std::size_t nbytes() noexcept { return 1; }
+    void write_block(promptkv::BlockSink& sink) const {
+        if (throws == Throws::when_written)
+            throw std::runtime_error("write_block");
+        sink(std::as_bytes(std::span(&throws, 1)));
+    }
+    static std::optional<Fragile> make_block(std::span<const std::byte> bytes) {
+        const Fragile block{static_cast<Throws>(bytes[0])};
+        if (block.throws == Throws::when_made)
+            throw std::runtime_error("make_block");
+        return block;
+    }
+};
+
+TEST_CASE("the threads go on where the caller's code throws") {
+    using FragileCache = promptkv::ConcurrentPromptCache<promptkv::BlockKV<Fragile>>;
+    MemoryStore store;
+    FragileCache cache;
+    Second<FragileCache, MemoryStore> second(cache, store, {.readers = 1});
+    const auto put = [&](std::int32_t first, Fragile::Throws throws) {
+        promptkv::BlockKV<Fragile> kv(block_tokens);
+        kv.append(Fragile{throws}, block_tokens);
+        cache.insert("m", sequence(first, block_tokens), std::move(kv), Tier::user);
+        evict_all(cache);
+        REQUIRE(second.wait_written(soon()));
+    };
+    put(1, Fragile::Throws::when_written);
+    put(100, Fragile::Throws::when_made);
+    put(200, Fragile::Throws::never);
+    CHECK(second.stats().dropped_no_memory == 1);
+    CHECK(store.size() == 2);
+    const auto load = [&](std::int32_t first) {
+        auto under_way = second.prefetch("m", sequence(first, block_tokens), {.min_remaining = 0});
+        CHECK(under_way.wait());
+        return under_way.end();
+    };
+    CHECK(load(100) == LoadEnd::no_memory);
+    CHECK(cache.nbytes() == 0);
+    CHECK(load(200) == LoadEnd::loaded);
+    CHECK(load(100) == LoadEnd::no_memory);
     CHECK(cache.check_invariants());
 }
 
