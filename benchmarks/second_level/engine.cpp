@@ -308,7 +308,7 @@ void first_tokens(const char* model, const std::string& file, std::size_t prefix
     std::vector<Way> ways{{"computed", [&] { return first.computed(); }},
                           {"memory", [&] { return first.restored(cache); }},
                           {"file", [&] { return first.loaded(store); }},
-                          {"file, page cache dropped", [&] {
+                          {"file (page cache dropped)", [&] {
                                drop_page_cache(directory);
                                return first.loaded(store);
                            }}};
