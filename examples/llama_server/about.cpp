@@ -35,15 +35,9 @@ Tokens prompt_of(const App& app, const httplib::Request& http, bool answer_next)
 }
 
 std::size_t number_param(const httplib::Request& http, const char* name, std::size_t fallback) {
-    const std::string text = http.get_param_value(name);
-    if (text.empty()) {
-        return fallback;
-    }
-    if (text.size() > 18 ||
-        !std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; })) {
-        throw ApiError(400, std::string("'") + name + "' must be a number", name);
-    }
-    return std::stoull(text);
+    return http.has_param(name)
+               ? field<std::size_t>({{name, parse(http.get_param_value(name))}}, name, fallback)
+               : fallback;
 }
 
 } // namespace
@@ -195,8 +189,7 @@ void erase_cache(App& app, const Caller& caller, const httplib::Request& http,
     Store& store = app.engine.store();
     std::size_t erased = 0;
     if (http.has_param("session")) {
-        erased = store.erase_session(
-            caller.model, app.sessions.number(caller.tenant, http.get_param_value("session")));
+        erased = store.erase_session(caller.model, session_number(http.get_param_value("session")));
     } else if (http.has_param("model")) {
         if (http.get_param_value("model") != app.name) {
             throw ApiError(404, "there is no such model", "model", "model_not_found");

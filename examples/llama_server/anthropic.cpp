@@ -134,7 +134,7 @@ void messages(App& app, const Caller& caller, const httplib::Request& http,
     }
     if (const json metadata = body.value("metadata", json());
         request.session == 0 && metadata.is_object()) {
-        request.session = app.sessions.number(caller.tenant, text_field(metadata, "user_id"));
+        request.session = session_number(text_field(metadata, "user_id"));
     }
     answer(app, response, std::move(request), std::make_unique<AnthropicFormat>(app.name, marked),
            field(body, "stream", false));

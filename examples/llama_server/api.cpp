@@ -63,9 +63,8 @@ Caller App::caller(const httplib::Request& request) const {
          name_of_host != "[::1]" && !name_of_host.empty())) {
         throw ApiError(403, "requests from other web pages are refused");
     }
-    Caller caller{0, engine.model_key(), true};
     if (api_keys.empty()) {
-        return caller;
+        return {engine.model_key(), true};
     }
     std::string key = request.get_header_value("x-api-key");
     const std::string authorization = request.get_header_value("Authorization");
@@ -79,10 +78,9 @@ Caller App::caller(const httplib::Request& request) const {
     if (found == api_keys.size()) {
         throw ApiError(401, "a valid API key is required", "", "invalid_api_key");
     }
-    caller.tenant = found;
-    caller.model += " tenant " + std::to_string(found);
-    caller.operates = found == 0;
-    return caller;
+    // The key names the tenant, not its place among the keys: a second level outlives their order.
+    const std::size_t tenant = std::hash<std::string>()(key);
+    return {engine.model_key() + " tenant " + std::to_string(tenant), found == 0};
 }
 
 httplib::Server::Handler guarded(App& app, Handler handler) {
@@ -199,7 +197,7 @@ Request request_of(App& app, const Caller& caller, const json& body, Tokens prom
     request.model = caller.model;
     request.cache_prompt = field(body, "cache_prompt", true);
     request.side_request = field(body, "side_request", false);
-    request.session = app.sessions.number(caller.tenant, text_field(body, "prompt_cache_key"));
+    request.session = session_number(text_field(body, "prompt_cache_key"));
     return request;
 }
 
@@ -266,7 +264,7 @@ void answer(App& app, httplib::Response& response, Request request, std::unique_
         const bool failed = news->result.finish == Finish::failed;
         std::string data;
         if (streaming) {
-            if (news->begun && !std::exchange(state->begun, true) && !failed) {
+            if (!std::exchange(state->begun, true) && !failed) {
                 data += state->format->begin(news->result);
             }
             if (!news->text.empty()) {

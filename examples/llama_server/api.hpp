@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the endpoints share: callers, sessions, errors, and how an answer is sent.
+// What the endpoints share: callers, errors, and how an answer is sent.
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_API_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_API_HPP
 
@@ -13,12 +13,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
+#include <functional>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -35,37 +34,8 @@ struct ApiError : std::runtime_error {
     std::string param, code;
 };
 
-/// Numbers for the conversations that clients name. Remembers the last ones, and no more.
-/// Thread safety: any.
-class Sessions {
-public:
-    /// 0 for an empty name. Names of different tenants never share a number.
-    std::uint64_t number(std::size_t tenant, const std::string& name) {
-        constexpr std::size_t most = 10'000;
-        if (name.empty()) {
-            return 0;
-        }
-        const std::string key = std::to_string(tenant) + ' ' + name;
-        const std::lock_guard lock(mutex_);
-        if (const auto found = recent_.find(key); found != recent_.end()) {
-            return found->second;
-        }
-        if (recent_.size() >= most) {
-            older_ = std::exchange(recent_, {});
-        }
-        const auto older = older_.find(key);
-        return recent_[key] = older != older_.end() ? older->second : ++last_;
-    }
-
-private:
-    std::mutex mutex_;
-    std::unordered_map<std::string, std::uint64_t> recent_, older_;
-    std::uint64_t last_ = 0;
-};
-
 /// Who asks. State is shared within a tenant only: the model key names the tenant.
 struct Caller {
-    std::size_t tenant = 0;
     std::string model;
     bool operates = true; ///< may change what concerns all tenants
 };
@@ -80,7 +50,6 @@ struct App {
     std::size_t most_bytes = 0;        // the budget that the server was started with
     bool loopback = true;
     std::time_t started = std::time(nullptr);
-    Sessions sessions{};
 
     /// Throws:     ApiError 401 without a valid key, 403 for requests that other web pages make.
     [[nodiscard]] Caller caller(const httplib::Request& request) const;
@@ -93,6 +62,13 @@ using Handler = void (*)(App&, const Caller&, const httplib::Request&, httplib::
 void send_error(const httplib::Request& request, httplib::Response& response,
                 const ApiError& error);
 void send_json(httplib::Response& response, const json& body);
+
+/// The session of a conversation that a client names; 0 for an empty name. A session belongs to its model,
+/// and so to its tenant.
+[[nodiscard]] inline std::uint64_t session_number(const std::string& name) {
+    constexpr std::uint64_t exact = std::uint64_t{1} << 53; // numbers that every reader of JSON has
+    return name.empty() ? 0 : 1 + std::hash<std::string>()(name) % (exact - 1);
+}
 
 // reading a request ////////////////////////////////////////////////////////////////////////////////////
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -19,62 +20,7 @@ double milliseconds_since(Clock::time_point begin) {
     return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
-using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
-
-Sampler make_sampler(const Sampling& options) {
-    Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()),
-                  llama_sampler_free);
-    const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
-    if (options.temperature <= 0) {
-        add(llama_sampler_init_greedy());
-        return chain;
-    }
-    add(llama_sampler_init_top_k(options.top_k));
-    add(llama_sampler_init_top_p(options.top_p, 1));
-    add(llama_sampler_init_min_p(options.min_p, 1));
-    add(llama_sampler_init_temp(options.temperature));
-    add(llama_sampler_init_dist(options.seed));
-    return chain;
-}
-
 } // namespace
-
-// Stream ///////////////////////////////////////////////////////////////////////////////////////////////
-
-std::optional<Stream::News> Stream::wait(std::chrono::milliseconds time) {
-    std::unique_lock lock(mutex_);
-    if (!changed_.wait_for(lock, time, [this] { return fresh_; })) {
-        return std::nullopt;
-    }
-    fresh_ = false;
-    News news = news_;
-    news_.text.clear();
-    return news;
-}
-
-void Stream::begin(const Result& result) {
-    const std::lock_guard lock(mutex_);
-    news_.begun = fresh_ = true;
-    news_.result = result;
-    changed_.notify_one();
-}
-
-void Stream::add(const std::string& text, const Result& result) {
-    const std::lock_guard lock(mutex_);
-    news_.text += text;
-    news_.result = result;
-    fresh_ = fresh_ || !text.empty();
-    changed_.notify_one();
-}
-
-void Stream::finish(const Result& result) {
-    const std::lock_guard lock(mutex_);
-    news_.begun = news_.done = fresh_ = true;
-    news_.result = result;
-    changed_.notify_one();
-}
-
-// Engine ///////////////////////////////////////////////////////////////////////////////////////////////
 
 /// A sequence of the context, and the request that it serves.
 ///
@@ -85,8 +31,7 @@ struct Engine::Slot {
     std::optional<Job> job;
     Tokens tokens;
     std::size_t done = 0;
-    std::vector<Request::Mark>
-        marks; // of these, those that are still to be kept, the last one first
+    std::vector<Request::Mark> marks; // those that are still to be kept, the last one first
     Sampler sampler{nullptr, llama_sampler_free};
     AnswerText answer{{}};
     Result result;
@@ -189,24 +134,16 @@ void Engine::run() {
             if (llama_decode(context_.get(), batch_) == 0) {
                 after_batch();
             } else { // nothing of this batch is sure
-                for (Slot& slot : slots_) {
-                    if (slot.job) {
-                        end(slot, Finish::failed);
-                    }
-                }
+                fail_all();
             }
         }
         show_slots();
     }
-    for (Slot& slot : slots_) {
-        if (slot.job) {
-            end(slot, Finish::failed);
-        }
-    }
+    fail_all();
     for (const Job& job : waiting_) {
         Result failed;
         failed.finish = Finish::failed;
-        job.stream->finish(failed);
+        job.stream->add(failed, "", true);
     }
 }
 
@@ -324,7 +261,6 @@ void Engine::take_token(Slot& slot) {
         metrics_.prompt_tokens.Increment(static_cast<double>(result.prompt_tokens - result.reused));
         metrics_.prompt_seconds.Increment(result.prompt_ms / 1000);
         metrics_.first_token.Observe(milliseconds_since(slot.job->arrived) / 1000);
-        slot.job->stream->begin(result);
     }
     result.predicted_ms = milliseconds_since(slot.answered);
     metrics_.predicted_tokens.Increment();
@@ -333,7 +269,7 @@ void Engine::take_token(Slot& slot) {
         return;
     }
     slot.tokens.push_back(token);
-    slot.job->stream->add(slot.answer.add(text_->piece(token)), result);
+    slot.job->stream->add(result, slot.answer.add(text_->piece(token)));
     if (!slot.answer.stopped_by().empty()) {
         end(slot, Finish::stop_text);
     } else if (result.predicted >= slot.job->request.max_tokens ||
@@ -382,13 +318,18 @@ void Engine::end(Slot& slot, Finish finish) {
         metrics_.cancelled.Increment();
     }
     metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
-    if (result.stopped_by.empty()) {
-        slot.job->stream->add(slot.answer.rest(), result);
-    }
-    slot.job->stream->finish(result);
+    slot.job->stream->add(result, slot.answer.rest(), true);
     slot.job.reset();
     slot.tokens.clear();
     slot.done = 0;
+}
+
+void Engine::fail_all() {
+    for (Slot& slot : slots_) {
+        if (slot.job) {
+            end(slot, Finish::failed);
+        }
+    }
 }
 
 void Engine::show_slots() {

@@ -4,14 +4,15 @@
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ENGINE_HPP
 
 #include "metrics.hpp"
+#include "sampling.hpp"
 #include "store.hpp"
+#include "stream.hpp"
 #include "text.hpp"
 
 #include <promptkv/tier.hpp>
 
 #include <llama.h>
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -19,20 +20,11 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 namespace llama_server {
-
-struct Sampling {
-    float temperature = 0.8F; // 0: the most likely token
-    float top_p = 0.95F;
-    float min_p = 0.05F;
-    std::int32_t top_k = 40;
-    std::uint32_t seed = LLAMA_DEFAULT_SEED;
-};
 
 struct Request {
     /// A prefix that gets an entry of its own.
@@ -50,45 +42,6 @@ struct Request {
     std::uint64_t session = 0;
     bool side_request = false;
     bool cache_prompt = true;
-};
-
-enum class Finish : std::uint8_t { stop, stop_text, length, cancelled, failed };
-
-struct Result {
-    Finish finish = Finish::stop;
-    std::string stopped_by; // the stop text
-    std::size_t prompt_tokens = 0, reused = 0, predicted = 0;
-    Lookup lookup;
-    bool looked_up = false;
-    double prompt_ms = 0, predicted_ms = 0; // computing the prompt; the answer
-};
-
-/// An answer on its way from the engine to a client. Thread safety: any.
-class Stream {
-public:
-    struct News {
-        std::string text; // since the last time
-        bool begun = false, done = false;
-        Result result; // of the prompt, once it has begun; whole, once it is done
-    };
-
-    /// Waits until there is something new. Empty: there was nothing in that time.
-    std::optional<News> wait(std::chrono::milliseconds time);
-    /// The client is gone: the engine stops, and keeps what was computed.
-    void cancel() { cancelled_ = true; }
-    [[nodiscard]] bool cancelled() const { return cancelled_; }
-
-    // for the engine
-    void begin(const Result& result);
-    void add(const std::string& text, const Result& result);
-    void finish(const Result& result);
-
-private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    News news_;
-    bool fresh_ = false;
-    std::atomic<bool> cancelled_{false};
 };
 
 class Engine {
@@ -148,6 +101,7 @@ private:
     void keep_marks(Slot& slot);
     void keep(const Slot& slot, std::size_t tokens, promptkv::Tier tier);
     void end(Slot& slot, Finish finish);
+    void fail_all();
     void show_slots();
 
     Options options_;

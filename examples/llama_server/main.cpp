@@ -7,16 +7,11 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <condition_variable>
 #include <csignal>
 #include <cstdio>
-#include <deque>
 #include <exception>
 #include <filesystem>
-#include <functional>
 #include <memory>
-#include <mutex>
-#include <system_error>
 #include <thread>
 
 #include <sys/resource.h>
@@ -26,57 +21,13 @@ namespace {
 
 using namespace llama_server;
 
-/// A thread for each connection, up to a number of them; further connections wait. A streaming answer
-/// holds its thread for as long as it lasts, so a pool of few threads would let some clients stall others.
-class Connections final : public httplib::TaskQueue {
-public:
-    explicit Connections(std::size_t most) : most_(most) {}
-
-    void enqueue(std::function<void()> serve) override {
-        const std::lock_guard lock(mutex_);
-        waiting_.push_back(std::move(serve));
-        if (threads_ < most_) {
-            try {
-                std::thread([this] { work(); }).detach();
-                ++threads_;
-            } catch (const std::system_error&) { // the threads that there are serve it
-            }
-        }
-    }
-
-    void shutdown() override {
-        std::unique_lock lock(mutex_);
-        ended_.wait(lock, [this] { return threads_ == 0; });
-    }
-
-private:
-    void work() {
-        std::unique_lock lock(mutex_);
-        while (!waiting_.empty()) {
-            const std::function<void()> serve = std::move(waiting_.front());
-            waiting_.pop_front();
-            lock.unlock();
-            serve();
-            lock.lock();
-        }
-        --threads_;
-        ended_.notify_all(); // under the lock: afterwards `this` may be gone
-    }
-
-    std::mutex mutex_;
-    std::condition_variable ended_;
-    std::deque<std::function<void()>> waiting_;
-    std::size_t most_;
-    std::size_t threads_ = 0;
-};
-
 struct Arguments {
     std::string model, name, host = "127.0.0.1";
     int port = 8080;
     std::vector<std::string> api_keys;
     Engine::Options engine;
     std::size_t cache_mib = 1024, disk_mib = 4096, max_answer = 512, max_body_kib = 1024,
-                max_connections = 960;
+                max_connections = 512;
 };
 
 void add_options(CLI::App& cli, Arguments& a) {
@@ -113,14 +64,15 @@ void add_options(CLI::App& cli, Arguments& a) {
     cli.add_option("--min-reuse", a.engine.store.min_reuse, "tokens; a shorter match is a miss")
         ->capture_default_str();
     cli.add_option("--max-body", a.max_body_kib, "KiB of a request")->capture_default_str();
-    cli.add_option("--max-connections", a.max_connections)
+    cli.add_option("--max-connections", a.max_connections, "served at once; further ones wait")
         ->capture_default_str()
         ->check(CLI::Range(1, 960));
     cli.add_option("--max-waiting", a.engine.max_waiting, "requests; more are refused")
         ->capture_default_str();
     cli.add_option("--store", a.engine.store.directory,
                    "a folder for what memory evicts; it outlives the server");
-    cli.add_option("--store-max", a.disk_mib, "MiB, the most that it takes")->capture_default_str();
+    cli.add_option("--store-max", a.disk_mib, "MiB, the most that it takes")
+        ->capture_default_str();
 }
 
 /// Model files by the words that stand for them.
@@ -187,7 +139,8 @@ int serve(Arguments& a) {
             .loopback = a.host == "127.0.0.1" || a.host == "localhost" || a.host == "::1"};
 
     httplib::Server http;
-    http.new_task_queue = [&] { return new Connections(a.max_connections); };
+    // A streaming answer holds its thread for as long as it lasts: with few some clients would stall others.
+    http.new_task_queue = [&] { return new httplib::ThreadPool(a.max_connections); };
     http.set_payload_max_length(a.max_body_kib << 10);
     http.set_tcp_nodelay(true);
     int listener = -1;

@@ -168,6 +168,19 @@ test('a second level outlives the server, and what is erased leaves it too', asy
   assert.ok(Number(/^promptkv_second_level_loaded_tokens_total (\d+)$/m.exec(text)[1]) > 0)
 })
 
+test('a tenant finds its state after a restart by its key, wherever that stands among the keys', async t => {
+  const store = mkdtempSync(join(tmpdir(), 'promptkv-store-'))
+  t.after(() => rmSync(store, { recursive: true }))
+  const body = chat('A secret that is stored.')
+  const ask = async (running, key) => cached((await running.call('POST', '/v1/chat/completions', body, { 'x-api-key': key })).json)
+  const first = await start(null, '--store', store, '--api-key', 'a', '--api-key', 'b')
+  assert.equal(await ask(first, 'a'), 0)
+  await first.stop()
+  const second = await start(t, '--store', store, '--api-key', 'b', '--api-key', 'a')
+  assert.equal(await ask(second, 'b'), 0)
+  assert.ok(await ask(second, 'a') > 0)
+})
+
 for (const kind of ['hybrid', 'recurrent']) {
   test(`a ${kind} model continues from the state at the end of a turn`, async t => {
     const other = await start(t, '--model', kind)
