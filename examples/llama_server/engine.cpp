@@ -217,22 +217,24 @@ bool Engine::fill_batch() {
             add(slot);
         }
     }
-    std::size_t room = options_.batch_tokens;
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-        Slot& slot = slots_[(first_slot_ + i) % slots_.size()];
-        if (!slot.job || slot.done >= slot.prompt_tokens()) {
-            continue;
-        }
-        std::size_t end = slot.prompt_tokens();
-        if (!store_->cuttable() && !slot.marks.empty()) {
-            end =
-                std::min(end, slot.marks.back().tokens); // a state is kept when it is at its token
-        }
-        for (; room > 0 && slot.done < end; --room) {
-            add(slot);
+    std::vector<Slot*> prompts; // the oldest first: that it is done sooner makes none later
+    for (Slot& slot : slots_) {
+        if (slot.job && slot.done < slot.prompt_tokens()) {
+            prompts.push_back(&slot);
         }
     }
-    first_slot_ = (first_slot_ + 1) % slots_.size();
+    std::ranges::sort(prompts, {}, &Slot::begun);
+    std::size_t room = options_.batch_tokens;
+    for (Slot* slot : prompts) {
+        std::size_t end = slot->prompt_tokens();
+        if (!store_->cuttable() &&
+            !slot->marks.empty()) { // a state is kept when it is at its token
+            end = std::min(end, slot->marks.back().tokens);
+        }
+        for (; room > 0 && slot->done < end; --room) {
+            add(*slot);
+        }
+    }
     return batch_.n_tokens > 0;
 }
 

@@ -113,7 +113,6 @@ private:
     std::string model_key_;
     llama_batch batch_;
     std::vector<Slot> slots_;
-    std::size_t first_slot_ = 0; // that may fill the batch first
 
     mutable std::mutex mutex_; // of what follows
     std::condition_variable wake_;
