@@ -14,11 +14,13 @@
 #include "report.hpp"
 #include "serve.hpp"
 #ifdef PROMPTKV_LLAMA_STORE
+#include "open_store.hpp"
 #include "store.hpp"
 #endif
 #include "ways.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -29,6 +31,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace {
@@ -143,9 +146,9 @@ bool play(Engine& engine, const std::string& model, const Options& options) {
 
     if (!options.store.empty()) {
 #ifdef PROMPTKV_LLAMA_STORE
-        return with_store_at(options.store, [&](auto& store) {
-            WithStore<KV, std::remove_reference_t<decltype(store)>> with_store(
-                engine.model_key(), budget, engine.batch_tokens(), store);
+        const auto play_with = [&](const auto& store) {
+            WithStore<KV, std::remove_reference_t<decltype(*store)>> with_store(
+                engine.model_key(), budget, engine.batch_tokens(), *store);
             Report report(options.json, work.requests.size(), {"without a cache", "with a store"},
                           true);
             report.begin(model, parameters, budget, options.budget);
@@ -156,7 +159,8 @@ bool play(Engine& engine, const std::string& model, const Options& options) {
                 return served;
             });
             return with_store.flush() && identical;
-        });
+        };
+        return std::visit(play_with, open_store(options.store, std::uint64_t{4} << 30U));
 #else
         throw std::invalid_argument("this program was built without libxxhash or hiredis");
 #endif

@@ -6,8 +6,6 @@
 #include "embed.hpp"
 #include "ways.hpp"
 
-#include <promptkv/file_store.hpp>
-#include <promptkv/redis_store.hpp>
 #include <promptkv/second_level.hpp>
 
 #include <llama.h>
@@ -16,7 +14,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -63,21 +60,5 @@ private:
     promptkv::SecondLevel<Cache<KV>, Store> second_;
     std::uint64_t request_ = 0;
 };
-
-/// Calls `f(store)` with the store that `place` names: redis://... or a directory.
-/// Throws: promptkv::FileStoreError; std::invalid_argument if the address is none.
-template <class F>
-auto with_store_at(const std::string& place, F f) {
-    if (place.starts_with("redis://")) {
-        promptkv::RedisStoreOptions options;
-        if (!promptkv::parse_redis_url(place, options)) {
-            throw std::invalid_argument("not the address of a Redis server: " + place);
-        }
-        promptkv::RedisStore store(options);
-        return f(store);
-    }
-    promptkv::FileStore store({.directory = place, .max_bytes = std::uint64_t{4} << 30U});
-    return f(store);
-}
 
 #endif

@@ -69,9 +69,9 @@ void add_options(CLI::App& cli, Arguments& a) {
         ->check(CLI::Range(1, 960));
     cli.add_option("--max-waiting", a.engine.max_waiting, "requests; more are refused")
         ->capture_default_str();
-    cli.add_option("--store", a.engine.store.directory,
-                   "a folder for what memory evicts; it outlives the server");
-    cli.add_option("--store-max", a.disk_mib, "MiB, the most that it takes")
+    cli.add_option("--store", a.engine.store.second_level,
+                   "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
+    cli.add_option("--store-max", a.disk_mib, "MiB, the most that a folder takes")
         ->capture_default_str();
 }
 

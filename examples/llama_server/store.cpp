@@ -2,10 +2,10 @@
 #include "store.hpp"
 
 #include "llama_kv.hpp"
+#include "open_store.hpp"
 #include "promptkv_metrics.hpp"
 
 #include <promptkv/concurrent_prompt_cache.hpp>
-#include <promptkv/file_store.hpp>
 #include <promptkv/second_level.hpp>
 
 #include <algorithm>
@@ -15,11 +15,13 @@
 #include <exception>
 #include <functional>
 #include <iterator>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 
 namespace llama_server {
 namespace {
@@ -33,25 +35,26 @@ struct Facts {
     std::uint64_t hits = 0;
 };
 
-template <class KV>
+/// `BelowStore`: of the second level.
+template <class KV, class BelowStore>
 class StoreOf final : public Store {
     using Cache = promptkv::ConcurrentPromptCache<KV, std::string, llama_token>;
-    using SecondLevel = promptkv::SecondLevel<Cache, promptkv::FileStore>;
+    using SecondLevel = promptkv::SecondLevel<Cache, BelowStore>;
 
 public:
-    StoreOf(llama_context* context, llama_seq_id slots, const Options& options)
-        : options_(options), cache_({.max_bytes = options.max_bytes}) {
+    /// `below`: null for none.
+    StoreOf(llama_context* context, llama_seq_id slots, const Options& options,
+            std::unique_ptr<BelowStore> below)
+        : options_(options), cache_({.max_bytes = options.max_bytes}), below_(std::move(below)) {
         for (llama_seq_id slot = 0; slot < slots; ++slot) {
             sequences_.emplace_back(context, slot, slots, options.block_tokens);
         }
         const auto listener = [this](auto& removal) { note(removal); };
-        if (options.directory.empty()) {
+        if (below_ == nullptr) {
             cache_.set_removal_listener(listener);
         } else {
-            disk_.emplace(promptkv::FileStoreOptions{.directory = options.directory,
-                                                     .max_bytes = options.max_disk_bytes});
             // The cache's model key names the weights and the context; the build is not in it.
-            second_.emplace(cache_, *disk_,
+            second_.emplace(cache_, *below_,
                             typename SecondLevel::Options{
                                 .fingerprint = promptkv::fingerprint_of(llama_print_system_info()),
                                 .block_tokens = options.block_tokens});
@@ -248,18 +251,29 @@ private:
     std::deque<Departure> departures_;
     std::uint64_t departed_ = 0;
     Cache cache_; // after these: it calls note()
-    std::optional<promptkv::FileStore> disk_;
+    std::unique_ptr<BelowStore> below_;
     std::optional<SecondLevel> second_; // last: it uses the two before
 };
+
+template <class KV>
+std::unique_ptr<Store> make(llama_context* context, llama_seq_id slots,
+                            const Store::Options& options) {
+    const auto on = [&](auto below) -> std::unique_ptr<Store> {
+        using Below = typename decltype(below)::element_type;
+        return std::make_unique<StoreOf<KV, Below>>(context, slots, options, std::move(below));
+    };
+    return options.second_level.empty()
+               ? on(std::unique_ptr<promptkv::FileStore>())
+               : std::visit(on, open_store(options.second_level, options.max_disk_bytes));
+}
 
 } // namespace
 
 std::unique_ptr<Store> make_store(llama_context* context, llama_seq_id slots,
                                   const Store::Options& options) {
-    if (llama_kv::is_recurrent(llama_get_model(context))) {
-        return std::make_unique<StoreOf<llama_kv::RecurrentKV>>(context, slots, options);
-    }
-    return std::make_unique<StoreOf<llama_kv::AttentionKV>>(context, slots, options);
+    return llama_kv::is_recurrent(llama_get_model(context))
+               ? make<llama_kv::RecurrentKV>(context, slots, options)
+               : make<llama_kv::AttentionKV>(context, slots, options);
 }
 
 } // namespace llama_server

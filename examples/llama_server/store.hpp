@@ -37,8 +37,8 @@ public:
         std::size_t max_bytes = std::size_t{1} << 30;
         std::size_t block_tokens = 32;
         std::size_t min_reuse =
-            8;                 ///< a shorter match is no reuse: a BOS token, a template's header
-        std::string directory; ///< of a second level; empty: none
+            8;                    ///< a shorter match is no reuse: a BOS token, a template's header
+        std::string second_level; ///< a directory or redis://HOST:PORT; empty: none
         std::uint64_t max_disk_bytes = std::uint64_t{4} << 30;
     };
 

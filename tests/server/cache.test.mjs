@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // What the server says of its cache, and that the cache does it.
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { chat, start, system } from './server.mjs'
+import { chat, start, system, until } from './server.mjs'
 
 let server, call, name
 before(async () => {
@@ -151,16 +153,33 @@ test('tenants do not see, reuse or erase state of each other', async t => {
   assert.equal((await other.call('PUT', '/cache', { max_bytes: 0 }, as('b'))).status, 403)
 })
 
-test('a second level outlives the server, and what is erased leaves it too', async t => {
+/// A place for a second level, for one test. Null: no Redis server is installed.
+async function place(t, kind) {
   const folder = mkdtempSync(join(tmpdir(), 'promptkv-store-'))
   t.after(() => rmSync(folder, { recursive: true }))
+  if (kind === 'folder') return folder
+  const listener = createServer().listen(0, '127.0.0.1')
+  await once(listener, 'listening')
+  const { port } = listener.address()
+  await new Promise(resolve => listener.close(resolve))
+  const redis = spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', '', '--dir', folder], { stdio: 'ignore' })
+  if (!await Promise.race([once(redis, 'spawn'), once(redis, 'error').then(() => false)])) return null
+  t.after(() => redis.kill())
+  const ready = () => new Promise(resolve => connect(port, '127.0.0.1').on('connect', function () { this.end(); resolve(true) }).on('error', () => resolve(false)))
+  await until(ready)
+  return `redis://127.0.0.1:${port}`
+}
+
+for (const kind of ['folder', 'Redis server']) test(`a second level in a ${kind} outlives the server, and what is erased leaves it too`, async t => {
+  const store = await place(t, kind)
+  if (!store) return t.skip('redis-server is not installed')
   const kept = chat('A frog that is kept.', { prompt_cache_key: 'kept' })
   const erased = chat('Some other words that are erased.', { prompt_cache_key: 'erased', messages: [{ role: 'user', content: 'Quite another story about the moon and the stars.' }] })
-  const first = await start(null, '--store', folder)
+  const first = await start(null, '--store', store)
   for (const body of [kept, erased]) await first.call('POST', '/v1/chat/completions', body)
   await first.call('DELETE', '/cache?session=erased')
   await first.stop()
-  const second = await start(t, '--store', folder)
+  const second = await start(t, '--store', store)
   const answer = (await second.call('POST', '/v1/chat/completions', kept)).json
   assert.equal(cached(answer), answer.usage.prompt_tokens - 1)
   assert.equal(cached((await second.call('POST', '/v1/chat/completions', erased)).json), 0)
@@ -169,8 +188,7 @@ test('a second level outlives the server, and what is erased leaves it too', asy
 })
 
 test('a tenant finds its state after a restart by its key, wherever that stands among the keys', async t => {
-  const store = mkdtempSync(join(tmpdir(), 'promptkv-store-'))
-  t.after(() => rmSync(store, { recursive: true }))
+  const store = await place(t, 'folder')
   const body = chat('A secret that is stored.')
   const ask = async (running, key) => cached((await running.call('POST', '/v1/chat/completions', body, { 'x-api-key': key })).json)
   const first = await start(null, '--store', store, '--api-key', 'a', '--api-key', 'b')
