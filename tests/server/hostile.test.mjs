@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 import { connect } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { after, before, test } from 'node:test'
 import { chat, start, until } from './server.mjs'
 
@@ -66,6 +67,14 @@ test('a stop text ends the answer and is not in it', async () => {
   const cut = (await post({ ...body, stop })).json.choices[0]
   assert.equal(cut.message.content, whole.slice(0, whole.indexOf(stop)))
   assert.equal(cut.finish_reason, 'stop')
+})
+
+const outside = Object.values(networkInterfaces()).flat().find(each => each.family === 'IPv4' && !each.internal)?.address
+test('it listens to the loopback, unless told otherwise', { skip: outside ? false : 'this machine has no other address' }, async t => {
+  const reach = port => new Promise(resolve => connect(port, outside).on('error', () => resolve(false)).on('connect', function () { this.destroy(); resolve(true) }))
+  assert.equal(await reach(server.port), false)
+  const open = await start(t, '--host', '0.0.0.0')
+  assert.equal(await reach(open.port), true)
 })
 
 test('requests from pages of other sites are refused', async () => {
