@@ -77,7 +77,7 @@ async function trace(file, sessions = 64, lanes = 16, keep = 4) {
     const prompt = []
     for (const range of ranges.split(',')) {
       const [start, length] = range.split(':').map(Number)
-      for (let id = start; id < start + length; ++id) if (id % keep === 0) prompt.push(261 + Math.imul(id / keep, 2654435761) % 100 + 100)
+      for (let id = start; id < start + length; ++id) if (id % keep === 0) prompt.push(6 + (Math.imul(id / keep, 2654435761) >>> 8) % 250)
     }
     return prompt
   }

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
@@ -38,6 +39,8 @@ struct Shape {
     std::uint32_t heads = 8;
     std::uint32_t kv_heads = 4;
     ggml_type type = GGML_TYPE_Q8_0; // of the matrices, except those of Mamba layers
+    /// The most likely token is printable ASCII, so that the text of an answer has the answer's tokens.
+    bool printable = false;
 };
 
 /// A GGUF file in the making.
@@ -121,6 +124,14 @@ public:
         gguf_add_tensor(gguf_.get(), tensor);
     }
 
+    /// Makes the rows [from, to) of the tensor that was added last zero.
+    void clear_rows(std::int64_t from, std::int64_t to) {
+        ggml_tensor* tensor = ggml_get_first_tensor(tensors_.back().get());
+        std::memset(static_cast<char*>(tensor->data) +
+                        static_cast<std::size_t>(from) * tensor->nb[1],
+                    0, static_cast<std::size_t>(to - from) * tensor->nb[1]);
+    }
+
     /// Throws:     std::runtime_error if the file cannot be written.
     void write(const std::string& path) const {
         if (!gguf_write_to_file(gguf_.get(), path.c_str(), false)) {
@@ -186,7 +197,13 @@ inline void write(const std::string& path, const Shape& shape, std::uint32_t see
                            float mean = 0.0F, float deviation = 0.1F) {
         out.add(block + name, GGML_TYPE_F32, extents, mean, deviation);
     };
-    matrix("token_embd.weight", width, out.add_byte_vocabulary());
+    const std::int64_t tokens = out.add_byte_vocabulary();
+    matrix("token_embd.weight", width, tokens); // the weights of the output, too
+    if (shape.printable) {
+        const std::int64_t bytes = tokens - 256; // then comes a token a byte
+        out.clear_rows(0, bytes + '!');
+        out.clear_rows(bytes + '~' + 1, tokens);
+    }
     ones("output_norm.weight", width);
     for (std::size_t i = 0; i < shape.layers.size(); ++i) {
         block = "blk." + std::to_string(i) + ".";
