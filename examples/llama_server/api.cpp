@@ -21,19 +21,6 @@ bool same_secret(std::string_view a, std::string_view b) {
     return difference == 0;
 }
 
-/// The host of "http://host:port" or "host:port", without the port.
-std::string host_of(std::string text) {
-    if (const std::size_t at = text.find("://"); at != std::string::npos) {
-        text.erase(0, at + 3);
-    }
-    const std::size_t colon = text.rfind(':');
-    const std::size_t bracket = text.rfind(']'); // of [::1]
-    if (colon != std::string::npos && (bracket == std::string::npos || bracket < colon)) {
-        text.resize(colon);
-    }
-    return text;
-}
-
 std::string error_type(int status, bool anthropic) {
     switch (status) {
     case 401:
@@ -57,10 +44,11 @@ Caller App::caller(const httplib::Request& request) const {
     // A page of another site must not use a server that only listens to this machine.
     const std::string host = request.get_header_value("Host");
     const std::string origin = request.get_header_value("Origin");
-    const std::string name_of_host = host_of(host);
+    const auto is = [&](const std::string& own) {
+        return host == own || host.starts_with(own + ":");
+    };
     if ((!origin.empty() && origin != "http://" + host && origin != "https://" + host) ||
-        (loopback && name_of_host != "localhost" && name_of_host != "127.0.0.1" &&
-         name_of_host != "[::1]" && !name_of_host.empty())) {
+        (loopback && !is("localhost") && !is("127.0.0.1") && !is("[::1]") && !host.empty())) {
         throw ApiError(403, "requests from other web pages are refused");
     }
     if (api_keys.empty()) {
@@ -252,10 +240,7 @@ void answer(App& app, httplib::Response& response, Request request, std::unique_
     if (state->stream == nullptr) {
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
     }
-    const auto send = [](httplib::DataSink& sink, const std::string& data) {
-        return data.empty() || sink.write(data.data(), data.size());
-    };
-    const auto next = [state, streaming, send](std::size_t, httplib::DataSink& sink) {
+    const auto next = [state, streaming](std::size_t, httplib::DataSink& sink) {
         using std::chrono_literals::operator""ms;
         const std::optional<Stream::News> news = state->stream->wait(100ms);
         if (!news) {
@@ -282,7 +267,7 @@ void answer(App& app, httplib::Response& response, Request request, std::unique_
                 data = dump(state->format->whole(state->text, news->result));
             }
         }
-        if (!send(sink, data)) {
+        if (!data.empty() && !sink.write(data.data(), data.size())) {
             return false;
         }
         if (news->done) {

@@ -2,6 +2,7 @@
 // Bad input, clients that go away or are slow, and very many of them.
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
+import { get } from 'node:http'
 import { connect } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { after, before, test } from 'node:test'
@@ -80,6 +81,11 @@ test('it listens to the loopback, unless told otherwise', { skip: outside ? fals
 test('requests from pages of other sites are refused', async () => {
   assert.equal((await call('GET', '/cache', undefined, { Origin: 'http://evil.example' })).status, 403)
   assert.equal((await call('GET', '/cache', undefined, { Origin: server.url })).status, 200)
+  const named = host => new Promise(resolve => get(server.url + '/cache', { headers: { host } }, reply => { reply.resume(); resolve(reply.statusCode) }))
+  for (const [host, status] of [['localhost', 200], [`localhost:${server.port}`, 200], ['[::1]:80', 200],
+    ['evil.example', 403], ['evil.example:80', 403], ['localhost.evil.example', 403], ['127.0.0.1.evil.example:80', 403]]) {
+    assert.equal(await named(host), status, host)
+  }
 })
 
 test('a client that hangs up stops its sequence, and what was computed is kept', async () => {
