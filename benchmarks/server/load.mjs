@@ -6,6 +6,7 @@
 //       the sessions of a recorded trace whose blocks are single tokens, in 16 lanes; of its tokens one in KEEP (4)
 // A client sends its next request when the answer to the last one is whole. Node.js 18 or newer, no packages.
 import { readFileSync } from 'node:fs'
+import { request } from 'node:http'
 
 const [url, kind, ...rest] = process.argv.slice(2)
 if (!url || !['chats', 'trace'].includes(kind)) {
@@ -15,16 +16,16 @@ if (!url || !['chats', 'trace'].includes(kind)) {
 const totals = { requests: 0, prompt: 0, prefilled: 0, answered: 0 }
 const firsts = []
 
-/// Sends a request, and answers the text that came.
+/// Sends a request, on a connection of its own, and answers the text that came.
 async function ask(path, body) {
   const begun = performance.now()
-  const reply = await fetch(url + path,
-    { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ ...body, stream: true, temperature: 0 }) })
-  if (!reply.ok) throw new Error(`${reply.status}: ${await reply.text()}`)
+  const reply = await new Promise((resolve, reject) =>
+    request(url + path, { method: 'POST', agent: false, headers: { 'Content-Type': 'application/json' } }, resolve)
+      .on('error', reject).end(JSON.stringify({ ...body, stream: true, temperature: 0 })))
+  reply.setEncoding('utf8')
   let text = '', held = '', first, timings
-  const decoder = new TextDecoder()
-  for await (const bytes of reply.body) {
-    const events = (held + decoder.decode(bytes, { stream: true })).split('\n\n')
+  for await (const part of reply) {
+    const events = (held + part).split('\n\n')
     held = events.pop()
     for (const event of events) {
       if (!event.startsWith('data: {')) continue
@@ -34,6 +35,7 @@ async function ask(path, body) {
       timings = data.timings ?? timings
     }
   }
+  if (!timings) throw new Error(`${reply.statusCode}: ${held}`)
   firsts.push((first ?? performance.now()) - begun)
   totals.requests += 1
   totals.prompt += timings.prompt_n + (timings.cache_n ?? 0)
