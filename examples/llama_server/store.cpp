@@ -6,6 +6,7 @@
 #include "promptkv_metrics.hpp"
 
 #include <promptkv/concurrent_prompt_cache.hpp>
+#include <promptkv/reuse_order.hpp>
 #include <promptkv/second_level.hpp>
 
 #include <algorithm>
@@ -38,7 +39,8 @@ struct Facts {
 /// `BelowStore`: of the second level.
 template <class KV, class BelowStore>
 class StoreOf final : public Store {
-    using Cache = promptkv::ConcurrentPromptCache<KV, std::string, llama_token>;
+    using Cache = promptkv::ConcurrentPromptCache<KV, std::string, llama_token, promptkv::Tier,
+                                                  promptkv::ReuseOrder>;
     using SecondLevel = promptkv::SecondLevel<Cache, BelowStore>;
 
 public:
