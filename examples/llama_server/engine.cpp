@@ -154,7 +154,6 @@ void Engine::admit() {
             std::optional<Job> job;
             {
                 const std::lock_guard lock(mutex_);
-                metrics_.deferred.Set(static_cast<double>(waiting_.size()));
                 if (waiting_.empty()) {
                     return;
                 }
@@ -212,15 +211,12 @@ bool Engine::fill_batch() {
         batch_.logits[i] = static_cast<std::int8_t>(slot.done == slot.tokens.size());
         slot.logits = batch_.logits[i] != 0 ? i : -1;
     };
-    for (Slot& slot : slots_) {
-        if (slot.job && slot.done >= slot.prompt_tokens()) {
-            add(slot);
-        }
-    }
     std::vector<Slot*> prompts; // the oldest first: that it is done sooner makes none later
     for (Slot& slot : slots_) {
         if (slot.job && slot.done < slot.prompt_tokens()) {
             prompts.push_back(&slot);
+        } else if (slot.job) {
+            add(slot);
         }
     }
     std::ranges::sort(prompts, {}, &Slot::begun);
