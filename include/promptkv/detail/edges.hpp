@@ -131,12 +131,12 @@ private:
         return typename Order::Use{now, node.edge_length,
                                    record != nullptr ? feature_of(record->tier) : 0};
     }
-    /// The request `now` ran over the node, unless a later one has.
+    /// The request `now` ran over the node, unless a later one has. A new first part was used by both.
     void use(Node& node, std::uint32_t now) noexcept {
         auto& hook = node.hook;
         const bool is_later = static_cast<std::int32_t>(now - hook.last) > 0;
         if (hook.is_observed() && (is_later || hook.is_new_part))
-            order_.used(hook, use_of(node, now));
+            order_.used(hook, use_of(node, is_later ? now : hook.last));
         else if (hook.is_tail && is_later)
             hook.last = now;
     }

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+// Edges: which nodes a request used, and which it made.
+
+#include <promptkv/detail/edges.hpp>
+#include <promptkv/reuse_order.hpp>
+
+#include "catch.hpp"
+#include "detail_parts.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace {
+
+using namespace promptkv_test;
+using promptkv::InsertOptions;
+using promptkv::ReuseOrder;
+using promptkv::Tier;
+
+using R = promptkv::detail::Record<Tape, std::string, std::int32_t, Tier, ReuseOrder>;
+using Edges = promptkv::detail::Edges<R>;
+using Hook = ReuseOrder::NodeHook;
+
+/// Lookups and inserts as a cache tells of them, without a cache.
+class Requests {
+public:
+    Requests() = default;
+    Requests(const Requests&) = delete;
+    Requests& operator=(const Requests&) = delete;
+    ~Requests() {
+        for (R* record : entries_) {
+            parts_.order.leave(*record);
+            record->is_entry = false;
+            parts_.index.unlink(*record);
+            record->payload->drop(R::Payload::in_cache);
+            delete record;
+        }
+    }
+
+    /// Returns the number of the request.
+    std::uint64_t look_up(std::string_view prompt) {
+        const Key tokens = key(prompt);
+        const auto choice = promptkv::detail::choose<R>(
+            parts_.index.locate("m", tokens), tokens.size(), {}, promptkv::detail::can_lease<Tape>);
+        ++parts_.stats.lookups;
+        Edges(parts_).looked_up(choice, tokens);
+        return parts_.stats.lookups;
+    }
+    void store(std::string_view text, const InsertOptions& options = {}, Shape shape = {}) {
+        const Key tokens = key(text);
+        parts_.order.reserve(entries_.size() + 1);
+        R& record =
+            parts_.index.link(parts_.index.locate("m", tokens), "m", tokens, std::make_unique<R>());
+        record.payload = shared_payload<Tape>(parts_.ledger.account(), Tape(text, shape)).release();
+        record.payload->record = &record;
+        record.tier = Tier::user;
+        record.is_entry = true;
+        parts_.index.show(record, record.serves_parts());
+        Edges(parts_).stored(record, options);
+        parts_.order.enter(record);
+        entries_.push_back(&record);
+    }
+
+    /// What is known of the edge that ends, or would be split, behind these tokens.
+    [[nodiscard]] const Hook& edge(std::string_view text) const {
+        return parts_.index.locate("m", key(text)).place.below()->hook;
+    }
+    [[nodiscard]] std::uint32_t uses(std::string_view text) const { return edge(text).uses; }
+    [[nodiscard]] std::uint32_t hint(std::string_view text) const {
+        return edge(text).features >> 16U & 15U;
+    }
+
+private:
+    promptkv::detail::Parts<R> parts_{{}};
+    std::vector<R*> entries_;
+};
+
+} // namespace
+
+TEST_CASE("A request uses an edge once, however many keys it stores", "[edges]") {
+    Requests requests;
+    requests.look_up("abcdef");
+    requests.store("ab");
+    CHECK(requests.uses("ab") == 1);
+    requests.store("abcd");
+    requests.store("abcdef");
+    CHECK(requests.uses("ab") == 1);
+    CHECK(requests.uses("abcd") == 1);
+    requests.look_up("abcdefg");
+    CHECK(requests.uses("ab") == 2);
+    CHECK(requests.uses("abcdef") == 2);
+    requests.store("abcdefg");
+    CHECK(requests.uses("abcdef") == 2);
+    CHECK(requests.uses("abcdefg") == 1);
+}
+
+TEST_CASE("An insert belongs to the lookup that it names", "[edges]") {
+    Requests requests;
+    const std::uint64_t first = requests.look_up("abcd");
+    const std::uint64_t second = requests.look_up("abxy");
+    requests.store("abxy", {.request = second});
+    CHECK(requests.edge("abxy").last == second);
+    requests.store("abcd", {.request = first}); // it comes late: "ab" was used by the second
+    CHECK(requests.edge("abcd").last == first);
+    CHECK(requests.edge("ab").last == second);
+
+    SECTION("and without a name to the last one") {
+        requests.look_up("pq");
+        requests.store("abcdef");
+        CHECK(requests.edge("abcd").last == 3);
+        CHECK(requests.uses("abcd") == 2);
+    }
+}
+
+TEST_CASE("Of an edge that a request leaves midway the first part is used", "[edges]") {
+    Requests requests;
+    requests.look_up("abcd");
+    requests.store("abcd");
+    requests.look_up("abxy");
+    CHECK(requests.uses("abcd") == 1); // not run over whole
+    requests.store("abxy");
+    CHECK(requests.uses("ab") == 2);
+    CHECK(requests.edge("ab").last == 2);
+    CHECK(requests.uses("abcd") == 1);
+    CHECK(requests.edge("abcd").last == 1);
+}
+
+TEST_CASE("Where entries serve their whole keys only, a request uses the one that served it",
+          "[edges]") {
+    constexpr Shape whole_only = {.step = 0};
+    Requests requests;
+    requests.look_up("abcd");
+    requests.store("ab", {}, whole_only);
+    requests.store("abcd", {}, whole_only);
+    requests.look_up("abcdef");
+    CHECK(requests.uses("abcd") == 2);
+    CHECK(requests.uses("ab") == 1);
+}
+
+TEST_CASE("What a request adds to its prompt is a hint for all that it used", "[edges]") {
+    Requests requests;
+    const std::string prompt(64, 'a');
+    requests.look_up(prompt);
+    requests.store(prompt);
+    CHECK(requests.hint(prompt) == 0);
+    requests.store(prompt + std::string(40, 'b')); // 40 / 16 = 2
+    CHECK(requests.hint(prompt) == 2);
+    CHECK(requests.hint(prompt + std::string(40, 'b')) == 2);
+    SECTION("unless the caller gives one") {
+        requests.look_up(prompt);
+        requests.store(prompt + "c", {.hint = 7});
+        CHECK(requests.hint(prompt) == 7);
+    }
+}
