@@ -98,7 +98,7 @@ TEST_CASE("A request uses an edge once, however many keys it stores", "[edges]")
     CHECK(requests.uses("abcdefg") == 1);
 }
 
-TEST_CASE("An insert belongs to the lookup that it names", "[edges]") {
+TEST_CASE("An insert uses the edges as of the lookup that it names", "[edges]") {
     Requests requests;
     const std::uint64_t first = requests.look_up("abcd");
     const std::uint64_t second = requests.look_up("abxy");
