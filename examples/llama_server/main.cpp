@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -165,6 +166,9 @@ int serve(Arguments& a) {
         sigaddset(&signals, SIGTERM);
         int signal = 0;
         sigwait(&signals, &signal);
+        while (!http.is_running()) { // before that a stop has no effect
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
         http.stop();
     })
         .detach();

@@ -78,6 +78,10 @@ test('it listens to the loopback, unless told otherwise', { skip: outside ? fals
   assert.equal(await reach(open.port), true)
 })
 
+test('it ends when it is told so as soon as it says where it listens', async () => {
+  for (let i = 0; i < 5; ++i) await (await start()).stop()
+})
+
 test('requests from pages of other sites are refused', async () => {
   assert.equal((await call('GET', '/cache', undefined, { Origin: 'http://evil.example' })).status, 403)
   assert.equal((await call('GET', '/cache', undefined, { Origin: server.url })).status, 200)

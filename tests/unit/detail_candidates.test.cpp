@@ -103,17 +103,16 @@ TEST_CASE("Where a candidate leaves, the last one takes its slot", "[candidates]
 TEST_CASE("A check of the candidates finds what is wrong with one", "[candidates]") {
     Four four;
     CHECK(four.candidates.check_invariants());
-    SECTION("its slot") {
-        four.items[2].own.hook.slot = 3;
-    }
-    SECTION("its last use") {
-        four.items[2].own.hook.last = 3;
-    }
-    SECTION("it is no entry") {
-        four.items[2].is_entry = false;
-    }
-    SECTION("it was set aside") {
-        four.items[2].aside = true;
-    }
+    Item& item = four.items[2];
+    const int wrong = GENERATE(range(0, 4));
+    CAPTURE(wrong);
+    if (wrong == 0)
+        item.own.hook.slot = 3;
+    if (wrong == 1)
+        item.own.hook.last = 3;
+    if (wrong == 2)
+        item.is_entry = false;
+    if (wrong == 3)
+        item.aside = true;
     CHECK_FALSE(four.candidates.check_invariants());
 }
