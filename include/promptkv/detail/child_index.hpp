@@ -101,7 +101,7 @@ public:
         if (wanted > capacity_) {
             const std::uint32_t more_than_before = capacity_ < 2 ? 0 : capacity_ + capacity_ / 2;
             const std::uint32_t capacity = wanted > more_than_before ? wanted : more_than_before;
-            set_slots(std::make_unique_for_overwrite<Slot[]>(capacity), capacity);
+            set_slots(std::unique_ptr<Slot[]>(new Slot[capacity]), capacity);
         }
         if (table)
             table_ = std::move(table);
