@@ -104,8 +104,8 @@ public:
         for (std::size_t i = 0; i < hot_.size(); ++i) {
             hot_[i] = prompt_of(i, n);
         }
-        while (cache_.stats().evicted <
-               5 * entries) { // as many keys are remembered as ever will be
+        // Then as many keys are remembered as ever will be.
+        while (cache_.stats().evicted < 5 * entries) {
             prepare();
             for (std::size_t i = 0; i < batch; ++i) {
                 request(i);
@@ -140,33 +140,31 @@ private:
     std::uint64_t served_ = 0;
 };
 
-void serve(Run& run, std::size_t entries) {
-    Traffic<Learning<Cuttable>> traffic(entries);
-    Traffic<Cache<Cuttable>> tiered(entries);
+/// Reports the requests of one cache beside those of another.
+template <class Of, class Other>
+void serve_both(Run& run, Traffic<Of> traffic, Traffic<Other> other, const Allowance& allowance) {
     traffic.prepare();
-    tiered.prepare();
+    other.prepare();
     const Paired times = interleave(
         run, batch, [&](std::size_t i) { traffic.request(i); }, [&] { traffic.prepare(); },
-        [&](std::size_t i) { tiered.request(i); }, [&] { tiered.prepare(); });
-    report(run, times,
-           {.factor = 2,
-            .extra_ns = 600,
-            .target = "ReuseOrder: a request among " + std::to_string(entries) +
-                      " entries beside TieredLRU [ns]"});
+        [&](std::size_t i) { other.request(i); }, [&] { other.prepare(); });
+    report(run, times, allowance);
+}
+
+void serve(Run& run, std::size_t entries) {
+    serve_both(run, Traffic<Learning<Cuttable>>(entries), Traffic<Cache<Cuttable>>(entries),
+               {.factor = 2,
+                .extra_ns = 600,
+                .target = "ReuseOrder: a request among " + std::to_string(entries) +
+                          " entries beside TieredLRU [ns]"});
 }
 
 /// The same requests with the curve of hit ratios at five budgets, beside those without.
 void watch(Run& run, std::size_t entries) {
     typename Learning<Cuttable>::Options options;
     options.policy.curve = true;
-    Traffic<Learning<Cuttable>> watched(entries, options);
-    Traffic<Learning<Cuttable>> plain(entries);
-    watched.prepare();
-    plain.prepare();
-    const Paired times = interleave(
-        run, batch, [&](std::size_t i) { watched.request(i); }, [&] { watched.prepare(); },
-        [&](std::size_t i) { plain.request(i); }, [&] { plain.prepare(); });
-    report(run, times, {.factor = 1.05, .extra_ns = 0, .target = ""});
+    serve_both(run, Traffic<Learning<Cuttable>>(entries, options),
+               Traffic<Learning<Cuttable>>(entries), {.factor = 1.05, .extra_ns = 0, .target = ""});
 }
 
 /// What the longest call does: it learns from all that was seen. In microseconds.
