@@ -255,9 +255,7 @@ public:
         return node_count_ + (root_ != nullptr ? 1 : 0);
     }
     /// Tokens of all edges.
-    [[nodiscard]] std::size_t tokens() const noexcept {
-        return tokens_; // NOLINT: who changes a trie owns a part in it
-    }
+    [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
     /// Tokens of the edges whose value is remembered.
     [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
