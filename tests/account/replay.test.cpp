@@ -235,7 +235,8 @@ void replay_traces(const char* payload, std::size_t n_requests, Store store, Che
     for (const replay::Trace& trace : traces(n_requests)) {
         INFO(trace.name << ", " << payload);
         const std::size_t largest = replay::summarize(trace).largest_prompt;
-        const Deviation deviation = replayed<KV, Of>(trace, n_prompts * nbytes_of<KV>(largest), store);
+        const Deviation deviation =
+            replayed<KV, Of>(trace, n_prompts * nbytes_of<KV>(largest), store);
         std::cout << "account: " << trace.name << ", " << payload << ": off by "
                   << 100 * deviation.whole << " % at most\n";
         check(deviation);

@@ -9,13 +9,9 @@ struct KV {
     std::size_t nbytes() const noexcept { return 1; }
     std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
 #if REJECT
-    KV clone_prefix(std::size_t) {
-        return {};
-    }
+    KV clone_prefix(std::size_t) { return {}; }
 #else
-    KV clone_prefix(std::size_t) const {
-        return {};
-    }
+    KV clone_prefix(std::size_t) const { return {}; }
 #endif
 };
 

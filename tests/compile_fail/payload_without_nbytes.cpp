@@ -7,9 +7,7 @@
 
 struct KV {
 #if REJECT == 0
-    std::size_t nbytes() const noexcept {
-        return 1;
-    }
+    std::size_t nbytes() const noexcept { return 1; }
 #endif
 };
 

@@ -8,13 +8,9 @@
 struct KV {
     std::size_t nbytes() const noexcept { return 1; }
 #if REJECT
-    std::size_t reusable_prefix(std::size_t n) noexcept {
-        return n;
-    }
+    std::size_t reusable_prefix(std::size_t n) noexcept { return n; }
 #else
-    std::size_t reusable_prefix(std::size_t n) const noexcept {
-        return n;
-    }
+    std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
 #endif
 };
 

@@ -49,9 +49,7 @@ void fill(Cache& cache) {
 
 template <class Cache, class KV>
 auto fixture(bool listening) {
-    return Fixture{[] {
-                       return Cache({.max_bytes = 34, .max_entries = 7});
-                   },
+    return Fixture{[] { return Cache({.max_bytes = 34, .max_entries = 7}); },
                    [listening](Cache& cache) {
                        fill<Cache, KV>(cache);
                        if (listening)
@@ -97,8 +95,8 @@ std::vector<Use<Cache>> uses() {
          [](Cache& c) { insert<KV>(c, key("abcdefghijklm"), Tier::assistant); }},
         {"insert: evicts", [](Cache& c) { insert<KV>(c, key("ABCDEFGHIJKLM"), Tier::user); },
          needs_room},
-        {"insert: a part",
-         [](Cache& c) { insert<KV>(c, Tokens(60, 'q'), Tier::user); }, needs_room},
+        {"insert: a part", [](Cache& c) { insert<KV>(c, Tokens(60, 'q'), Tier::user); },
+         needs_room},
         {"reserve, prefix and drop",
          [](Cache& c) {
              auto room = c.reserve(m, key("abcdefghi"), 9, Tier::user);
@@ -110,8 +108,7 @@ std::vector<Use<Cache>> uses() {
         {"reserve and commit: evicts",
          [](Cache& c) { reserve_and_commit<KV>(c, key("abcdefghABCDEFGHIJ"), Tier::user); },
          needs_room},
-        {"mark", [](Cache& c) { c.mark(m, key("abcdefghmn"), Tier::system); },
-         needs_room},
+        {"mark", [](Cache& c) { c.mark(m, key("abcdefghmn"), Tier::system); }, needs_room},
         {"fetch_nearest: exact",
          [](Cache& c) { c.fetch_nearest(m, key("stuvwxyz"), {.min_remaining = 0}); }, lookup},
         {"fetch_nearest: shorter", [](Cache& c) { c.fetch_nearest(m, key("abcdefghijklz")); },
@@ -138,8 +135,8 @@ using Locked = promptkv::ConcurrentPromptCache<KV>;
 template <class KV>
 using Learning = promptkv::PromptCache<KV>;
 
-TEMPLATE_TEST_CASE("Blocks are neither lost nor counted twice, whichever allocation or copy fails", "",
-                   (Kind<Plain, Dense>), (Kind<Plain, Stateful>), (Kind<Locked, Dense>),
+TEMPLATE_TEST_CASE("Blocks are neither lost nor counted twice, whichever allocation or copy fails",
+                   "", (Kind<Plain, Dense>), (Kind<Plain, Stateful>), (Kind<Locked, Dense>),
                    (Kind<Locked, Stateful>), (Kind<Learning, Dense>), (Kind<Learning, Stateful>)) {
     using KV = typename TestType::KV;
     using Cache = typename TestType::Cache;
@@ -247,7 +244,8 @@ void teach(Learning<Dense>& cache) {
     }
 }
 
-TEST_CASE("What is declined stays the caller's, and the cache as it was, whichever allocation fails") {
+TEST_CASE(
+    "What is declined stays the caller's, and the cache as it was, whichever allocation fails") {
     const Tokens tokens = key("stuvwxyz");
     Learning<Dense> cache({.max_bytes = 32});
     teach(cache);

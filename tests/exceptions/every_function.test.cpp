@@ -50,23 +50,22 @@ void fill(Cache& cache) {
 
 template <class Cache>
 auto fixture(bool listening) {
-    return Fixture{
-        [] {
-            return Cache({.max_bytes = 42, .max_entries = 6});
-        },
-        [listening](Cache& cache) {
-            fill(cache);
-            told.clear();
-            if (listening) {
-                cache.set_removal_listener([](const typename Cache::Removal& removal) {
-                    const SparedNew spared;
-                    told += " " + std::to_string(removal.bytes);
-                    told.append(promptkv::name(removal.reason));
-                });
-            }
-        },
-        [](const Cache& cache) { return state_of(cache, {&known, &twin, &unknown}) + " told" + told; },
-        [](Cache& cache) { return eviction_order(cache); }};
+    return Fixture{[] { return Cache({.max_bytes = 42, .max_entries = 6}); },
+                   [listening](Cache& cache) {
+                       fill(cache);
+                       told.clear();
+                       if (listening) {
+                           cache.set_removal_listener([](const typename Cache::Removal& removal) {
+                               const SparedNew spared;
+                               told += " " + std::to_string(removal.bytes);
+                               told.append(promptkv::name(removal.reason));
+                           });
+                       }
+                   },
+                   [](const Cache& cache) {
+                       return state_of(cache, {&known, &twin, &unknown}) + " told" + told;
+                   },
+                   [](Cache& cache) { return eviction_order(cache); }};
 }
 
 template <class Cache>
@@ -118,9 +117,7 @@ std::vector<Use<Cache>> uses() {
              insert(c, known, key("st"), Tier::user, {.session = 8, .side_request = true});
          }},
         {"insert: too large",
-         [](Cache& c) {
-             c.insert(known, key("s"), 43, Tier::user, [] { return Reluctant{1}; });
-         }},
+         [](Cache& c) { c.insert(known, key("s"), 43, Tier::user, [] { return Reluctant{1}; }); }},
         {"insert: the empty key", [](Cache& c) { insert(c, known, {}, Tier::user); }},
         {"insert with make: a new key",
          [](Cache& c) { insert_made(c, known, key("stu"), Tier::user); }},
@@ -187,9 +184,8 @@ std::vector<Use<Cache>> uses() {
         {"evictable_nbytes", [](Cache& c) { static_cast<void>(c.evictable_nbytes()); }},
         {"for_each",
          [](Cache& c) {
-             c.for_each([](const auto& entry) {
-                 called(entry.nbytes > 0 ? visiting_call : hash_call);
-             });
+             c.for_each(
+                 [](const auto& entry) { called(entry.nbytes > 0 ? visiting_call : hash_call); });
          }},
         {"set_removal_listener",
          [](Cache& c) {
@@ -234,9 +230,9 @@ auto checked(const Use<Cache>& use) {
         std::vector<Tokens> before;
         const auto holds = [&before](const auto& entry) {
             return std::ranges::find_if(before, [&entry](const Tokens& tokens) {
-                       return std::ranges::equal(Key(tokens).first(
-                                                     std::min(tokens.size(), entry.tokens.size())),
-                                                 entry.tokens);
+                       return std::ranges::equal(
+                           Key(tokens).first(std::min(tokens.size(), entry.tokens.size())),
+                           entry.tokens);
                    }) != before.end();
         };
         {
@@ -263,17 +259,16 @@ auto checked(const Use<Cache>& use) {
     };
 }
 
-constexpr unsigned all_calls = hash_call | comparison_call | model_copy_call | payload_copy_call |
-                               making_call | visiting_call;
+constexpr unsigned all_calls =
+    hash_call | comparison_call | model_copy_call | payload_copy_call | making_call | visiting_call;
 
-TEMPLATE_TEST_CASE("Each allocation of each function fails: as before if it throws, and no leak", "",
-                   Plain, Locked, Learning) {
+TEMPLATE_TEST_CASE("Each allocation of each function fails: as before if it throws, and no leak",
+                   "", Plain, Locked, Learning) {
     std::size_t failures = 0;
     for (const bool listening : {false, true}) {
         for (const Use<TestType>& use : uses<TestType>()) {
             INFO(use.what << (listening ? ", with a listener" : ""));
-            failures +=
-                fail_each_allocation(fixture<TestType>(listening), use.act, use.demand);
+            failures += fail_each_allocation(fixture<TestType>(listening), use.act, use.demand);
         }
         for (const Use<TestType>& use : evictions<TestType>()) {
             INFO(use.what << (listening ? ", with a listener" : ""));
@@ -284,8 +279,8 @@ TEMPLATE_TEST_CASE("Each allocation of each function fails: as before if it thro
     CHECK(failures > 100);
 }
 
-TEMPLATE_TEST_CASE("Each hash, comparison, copy and making fails: as before, and no leak", "", Plain,
-                   Locked) {
+TEMPLATE_TEST_CASE("Each hash, comparison, copy and making fails: as before, and no leak", "",
+                   Plain, Locked) {
     std::size_t failures = 0;
     for (const Use<TestType>& use : uses<TestType>()) {
         INFO(use.what);
@@ -390,8 +385,8 @@ TEMPLATE_TEST_CASE("A cache that cannot be made leaves nothing behind", "", Plai
     }
 }
 
-TEMPLATE_TEST_CASE("A query, a move or an end allocates nothing and calls no type of the caller", "",
-                   Plain, Learning) {
+TEMPLATE_TEST_CASE("A query, a move or an end allocates nothing and calls no type of the caller",
+                   "", Plain, Learning) {
     TestType cache({.max_bytes = 50, .max_entries = 7});
     fill(cache);
     std::optional<typename TestType::Lease> lease(cache.lease_nearest(known, key("abcdefghi")));

@@ -45,8 +45,8 @@ std::string state_of(const Cache& cache, std::initializer_list<const Model*> mod
             line.append(name(probe.match())).append(name(probe.miss()));
         }
     }
-    return line + counters_of(cache) + " limits " + std::to_string(cache.limits().max_bytes) +
-           " " + std::to_string(cache.limits().max_entries);
+    return line + counters_of(cache) + " limits " + std::to_string(cache.limits().max_bytes) + " " +
+           std::to_string(cache.limits().max_entries);
 }
 
 } // namespace promptkv_test

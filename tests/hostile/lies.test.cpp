@@ -214,7 +214,8 @@ TEST_CASE("Whatever reusable_prefix answers, the cache stays whole") {
 TEST_CASE("Whatever nbytes answers later, the bytes that were recorded count") {
     using TestType = Lied;
     const Lie lie = GENERATE(values<Lie>({
-        {.what = "more each time", .nbytes = [](std::size_t n, std::size_t call) { return n + call; }},
+        {.what = "more each time",
+         .nbytes = [](std::size_t n, std::size_t call) { return n + call; }},
         {.what = "less each time",
          .nbytes = [](std::size_t n, std::size_t call) { return 100 * n - call % 100; }},
         {.what = "nothing", .nbytes = [](std::size_t, std::size_t) { return std::size_t{0}; }},
@@ -242,7 +243,8 @@ TEST_CASE("Whatever nbytes answers later, the bytes that were recorded count") {
 
 TEST_CASE("Whatever length and truncate do, the cache stays whole") {
     const Lie lie = GENERATE(values<Lie>({
-        {.what = "a length of 0", .length = [](std::size_t, std::size_t) { return std::size_t{0}; }},
+        {.what = "a length of 0",
+         .length = [](std::size_t, std::size_t) { return std::size_t{0}; }},
         {.what = "the longest length", .length = [](std::size_t, std::size_t) { return most; }},
         {.what = "any length",
          .length = [](std::size_t, std::size_t call) { return scattered(call) % 44; }},
@@ -328,18 +330,18 @@ struct Pool {
 /// How a payload of pool blocks lies.
 enum class BlockLie : std::uint8_t {
     nothing,
-    other_bytes,     ///< a block's bytes change from one call to the next
-    too_many_bytes,  ///< the blocks have more bytes than the payload
-    no_bytes,        ///< the blocks have no bytes
-    most_bytes,      ///< each block has the most bytes that can be
-    twice,           ///< each block is named twice
-    beyond,          ///< the blocks before `from` are named as well
-    any_use,         ///< in_use is random
-    no_block_tokens, ///< block_tokens is 0
+    other_bytes,      ///< a block's bytes change from one call to the next
+    too_many_bytes,   ///< the blocks have more bytes than the payload
+    no_bytes,         ///< the blocks have no bytes
+    most_bytes,       ///< each block has the most bytes that can be
+    twice,            ///< each block is named twice
+    beyond,           ///< the blocks before `from` are named as well
+    any_use,          ///< in_use is random
+    no_block_tokens,  ///< block_tokens is 0
     odd_block_tokens, ///< block_tokens changes
     huge_block_tokens,
     adopts_nothing,
-    adopts_all, ///< beyond the tokens that both share
+    adopts_all,  ///< beyond the tokens that both share
     clones_other ///< a clone holds other blocks
 };
 

@@ -82,7 +82,8 @@ const Attack attacks[] = {
      [](std::size_t n, Random&) {
          std::vector<Prompt> prompts;
          for (std::size_t i = 0; i < n; ++i)
-             prompts.push_back({"a tenant with a name that is allocated: " + std::to_string(i), {1}});
+             prompts.push_back(
+                 {"a tenant with a name that is allocated: " + std::to_string(i), {1}});
          return prompts;
      }},
     {"branches off one long prompt",
@@ -142,8 +143,8 @@ using Plain = promptkv::LRUPromptCache<KV>;
 template <class KV>
 using Learning = promptkv::PromptCache<KV>;
 
-TEMPLATE_TEST_CASE("index_nbytes says what operator new gave out within 5 %, also after all left", "",
-                   (Kind<Whole, Plain>), (Kind<Cuttable, Plain>), (Kind<Cuttable, Learning>)) {
+TEMPLATE_TEST_CASE("index_nbytes says what operator new gave out within 5 %, also after all left",
+                   "", (Kind<Whole, Plain>), (Kind<Cuttable, Plain>), (Kind<Cuttable, Learning>)) {
     using Cache = typename TestType::Cache;
     Random random(5);
     for (const Attack& attack : attacks) {
@@ -217,8 +218,10 @@ TEST_CASE("Keys that no longer have state take no room") {
     TestType cache({.max_entries = 10});
     std::size_t most = 0;
     for (int i = 0; i < 20'000; ++i) {
-        const Tokens tokens = random_tokens(random, 1 + random.below(200), i % 3 == 0 ? 2 : 150'000);
-        cache.insert("tenant " + std::to_string(i % 50), tokens, Cuttable{tokens.size()}, Tier::user);
+        const Tokens tokens =
+            random_tokens(random, 1 + random.below(200), i % 3 == 0 ? 2 : 150'000);
+        cache.insert("tenant " + std::to_string(i % 50), tokens, Cuttable{tokens.size()},
+                     Tier::user);
         most = std::max(most, cache.index_nbytes());
     }
     // 10 entries of at most 200 tokens, 2,000 tokens remembered, which may be 2,000 keys.

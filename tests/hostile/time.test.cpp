@@ -280,8 +280,8 @@ std::shared_ptr<LRUPromptCache<KV>> cache_of(const std::vector<Tokens>& keys) {
     return cache;
 }
 
-TEMPLATE_TEST_CASE("A short prompt costs at most 10 times as much beside a comb of 5,000", "", Whole,
-                   Cuttable) {
+TEMPLATE_TEST_CASE("A short prompt costs at most 10 times as much beside a comb of 5,000", "",
+                   Whole, Cuttable) {
     const auto look_up = [](std::size_t teeth) {
         return [cache = cache_of<TestType>(comb(teeth))] {
             return [cache] {
@@ -299,7 +299,8 @@ TEMPLATE_TEST_CASE("A short prompt costs at most 10 times as much beside a comb 
     CHECK(slowdown(look_up(scaled(5'000)), look_up(10)) < 10);
 }
 
-TEST_CASE("A tooth that leaves a comb of 5,000 costs at most 60 times as much as it does in one of 50") {
+TEST_CASE(
+    "A tooth that leaves a comb of 5,000 costs at most 60 times as much as it does in one of 50") {
     // Were what is nearest updated along the whole spine for each, the factor would be 100 and more.
     constexpr std::size_t all = scaled(5'000);
     const auto leave = [](std::size_t teeth) {
@@ -415,7 +416,8 @@ double longest_call(const std::vector<Tokens>& keys, std::size_t entries) {
     return longest;
 }
 
-TEST_CASE("No set of keys makes a single call take more than 5 times the longest on harmless keys") {
+TEST_CASE(
+    "No set of keys makes a single call take more than 5 times the longest on harmless keys") {
     Random random(9);
     std::vector<Tokens> harmless;
     std::vector<Tokens> teeth;

@@ -246,9 +246,9 @@ TEMPLATE_TEST_CASE("Under a budget that both share, each model is served its own
     REQUIRE(pressed_ever > 100);
 }
 
-TEMPLATE_TEST_CASE("Under a budget that both share, no answer depends on which tokens the other model uses",
-                   "", (std::pair<PromptCache<Pages>, Pages>),
-                   (std::pair<PromptCache<Hybrid>, Hybrid>)) {
+TEMPLATE_TEST_CASE(
+    "Under a budget that both share, no answer depends on which tokens the other model uses", "",
+    (std::pair<PromptCache<Pages>, Pages>), (std::pair<PromptCache<Hybrid>, Hybrid>)) {
     // The same calls are made on two caches. In one of them the second model has tokens of its own,
     // which occur nowhere else. If prompts of one model, stored, remembered or evicted, told anything to the
     // other one, the answers would differ.

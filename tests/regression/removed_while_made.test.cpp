@@ -19,7 +19,8 @@ TEST_CASE("LRUPromptCache keeps no model of a key that was not stored in the end
     store(cache, "b", Tier::system);
     cache.set_removal_listener([&cache](auto&) { cache.set_limits({.max_entries = 0}); });
     const std::size_t before = cache.index_nbytes();
-    const auto inserted = cache.insert("other", key("c"), 1, Tier::assistant, [] { return Tape("c"); });
+    const auto inserted =
+        cache.insert("other", key("c"), 1, Tier::assistant, [] { return Tape("c"); });
     CHECK(inserted.outcome == Outcome::no_room);
     CHECK(cache.empty());
     CHECK(cache.nbytes() == 0);

@@ -92,8 +92,7 @@ TEST_CASE("One client takes one entry a tier of a path, however many prefixes it
     const std::span<const std::int8_t> tokens = key;
     LRUPromptCache<Cuttable, std::string, std::int8_t> cache;
     for (std::size_t n = 1; n < 1'000; ++n)
-        cache.insert("m", tokens.first(n * 20), Cuttable{n * 20},
-                     static_cast<Tier>(n % 3));
+        cache.insert("m", tokens.first(n * 20), Cuttable{n * 20}, static_cast<Tier>(n % 3));
     for (std::size_t n = 1; n < 1'000; n += 7)
         cache.mark("m", tokens.first(n * 20), Tier::user);
     REQUIRE(cache.size() <= 3);

@@ -161,9 +161,7 @@ private:
 
     Shape shape() {
         Shape shape;
-        shape.step = shapes_ < 2    ? 1
-                     : shapes_ == 2 ? pick({2, 3})
-                                    : pick({0, 1, 1, 2, 3});
+        shape.step = shapes_ < 2 ? 1 : shapes_ == 2 ? pick({2, 3}) : pick({0, 1, 1, 2, 3});
         if (!can(can_reuse)) {
             shape.step = 0;
         }
@@ -262,8 +260,7 @@ private:
                 made.callbacks.push_back(operation(true));
                 Operation& call = made.callbacks.back();
                 const bool reserves = call.action == Action::reserve;
-                if (reserves || call.action == Action::commit ||
-                    call.action == Action::drop_room) {
+                if (reserves || call.action == Action::commit || call.action == Action::drop_room) {
                     if (modelled_ && reserving[call.slot]) {
                         call.action = Action::touch;
                     }
@@ -411,10 +408,10 @@ inline std::string word(const NaiveCache::Limits& limits) {
 }
 
 inline std::string word(const NaiveCache::InsertOptions& options) {
-    return options.session == 0 ? ""
-                                : " session=" + word(options.session) +
-                                      " request=" + word(options.request) +
-                                      (options.side_request ? " side_request" : "");
+    return options.session == 0
+               ? ""
+               : " session=" + word(options.session) + " request=" + word(options.request) +
+                     (options.side_request ? " side_request" : "");
 }
 
 inline std::string word(const Shape& shape) {
@@ -424,11 +421,11 @@ inline std::string word(const Shape& shape) {
 
 inline std::string call_in_words(const Operation& operation) {
     static constexpr std::array<const char*, action_count> actions = {
-        "insert",      "insert_made",   "reserve",      "commit",      "drop_room", "fetch",
-        "let_go",      "lease",         "end_lease",    "take",        "probe",     "touch",
-        "explain",     "mark",          "pop_prefixes", "erase",       "erase_below",
-        "erase_session", "erase_model", "clear",        "trim_to",     "set_limits",
-        "evict",       "snapshot",      "move",         "renew"};
+        "insert",      "insert_made", "reserve",      "commit",     "drop_room",   "fetch",
+        "let_go",      "lease",       "end_lease",    "take",       "probe",       "touch",
+        "explain",     "mark",        "pop_prefixes", "erase",      "erase_below", "erase_session",
+        "erase_model", "clear",       "trim_to",      "set_limits", "evict",       "snapshot",
+        "move",        "renew"};
     std::string line = actions.at(static_cast<std::size_t>(operation.action));
     switch (operation.action) {
     case Action::insert:
@@ -437,9 +434,9 @@ inline std::string call_in_words(const Operation& operation) {
         line += " " + word(operation.key) + " " + std::string(name(operation.tier)) +
                 word(operation.shape) + word(operation.insert) +
                 (operation.makes_nothing ? " makes nothing" : "");
-        return operation.action == Action::reserve ? line + " percent=" + word(operation.percent) +
-                                                         " slot=" + word(operation.slot)
-                                                   : line;
+        return operation.action == Action::reserve
+                   ? line + " percent=" + word(operation.percent) + " slot=" + word(operation.slot)
+                   : line;
     case Action::commit:
         return line + " slot=" + word(operation.slot) + " fewer=" + word(operation.fewer);
     case Action::fetch:

@@ -77,7 +77,8 @@ public:
         }
         if (fault_.empty() && threw_ && answers_from_within_.empty() && seen.removals.empty() &&
             operation.action != Action::insert_made) {
-            expect(sorted(seen.entries) == sorted(before_.entries), "a call that threw did something");
+            expect(sorted(seen.entries) == sorted(before_.entries),
+                   "a call that threw did something");
         }
         before_ = std::move(seen);
         before_.answer.clear();
@@ -214,8 +215,7 @@ private:
         expect(cache_->check_invariants(), "check_invariants() is false");
         const auto limits = cache_->limits();
         const auto stats = cache_->stats();
-        expect(cache_->size() <= limits.max_entries || lowered_,
-               "there are more than max_entries");
+        expect(cache_->size() <= limits.max_entries || lowered_, "there are more than max_entries");
         expect(cache_->nbytes() <=
                        std::max(limits.max_bytes, stats.bytes_leased + stats.bytes_reserved) ||
                    lowered_,
@@ -340,9 +340,8 @@ private:
         case Action::erase_below:
             return word(call(operation, [&] { return cache_->erase_below(model, tokens); }));
         case Action::erase_session:
-            return word(call(operation, [&] {
-                return cache_->erase_session(model, operation.insert.session);
-            }));
+            return word(call(
+                operation, [&] { return cache_->erase_session(model, operation.insert.session); }));
         case Action::erase_model:
             return word(call(operation, [&] { return cache_->erase_model(model); }));
         case Action::clear:
@@ -359,7 +358,9 @@ private:
             std::vector<NaiveCache::Shown> shown;
             for (const auto& entry : call(operation, [&] { return cache_->snapshot(); })) {
                 const KV& kv = entry.lease.kv();
-                shown.push_back({{entry.model, entry.tokens}, entry.tier, described(kv).nbytes(),
+                shown.push_back({{entry.model, entry.tokens},
+                                 entry.tier,
+                                 described(kv).nbytes(),
                                  described(kv)});
             }
             return words(shown);
@@ -655,8 +656,7 @@ private:
             return real_payload<KV>(operation.id, key.model, key.tokens, held->shape,
                                     begins ? &*start : nullptr);
         }();
-        const auto inserted =
-            call(operation, [&] { return held->room.commit(std::move(kv)); });
+        const auto inserted = call(operation, [&] { return held->room.commit(std::move(kv)); });
         expect(NaiveCache::kept(inserted.outcome) || computed_from(kv, key.model, key.tokens),
                "a refused payload was moved from");
         return answer(inserted);
@@ -708,23 +708,22 @@ private:
         return hit;
     }
 
-    static std::string answer(const NaiveCache::Hit& hit) {
-        return promptkv_test::answer(hit);
-    }
+    static std::string answer(const NaiveCache::Hit& hit) { return promptkv_test::answer(hit); }
     static std::string answer(const promptkv::Inserted& inserted) {
         return promptkv_test::answer(inserted);
     }
 
     static std::string explained(Match match, MissReason miss, std::size_t reused,
                                  std::size_t matched) {
-        return std::string(name(match)) + " " + std::string(name(miss)) + " reused=" + word(reused) +
-               " matched=" + word(matched);
+        return std::string(name(match)) + " " + std::string(name(miss)) +
+               " reused=" + word(reused) + " matched=" + word(matched);
     }
 
     /// The answer of a lookup, without the payload.
     template <class Result>
     NaiveCache::Hit hit_of(const Result& result, const Tokens& tokens) {
-        expect(static_cast<bool>(result) == (result.match() != Match::none), "a hit without a match");
+        expect(static_cast<bool>(result) == (result.match() != Match::none),
+               "a hit without a match");
         expect(result.remaining(tokens).size() == tokens.size() - result.reused(),
                "remaining is wrong");
         expect(static_cast<bool>(result) == (result.reused() > 0), "a hit without reuse");

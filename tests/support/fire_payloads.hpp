@@ -290,17 +290,20 @@ public:
     explicit ReluctantBlocks(Blocks blocks) noexcept : Blocks(std::move(blocks)) {}
 
     [[nodiscard]] ReluctantBlocks clone_prefix(std::size_t n) const
-        requires requires(const Blocks& kv) { kv.clone_prefix(n); } {
+        requires requires(const Blocks& kv) { kv.clone_prefix(n); }
+    {
         called(payload_copy_call);
         return ReluctantBlocks(Blocks::clone_prefix(n));
     }
     [[nodiscard]] ReluctantBlocks shared_prefix(std::size_t n) const
-        requires requires(const Blocks& kv) { kv.shared_prefix(n); } {
+        requires requires(const Blocks& kv) { kv.shared_prefix(n); }
+    {
         called(payload_copy_call);
         return ReluctantBlocks(Blocks::shared_prefix(n));
     }
     std::optional<ReluctantBlocks> truncate(std::size_t n) noexcept
-        requires requires(Blocks& kv) { kv.truncate(n); } {
+        requires requires(Blocks& kv) { kv.truncate(n); }
+    {
         return wrapped(Blocks::truncate(n));
     }
     std::optional<ReluctantBlocks> adopt_blocks(std::size_t n,

@@ -149,7 +149,8 @@ public:
     }
 
     NaiveCache(unsigned abilities, Options options)
-        : abilities_(abilities), options_(options), limits_{options.max_bytes, options.max_entries} {}
+        : abilities_(abilities), options_(options),
+          limits_{options.max_bytes, options.max_entries} {}
 
     // lookup /////////////////////////////////////////////////////////////////
 
@@ -336,7 +337,8 @@ public:
         }
         committing_ = number;
         prefix_counts_ = made.prefix != 0 && choices.choose(2) == 1;
-        result = store(prefix_of(made.whole, kv.length()), kv, made.tier, made.options, true, choices);
+        result =
+            store(prefix_of(made.whole, kv.length()), kv, made.tier, made.options, true, choices);
         committing_ = 0;
         reservations_.at(number).held = 0;
         return result;
@@ -387,9 +389,11 @@ public:
     // removal ////////////////////////////////////////////////////////////////
 
     std::size_t pop_prefixes(const Key& key, Choices& choices) {
-        return erase_if([&key](const Key& other) {
-            return other.model == key.model && is_strict_prefix(other.tokens, key.tokens);
-        }, choices);
+        return erase_if(
+            [&key](const Key& other) {
+                return other.model == key.model && is_strict_prefix(other.tokens, key.tokens);
+            },
+            choices);
     }
 
     bool erase(const Key& key, Choices& choices) {
@@ -397,9 +401,11 @@ public:
     }
 
     std::size_t erase_below(const Key& key, Choices& choices) {
-        return erase_if([&key](const Key& other) {
-            return other.model == key.model && is_prefix(key.tokens, other.tokens);
-        }, choices);
+        return erase_if(
+            [&key](const Key& other) {
+                return other.model == key.model && is_prefix(key.tokens, other.tokens);
+            },
+            choices);
     }
 
     std::size_t erase_session(const std::string& model, std::uint64_t session, Choices& choices) {
@@ -449,8 +455,8 @@ public:
         std::set<int> passed_over;
         Inserted result;
         while (freed < bytes) {
-            const std::size_t more = evict_one(bytes - freed, nullptr, true, passed_over, result,
-                                               choices);
+            const std::size_t more =
+                evict_one(bytes - freed, nullptr, true, passed_over, result, choices);
             if (more == nothing_left) {
                 break;
             }
@@ -870,8 +876,8 @@ private:
             return best_offer(how, leased_too, prompt, min_remaining, options, choices).reuse;
         };
         const std::size_t whole = would_reuse(false, 0);
-        const std::size_t leased = whole > 0 ? would_reuse(true, options.min_remaining)
-                                             : would_reuse(true, 0);
+        const std::size_t leased =
+            whole > 0 ? would_reuse(true, options.min_remaining) : would_reuse(true, 0);
         const MissReason other = stored_matched > 0 ? MissReason::not_cuttable
                                  : hit.matched > 0  ? MissReason::evicted
                                                     : MissReason::nothing_shared;
@@ -914,8 +920,7 @@ private:
                 return n;
             }
         }
-        const bool anywhere =
-            reuse > 0 && kv.can(can_reuse) && kv.served(reuse - 1) == reuse - 1;
+        const bool anywhere = reuse > 0 && kv.can(can_reuse) && kv.served(reuse - 1) == reuse - 1;
         return anywhere && reuse < align ? 0 : reuse;
     }
 
@@ -969,8 +974,8 @@ private:
         }
         std::size_t length_of_best = 0;
         for (const auto& [each, length] : offers) {
-            const bool tie = !best.empty() && !better(best.front(), each) &&
-                             !better(each, best.front());
+            const bool tie =
+                !best.empty() && !better(best.front(), each) && !better(each, best.front());
             const bool equal =
                 tie && length == length_of_best &&
                 common(entries_.at(each.entry).key.tokens, prompt.tokens) ==
@@ -1210,8 +1215,8 @@ private:
     }
 
     /// What is decided for `kv`: the outcome, and how many tokens are stored.
-    Inserted decide(const Key& key, const NaiveKV& kv, Tier tier, bool own_is_present,
-                    int& serving, Choices& choices) const {
+    Inserted decide(const Key& key, const NaiveKV& kv, Tier tier, bool own_is_present, int& serving,
+                    Choices& choices) const {
         Inserted decided;
         serving = 0;
         if (promptkv_rules()) {
@@ -1267,8 +1272,9 @@ private:
     [[nodiscard]] std::size_t part_that_fits(const NaiveKV& kv, bool too_large) const {
         const std::size_t block = kv.shape.block;
         if (!can(has_blocks)) { // bytes are taken as proportional to tokens
-            const std::size_t most =
-                too_large ? std::min(free_for(nullptr), half(limits_.max_bytes)) : free_for(nullptr);
+            const std::size_t most = too_large
+                                         ? std::min(free_for(nullptr), half(limits_.max_bytes))
+                                         : free_for(nullptr);
             const std::size_t n = kv.served(kv.length() * most / kv.nbytes() / block * block);
             return fits(kv.first(n)) ? n : 0;
         }
@@ -1385,10 +1391,14 @@ private:
         for (const int prefix : prefixes) {
             Entry& entry = entries_.at(prefix);
             const std::vector<int> longer = below(entry.key);
-            const bool branches = std::any_of(longer.begin(), longer.end(), [&](int each) {
-                const Tokens& other = entries_.at(each).key.tokens;
-                return !is_prefix(other, key.tokens) && !is_prefix(key.tokens, other);
-            }) || left_a_branch(entry.key, key, choices);
+            const bool branches = std::any_of(longer.begin(), longer.end(),
+                                              [&](int each) {
+                                                  const Tokens& other =
+                                                      entries_.at(each).key.tokens;
+                                                  return !is_prefix(other, key.tokens) &&
+                                                         !is_prefix(key.tokens, other);
+                                              }) ||
+                                  left_a_branch(entry.key, key, choices);
             if (entry.tier > tier || branches || entry.superseded) {
                 continue;
             }
@@ -1417,7 +1427,8 @@ private:
         const bool on_path =
             is_prefix(entry.key.tokens, key.tokens) || is_prefix(key.tokens, entry.key.tokens);
         if (!on_path && below(entry.key).empty() && !left_a_branch(entry.key, entry.key, choices) &&
-            entry.sessions.size() == 1 && (options.request == 0 || options.request > entry.stored_at)) {
+            entry.sessions.size() == 1 &&
+            (options.request == 0 || options.request > entry.stored_at)) {
             make_coldest(found->first);
             ++stats_.demoted;
         }
@@ -1570,17 +1581,17 @@ private:
 
     /// The victim, or, where its end would free nothing, the nearest longer one that is not leased and
     /// frees something. 0: it is passed over.
-    int one_that_frees(int victim, const Incoming* incoming, bool truly,
-                       std::set<int>& passed_over, Choices& choices) const {
+    int one_that_frees(int victim, const Incoming* incoming, bool truly, std::set<int>& passed_over,
+                       Choices& choices) const {
         if (freed_by_cut(victim, 0, incoming, truly) > 0) {
             return victim;
         }
         std::vector<int> found;
         for (const int longer : below(entries_.at(victim).key)) {
-            const bool may_go =
-                (incoming == nullptr || incoming->entry != longer) && !is_leased(longer) &&
-                !passed_over.contains(longer) && kv_of(longer).serves(0) && // others depend on nothing
-                freed_by_cut(longer, 0, incoming, truly) > 0;
+            const bool may_go = (incoming == nullptr || incoming->entry != longer) &&
+                                !is_leased(longer) && !passed_over.contains(longer) &&
+                                kv_of(longer).serves(0) && // others depend on nothing
+                                freed_by_cut(longer, 0, incoming, truly) > 0;
             const std::size_t length = entries_.at(longer).key.size();
             if (may_go && (found.empty() || length == entries_.at(found.front()).key.size())) {
                 found.push_back(longer);
@@ -1614,8 +1625,9 @@ private:
             const bool on_path =
                 entry.key.model == key.model && (is_prefix(entry.key.tokens, key.tokens) ||
                                                  is_prefix(key.tokens, entry.key.tokens));
-            if (!on_path || !entry.superseded || passed_over.contains(number) || is_leased(number) ||
-                can_be_cut(number) || branches_between(entry.key, key, choices)) {
+            if (!on_path || !entry.superseded || passed_over.contains(number) ||
+                is_leased(number) || can_be_cut(number) ||
+                branches_between(entry.key, key, choices)) {
                 continue;
             }
             const std::vector<int> shorter = above(entry.key);
@@ -1624,8 +1636,7 @@ private:
                 return entries_.at(each).payload != 0;
             };
             const auto before = std::find_if(shorter.rbegin(), shorter.rend(), is_stored);
-            const std::size_t from =
-                before == shorter.rend() ? 0 : entries_.at(*before).key.size();
+            const std::size_t from = before == shorter.rend() ? 0 : entries_.at(*before).key.size();
             const auto to = std::find_if(longer.begin(), longer.end(), is_stored);
             if (to == longer.end()) {
                 continue;
@@ -1645,20 +1656,24 @@ private:
         const Key& shorter = a.size() < b.size() ? a : b;
         const Key& longer = a.size() < b.size() ? b : a;
         const std::vector<int> beyond = below(shorter);
-        return std::any_of(beyond.begin(), beyond.end(), [&](int each) {
-            const Tokens& other = entries_.at(each).key.tokens;
-            return !is_prefix(other, longer.tokens) && !is_prefix(longer.tokens, other);
-        }) || left_a_branch(shorter, longer, choices);
+        return std::any_of(beyond.begin(), beyond.end(),
+                           [&](int each) {
+                               const Tokens& other = entries_.at(each).key.tokens;
+                               return !is_prefix(other, longer.tokens) &&
+                                      !is_prefix(longer.tokens, other);
+                           }) ||
+               left_a_branch(shorter, longer, choices);
     }
 
     /// Whether a key that left, and is not reported yet, leaves the path between the two keys, or continues
     /// both where they are equal. It is open whether such a key counts.
-    [[nodiscard]] bool left_a_branch(const Key& shorter, const Key& longer, Choices& choices) const {
+    [[nodiscard]] bool left_a_branch(const Key& shorter, const Key& longer,
+                                     Choices& choices) const {
         const bool any = std::any_of(removals_.begin(), removals_.end(), [&](const Removal& each) {
             const Tokens& other = each.key.tokens;
             return each.key.model == shorter.model && is_strict_prefix(shorter.tokens, other) &&
-                   (shorter == longer || (!is_prefix(other, longer.tokens) &&
-                                          !is_prefix(longer.tokens, other)));
+                   (shorter == longer ||
+                    (!is_prefix(other, longer.tokens) && !is_prefix(longer.tokens, other)));
         });
         return any && choices.choose(2) == 1;
     }
@@ -1713,8 +1728,8 @@ private:
         for (std::size_t i = kv.block_at(kept); i < kv.blocks.size(); ++i) {
             tail_bytes += kv.blocks[i].bytes;
         }
-        removals_.push_back({entry.key, kept, entry.tier, tail_bytes, RemovalReason::cut,
-                             can(has_blocks)});
+        removals_.push_back(
+            {entry.key, kept, entry.tier, tail_bytes, RemovalReason::cut, can(has_blocks)});
         remember(entry.key);
         ++result.cut;
         ++stats_.cut;
@@ -1770,9 +1785,7 @@ private:
         remove(number, reason);
     }
 
-    static void cancel(Reservation& made) {
-        made.valid = false;
-    }
+    static void cancel(Reservation& made) { made.valid = false; }
 
     template <class Predicate>
     std::size_t erase_if(Predicate predicate, Choices& choices,
@@ -1811,8 +1824,8 @@ private:
     std::vector<Removal> removals_;
     Inserted evicted_by_reserve_;
     std::size_t block_tokens_ = 1; // of what was stored last
-    int committing_ = 0; // the reservation that is being committed
-    bool prefix_counts_ = false; // it is open whether its prefix takes room beside what is stored
+    int committing_ = 0;           // the reservation that is being committed
+    bool prefix_counts_ = false;   // it is open whether its prefix takes room beside what is stored
     int last_number_ = 0;
 };
 

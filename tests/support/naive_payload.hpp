@@ -139,8 +139,8 @@ KV real_payload(int id, const std::string& model, const Tokens& tokens, Shape sh
         for (std::size_t at = kv.length(); at < tokens.size();) {
             const std::size_t n = std::min(shape.block, tokens.size() - at);
             const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(at);
-            kv.append(TapeBlock{id * blocks_of_an_insert + static_cast<int>(at / shape.block), model,
-                                Tokens(first, first + static_cast<std::ptrdiff_t>(n)),
+            kv.append(TapeBlock{id * blocks_of_an_insert + static_cast<int>(at / shape.block),
+                                model, Tokens(first, first + static_cast<std::ptrdiff_t>(n)),
                                 shape.bytes_per_token * shape.block},
                       n);
             at += n;

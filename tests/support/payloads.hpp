@@ -97,18 +97,22 @@ public:
     [[nodiscard]] std::size_t block_tokens() const noexcept { return recording_.shape.block; }
 
     [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept
-        requires((abilities & can_reuse) != 0U) {
+        requires((abilities & can_reuse) != 0U)
+    {
         return recording_.reusable_prefix(n);
     }
 
     [[nodiscard]] BasicTape clone_prefix(std::size_t n) const
-        requires((abilities & can_clone) != 0U) {
+        requires((abilities & can_clone) != 0U)
+    {
         Recording copy = recording_;
         copy.truncate(n);
         return BasicTape(std::move(copy));
     }
 
-    void truncate(std::size_t n) noexcept requires((abilities & can_truncate) != 0U) {
+    void truncate(std::size_t n) noexcept
+        requires((abilities & can_truncate) != 0U)
+    {
         recording_.truncate(n);
     }
 

@@ -94,16 +94,21 @@ public:
     [[nodiscard]] std::size_t block_tokens() const noexcept { return shape_.block_tokens; }
 
     [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept
-        requires((abilities & reuses) != 0U) {
+        requires((abilities & reuses) != 0U)
+    {
         return served(n);
     }
 
-    [[nodiscard]] BasicTape clone_prefix(std::size_t n) const requires((abilities & clones) != 0U) {
+    [[nodiscard]] BasicTape clone_prefix(std::size_t n) const
+        requires((abilities & clones) != 0U)
+    {
         return BasicTape(std::string_view(text_).substr(0, served(n) == n ? n : 0), shape_);
     }
 
     /// A cut to a prefix that it does not serve leaves a blank tape, which no comparison accepts.
-    void truncate(std::size_t n) noexcept requires((abilities & truncates) != 0U) {
+    void truncate(std::size_t n) noexcept
+        requires((abilities & truncates) != 0U)
+    {
         text_.resize(served(n) == n ? n : 0);
     }
 
@@ -119,10 +124,10 @@ private:
 };
 
 using Tape = BasicTape<reuses | clones | truncates | copies>;
-using UncutTape = BasicTape<reuses | clones>;       ///< a victim of it is dropped whole
+using UncutTape = BasicTape<reuses | clones>;              ///< a victim of it is dropped whole
 using CopiedTape = BasicTape<reuses | truncates | copies>; ///< fetched whole or not at all
-using MoveOnlyTape = BasicTape<reuses | truncates>; ///< leased and taken only
-using WholeTape = BasicTape<copies>;                ///< serves its whole key only
+using MoveOnlyTape = BasicTape<reuses | truncates>;        ///< leased and taken only
+using WholeTape = BasicTape<copies>;                       ///< serves its whole key only
 
 // blocks: shared state ///////////////////////////////////////////////////////
 

@@ -86,9 +86,8 @@ struct Stress {
         Tokens tokens;
     };
 
-    std::optional<Cache> cache{std::in_place,
-                               typename Cache::Options{.max_bytes = max_bytes,
-                                                       .max_entries = max_entries}};
+    std::optional<Cache> cache{
+        std::in_place, typename Cache::Options{.max_bytes = max_bytes, .max_entries = max_entries}};
     Mailbox<typename Cache::Lease> leases;
     Mailbox<Room> rooms;
     std::atomic<int> wrong = 0;
@@ -209,8 +208,7 @@ struct Stress {
                 static_cast<void>(cache->evictable_nbytes());
             } else if (which == 91) {
                 cache->for_each([this](const auto& entry) {
-                    expect(computed_from(entry.kv, entry.model, entry.tokens,
-                                         entry.tokens.size()));
+                    expect(computed_from(entry.kv, entry.model, entry.tokens, entry.tokens.size()));
                 });
             } else if (which == 92) {
                 for (const auto& entry : cache->snapshot())
@@ -243,8 +241,9 @@ struct Stress {
 using Learning =
     ConcurrentPromptCache<Pages, std::string, std::int32_t, Tier, promptkv::ReuseOrder>;
 
-TEMPLATE_TEST_CASE("Eight threads call everything, and each block is counted once when they are done", "",
-                   ConcurrentPromptCache<Pages>, Learning) {
+TEMPLATE_TEST_CASE(
+    "Eight threads call everything, and each block is counted once when they are done", "",
+    ConcurrentPromptCache<Pages>, Learning) {
     Stress<TestType> stress;
     stress.listen();
     std::atomic<bool> done = false;
@@ -284,8 +283,7 @@ TEMPLATE_TEST_CASE("Eight threads call everything, and each block is counted onc
     while (stress.leases.all().size() > 3)
         late.push_back(std::move(*stress.leases.take()));
     for (int i = 0; i < 3; ++i)
-        threads[static_cast<std::size_t>(i)] =
-            std::thread([&stress] { stress.leases.take(); });
+        threads[static_cast<std::size_t>(i)] = std::thread([&stress] { stress.leases.take(); });
     for (std::size_t i = 0; i < 3; ++i)
         threads[i].join();
     const Tokens tokens = numbered(39, 20);
@@ -402,8 +400,7 @@ TEST_CASE("An admission that counts leased blocks meets leases that end") {
         const Tokens first(8, 1);
         const Tokens second(8, 2);
         start.arrive_and_wait();
-        const Outcome inserted =
-            cache.insert("n", first, pages("n", first, 8), Tier::user).outcome;
+        const Outcome inserted = cache.insert("n", first, pages("n", first, 8), Tier::user).outcome;
         const bool reserved = static_cast<bool>(cache.reserve("n", second, 8, Tier::user));
         finish.arrive_and_wait();
         CHECK(before == 32 + 6 * 8);
@@ -490,8 +487,9 @@ void call_everything(HookedCache& cache) {
     CHECK(cache.stats().stored > 0);
     CHECK(cache.stats(Tier::system).entries > 0);
     CHECK(cache.take_nearest("other", prompt).reused() == tokens.size());
-    CHECK(cache.insert("other", prompt, prompt.size(), Tier::user,
-                       [&prompt] { return Hooked(prompt.size()); })
+    CHECK(cache
+              .insert("other", prompt, prompt.size(), Tier::user,
+                      [&prompt] { return Hooked(prompt.size()); })
               .outcome == Outcome::stored);
     {
         auto room = cache.reserve("other", key("room"), 4, Tier::user);
@@ -669,9 +667,8 @@ TEST_CASE("A destructor that takes long holds nobody up, wherever a payload ends
         check([&] { cache.insert("m", tokens, Hooked(41, &hooks), Tier::user); });
     }
     SECTION("made, and then refused") {
-        check([&] {
-            cache.insert("m", tokens, 4, Tier::user, [&] { return Hooked(41, &hooks); });
-        });
+        check(
+            [&] { cache.insert("m", tokens, 4, Tier::user, [&] { return Hooked(41, &hooks); }); });
     }
     SECTION("leased until after it was erased") {
         store();

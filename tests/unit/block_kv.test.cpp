@@ -347,8 +347,8 @@ TEST_CASE("shared_prefix hands out whole blocks without the state") {
         std::size_t n;
         std::string text;
     };
-    const Row row = GENERATE(
-        values<Row>({{0, ""}, {1, ""}, {2, "ab"}, {3, "ab"}, {4, "abcd"}, {5, "abcd"}, {9, "abcd"}}));
+    const Row row = GENERATE(values<Row>(
+        {{0, ""}, {1, ""}, {2, "ab"}, {3, "ab"}, {4, "abcd"}, {5, "abcd"}, {9, "abcd"}}));
     CAPTURE(row.n);
     const Hybrid kv = blocks<Hybrid>("abcde");
     const Hybrid prefix = kv.shared_prefix(row.n);

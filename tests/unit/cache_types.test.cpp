@@ -167,10 +167,10 @@ TEST_CASE("An explanation writes the bytes in the unit that fits") {
 }
 
 TEST_CASE("An explanation writes a tier without a name as a number") {
-    const promptkv::Explanation<std::uint16_t, Floor> why{.reason = MissReason::not_cuttable,
-                                                          .nearest_tokens = 4,
-                                                          .nearest_tier = Floor::first};
-    CHECK(to_string(why) == "miss (not_cuttable): 0 of 0 tokens match; nearest key: 4 tokens, tier 1");
+    const promptkv::Explanation<std::uint16_t, Floor> why{
+        .reason = MissReason::not_cuttable, .nearest_tokens = 4, .nearest_tier = Floor::first};
+    CHECK(to_string(why) ==
+          "miss (not_cuttable): 0 of 0 tokens match; nearest key: 4 tokens, tier 1");
 }
 
 } // namespace

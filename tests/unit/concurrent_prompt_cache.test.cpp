@@ -53,8 +53,8 @@ public:
         std::vector<std::string> lines;
         for (int i = 0; i < calls; ++i) {
             call();
-            page_ << " | " << cache_.size() << ' ' << cache_.nbytes() << ' ' << cache_.empty() << ' '
-                  << cache_.nbytes(model_) << ' ' << cache_.index_nbytes() << ' '
+            page_ << " | " << cache_.size() << ' ' << cache_.nbytes() << ' ' << cache_.empty()
+                  << ' ' << cache_.nbytes(model_) << ' ' << cache_.index_nbytes() << ' '
                   << cache_.limits().max_bytes << ' ' << cache_.evictable_nbytes() << ' '
                   << cache_.check_invariants();
             const auto note_counter = [this](auto, std::uint64_t value) { page_ << ' ' << value; };
@@ -94,7 +94,8 @@ private:
         if (removal.reason != RemovalReason::evicted || removal.tokens.empty())
             return;
         const std::string half = word(removal.tokens.first(removal.tokens.size() / 2));
-        page_ << " +" << name(cache_.insert("m", key(half), payload<KV>(half), Tier::assistant).outcome)
+        page_ << " +"
+              << name(cache_.insert("m", key(half), payload<KV>(half), Tier::assistant).outcome)
               << cache_.erase("n", key(half));
     }
 
@@ -136,9 +137,10 @@ private:
                 page_ << error.what();
             }
         } else if (which < 13) {
-            rooms_.push_back({cache_.reserve(model_, tokens, payload<KV>(text).nbytes(), tier, insert),
-                              text});
-            page_ << name(rooms_.back().reservation.outcome()) << rooms_.back().reservation.tokens();
+            rooms_.push_back(
+                {cache_.reserve(model_, tokens, payload<KV>(text).nbytes(), tier, insert), text});
+            page_ << name(rooms_.back().reservation.outcome())
+                  << rooms_.back().reservation.tokens();
         } else if (which < 15 && !rooms_.empty()) {
             Room room = std::move(rooms_.back());
             rooms_.pop_back();
@@ -195,7 +197,8 @@ void compare_diaries() {
         const std::vector<std::string> expected = Diary<LRUPromptCache<KV>>(seed).write(400);
         const std::vector<std::string> written = Diary<ConcurrentPromptCache<KV>>(seed).write(400);
         REQUIRE(written.size() == expected.size());
-        const auto [first, second] = std::mismatch(written.begin(), written.end(), expected.begin());
+        const auto [first, second] =
+            std::mismatch(written.begin(), written.end(), expected.begin());
         if (first != written.end())
             REQUIRE(*first == *second);
     }
@@ -297,9 +300,8 @@ TEST_CASE("A removal names its model after the last entry of the model left") {
 TEST_CASE("A listener and a destructor may call the cache, which they do without its lock") {
     ConcurrentPromptCache<Farewell> cache({.max_entries = 1});
     std::string log;
-    cache.set_removal_listener([&](const auto& removal) {
-        log += word(removal.tokens) + std::to_string(cache.size());
-    });
+    cache.set_removal_listener(
+        [&](const auto& removal) { log += word(removal.tokens) + std::to_string(cache.size()); });
     const auto farewell = [&] { log += "-" + std::to_string(cache.nbytes("m")) + " "; };
     cache.insert("m", key("a"), Farewell(farewell), Tier::user);
     cache.insert("m", key("b"), Farewell(farewell), Tier::user);

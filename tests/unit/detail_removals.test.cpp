@@ -56,9 +56,9 @@ TEST_CASE("Removals report each record in order, without the lock, and then dest
     std::string log;
     const auto listener = std::make_shared<const Removals::Listener>([&](Removal& removal) {
         CHECK_FALSE(lock.is_locked);
-        log += removal.model + "/" + word(removal.tokens) + " " + std::string(name(removal.reason)) +
-               " " + std::string(name(removal.tier)) + " " + std::to_string(removal.bytes) + " " +
-               std::to_string(removal.kept_tokens) + " " +
+        log += removal.model + "/" + word(removal.tokens) + " " +
+               std::string(name(removal.reason)) + " " + std::string(name(removal.tier)) + " " +
+               std::to_string(removal.bytes) + " " + std::to_string(removal.kept_tokens) + " " +
                (removal.payload != nullptr ? text_of(*removal.payload) : "-") + "; ";
         CHECK(test.locate("abc").record(3) == nullptr); // each left the index before
     });

@@ -28,16 +28,15 @@ PayloadLease<KV> begin(promptkv::detail::SharedPayload<KV>& payload) {
 /// A payload that the test owns as a cache does, and what became of it.
 struct Watched {
     Watched()
-        : payload(shared_payload<Farewell>(*account, Farewell([this] { is_destroyed = true; }))
-                      .release()) {}
+        : payload(shared_payload<Farewell>(*account, Farewell([this] {
+                      is_destroyed = true;
+                  })).release()) {}
 
     TestAccount<Farewell> account;
     bool is_destroyed = false;
     FarewellPayload* payload;
 
-    [[nodiscard]] PayloadLease<Farewell> lease() const {
-        return begin(*payload);
-    }
+    [[nodiscard]] PayloadLease<Farewell> lease() const { return begin(*payload); }
 };
 
 TEST_CASE("A payload without leases is destroyed by the cache") {

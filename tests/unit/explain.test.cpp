@@ -59,8 +59,9 @@ TEST_CASE("explain says what a prompt hits") {
           "hit (exact): 6 tokens reused, 6 of 6 tokens match; served by: 6 tokens, user");
     CHECK(why(cache, "abcdefgh") ==
           "hit (shorter): 6 tokens reused, 6 of 8 tokens match; served by: 6 tokens, user");
-    CHECK(why(cache, "abcxy") == "hit (longer): 3 tokens reused, 3 of 5 tokens match, then 120 where "
-                                 "100 is stored; served by: 6 tokens, user");
+    CHECK(why(cache, "abcxy") ==
+          "hit (longer): 3 tokens reused, 3 of 5 tokens match, then 120 where "
+          "100 is stored; served by: 6 tokens, user");
 }
 
 TEST_CASE("explain says that nothing begins as the prompt does") {
@@ -95,9 +96,10 @@ TEST_CASE("explain says that only the last token stands in the way") {
 TEST_CASE("explain says that too little could be reused") {
     Cache cache;
     store(cache, "abcdef", Tier::assistant);
-    CHECK(why(cache, "abxyz", {.min_reuse = 3}) ==
-          "miss (below_min_reuse): 2 of 5 tokens match, then 120 where 99 is stored; nearest key: 6 "
-          "tokens, assistant");
+    CHECK(
+        why(cache, "abxyz", {.min_reuse = 3}) ==
+        "miss (below_min_reuse): 2 of 5 tokens match, then 120 where 99 is stored; nearest key: 6 "
+        "tokens, assistant");
 }
 
 TEST_CASE("Every lookup is counted as a hit or as a miss, once") {

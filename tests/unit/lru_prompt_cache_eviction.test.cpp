@@ -299,7 +299,8 @@ TEST_CASE("Entries that hold the same blocks can be evicted all the same") {
 
 // second chance //////////////////////////////////////////////////////////////
 
-TEST_CASE("An entry that longer matches used gives its tail first, then moves to the hot end once") {
+TEST_CASE(
+    "An entry that longer matches used gives its tail first, then moves to the hot end once") {
     Cache cache;
     store(cache, "abcdefgh", Tier::user);
     store(cache, "vwxyz", Tier::user);

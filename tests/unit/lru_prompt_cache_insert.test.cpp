@@ -207,7 +207,8 @@ TEST_CASE("insert of a key that a longer entry serves stores nothing") {
 TEST_CASE("present is decided before the payload's size matters") {
     Cache cache({.max_bytes = 6});
     store(cache, "abcdef", Tier::user);
-    CHECK(store(cache, "abc", Tier::user, {.step = 0, .overhead = 100}).outcome == Outcome::present);
+    CHECK(store(cache, "abc", Tier::user, {.step = 0, .overhead = 100}).outcome ==
+          Outcome::present);
     const auto lease = cache.lease_nearest("m", key("abcdefg"));
     CHECK(store(cache, "abc", Tier::user).outcome == Outcome::present);
 }
@@ -561,7 +562,8 @@ TEST_CASE("insert with make absorbs and raises tiers as the other does") {
     CHECK(stored.outcome == Outcome::stored);
     CHECK(stored.absorbed == 0); // "ab" left when "abc" came
     CHECK(contents(cache) == "abc2 abcd1");
-    const auto present = cache.insert("m", key("abcd"), 4, Tier::system, [] { return Tape("abcd"); });
+    const auto present =
+        cache.insert("m", key("abcd"), 4, Tier::system, [] { return Tape("abcd"); });
     CHECK(present.outcome == Outcome::present);
     CHECK(contents(cache) == "abcd2"); // raised, and absorbs what is below it
     CHECK(cache.check_invariants());

@@ -39,8 +39,9 @@ TEST_CASE("for_each shows every entry with what is known of it") {
     cache.insert("b", key("xy"), Tape("xy", {.bytes_per_token = 5}), Tier::system);
     std::vector<std::string> seen;
     std::as_const(cache).for_each([&seen](const Cache::EntryView& entry) {
-        seen.push_back(entry.model + "/" + word(entry.tokens) + "@" + std::string(name(entry.tier)) +
-                       "=" + std::to_string(entry.nbytes) + ":" + text_of(entry.kv));
+        seen.push_back(entry.model + "/" + word(entry.tokens) + "@" +
+                       std::string(name(entry.tier)) + "=" + std::to_string(entry.nbytes) + ":" +
+                       text_of(entry.kv));
     });
     CHECK(seen == std::vector<std::string>{"a/abc@user=3:abc", "b/xy@system=10:xy"});
 }

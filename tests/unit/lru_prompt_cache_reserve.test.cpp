@@ -173,11 +173,11 @@ TEST_CASE("prefix hands out the whole blocks that are stored of the key") {
         std::string stored, prefix;
     };
     const Row row = GENERATE(values<Row>({
-        {"xyz", "-"},       // nothing is shared
-        {"axyz", "-"},      // not one whole block is shared
-        {"abcxyz", "ab"},   // an entry that branches off
-        {"abcd", "abcd"},   // an entry on a prefix
-        {"abcde", "abcd"},  // an entry on a prefix, without its last block
+        {"xyz", "-"},      // nothing is shared
+        {"axyz", "-"},     // not one whole block is shared
+        {"abcxyz", "ab"},  // an entry that branches off
+        {"abcd", "abcd"},  // an entry on a prefix
+        {"abcde", "abcd"}, // an entry on a prefix, without its last block
         {"abcdef12", "abcdef"},
     }));
     CAPTURE(row.stored);

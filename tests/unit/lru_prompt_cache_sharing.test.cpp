@@ -208,7 +208,8 @@ TEST_CASE("A tail that is cut off counts what it held alone") {
     std::string log;
     cache.set_removal_listener([&log](const auto& removal) {
         log += word(removal.tokens) + ":" + std::string(name(removal.reason)) + " kept " +
-               std::to_string(removal.kept_tokens) + ", " + std::to_string(removal.bytes) + " bytes";
+               std::to_string(removal.kept_tokens) + ", " + std::to_string(removal.bytes) +
+               " bytes";
     });
     CHECK(cache.trim_to({.max_bytes = 8}) == 1);
     // "abcdef" would be left with "abcd", which the other entry serves: it is dropped.

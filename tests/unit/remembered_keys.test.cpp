@@ -210,8 +210,8 @@ TEST_CASE("A key of several sessions is forgotten with none of them") {
     CHECK(known(cache, "abcd") == 4);
 }
 
-TEMPLATE_TEST_CASE("Beyond the bound the key that was evicted first is forgotten first",
-                   "", Cache, Learning) {
+TEMPLATE_TEST_CASE("Beyond the bound the key that was evicted first is forgotten first", "", Cache,
+                   Learning) {
     const bool listens = GENERATE(false, true);
     CAPTURE(listens);
     TestType cache({.remembered_tokens = 10});

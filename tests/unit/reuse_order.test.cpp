@@ -76,8 +76,7 @@ TEST_CASE("A leased entry is no victim until its lease ends") {
     CHECK(cache.check_invariants());
 }
 
-TEST_CASE("What was just stored can be the victim: it is declined, and nothing is lost",
-          "") {
+TEST_CASE("What was just stored can be the victim: it is declined, and nothing is lost", "") {
     Cache cache({.max_bytes = 8});
     store(cache, "abcdefgh", Tier::system);
     int removals = 0;

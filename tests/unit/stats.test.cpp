@@ -152,8 +152,8 @@ TEST_CASE("A probe, a touch and an explanation count nothing") {
 TEST_CASE("Each outcome of insert is counted once") {
     Cache cache({.max_bytes = 10, .max_entries = 1});
     store(cache, "abcd", Tier::user);
-    store(cache, "abcd", Tier::user);                    // replaced
-    store(cache, "ab", Tier::user);                      // present
+    store(cache, "abcd", Tier::user);                     // replaced
+    store(cache, "ab", Tier::user);                       // present
     store(cache, "xyzxyzxyzxyz", Tier::user, whole_only); // too large
     {
         const auto lease = cache.lease_nearest("m", key("abcde"));
