@@ -158,6 +158,11 @@ struct ReuseOrder {
             edge.use_again(use);
             observe(edge);
         }
+        /// The first part of an edge that was split is an edge of its own from now on, not used again yet.
+        void separated(NodeHook& edge) noexcept {
+            edge.is_new_part = false;
+            observe(edge);
+        }
         /// What the caller says of the request that used an edge last.
         void hint(NodeHook& edge, std::uint32_t hint) noexcept {
             edge.set_hint(hint);

@@ -333,6 +333,10 @@ public:
         describe(number, log_of(gap), use);
         observe(edge);
     }
+    void separated(int number) {
+        edges[number].is_new_part = false;
+        observe(edges[number]);
+    }
     void hint(int number, std::size_t hint) {
         NaiveEdge& edge = edges[number];
         edge.kind[4] = std::min<std::size_t>(15, hint);
@@ -358,8 +362,11 @@ public:
         describe(number, 0, use);
     }
     void expect_more(int number, int extended, const Order::Use& use) {
-        edges[number] = edges[extended];
-        describe(number, edges[number].kind[1], use);
+        NaiveEdge& edge = edges[number] = edges[extended];
+        const std::size_t gap = use.request - edge.last;
+        if (gap > 0)
+            edge.uses = std::min<std::size_t>(edge.uses + 1, 65'535);
+        describe(number, gap > 0 ? log_of(gap) : edge.kind[1], use);
     }
 
     std::map<int, NaiveEdge> edges;
@@ -465,8 +472,12 @@ public:
     }
     void use(int number, std::size_t tokens) {
         FakeRecord& record = *records_.at(number);
-        if (is_later(number) || nodes_.at(number).hook.is_new_part)
+        if (is_later(number)) {
             use_edge(number, use_of(tokens, record.tier));
+        } else if (nodes_.at(number).hook.is_new_part) {
+            order_.separated(nodes_.at(number).hook);
+            naive_.separated(number);
+        }
         order_.used(record);
         record.aside = false;
         naive_.edges[number].is_obsolete = false;
@@ -546,9 +557,7 @@ public:
         FakeNode& node = nodes_[to_come];
         node = FakeNode{};
         if (extends) {
-            node.hook = nodes_.at(extended).hook;
-            node.hook.slot = ReuseOrder::NodeHook::none;
-            node.hook.lengthen(use);
+            node.hook = nodes_.at(extended).hook.stretched(use);
             naive_.expect_more(to_come, extended, use);
         } else {
             node.hook.begin(children, use);

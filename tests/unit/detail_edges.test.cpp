@@ -7,6 +7,8 @@
 #include "catch.hpp"
 #include "detail_parts.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,13 +34,8 @@ public:
     Requests(const Requests&) = delete;
     Requests& operator=(const Requests&) = delete;
     ~Requests() {
-        for (R* record : entries_) {
-            parts_.order.leave(*record);
-            record->is_entry = false;
-            parts_.index.unlink(*record);
-            record->payload->drop(R::Payload::in_cache);
-            delete record;
-        }
+        for (R* record : entries_)
+            remove(*record);
     }
 
     /// Returns the number of the request.
@@ -50,7 +47,9 @@ public:
         Edges(parts_).looked_up(choice, tokens);
         return parts_.stats.lookups;
     }
-    void store(std::string_view text, const InsertOptions& options = {}, Shape shape = {}) {
+    /// `absorbed`: an entry that leaves for it; empty: none.
+    void store(std::string_view text, const InsertOptions& options = {}, Shape shape = {},
+               std::string_view absorbed = {}) {
         const Key tokens = key(text);
         parts_.order.reserve(entries_.size() + 1);
         R& record =
@@ -59,12 +58,22 @@ public:
         record.payload->record = &record;
         record.tier = Tier::user;
         record.is_entry = true;
-        parts_.index.show(record, record.serves_parts());
+        parts_.serves_parts = record.serves_parts();
+        parts_.index.show(record, parts_.serves_parts);
+        if (!absorbed.empty()) {
+            R* prefix = parts_.index.locate("m", key(absorbed)).place.node->value;
+            entries_.erase(std::find(entries_.begin(), entries_.end(), prefix));
+            remove(*prefix);
+        }
         Edges(parts_).stored(record, options);
         parts_.order.enter(record);
         entries_.push_back(&record);
     }
 
+    /// Tokens of the edge that ends behind these.
+    [[nodiscard]] std::size_t length(std::string_view text) const {
+        return parts_.index.locate("m", key(text)).place.node->edge_length;
+    }
     /// What is known of the edge that ends, or would be split, behind these tokens.
     [[nodiscard]] const Hook& edge(std::string_view text) const {
         return parts_.index.locate("m", key(text)).place.below()->hook;
@@ -74,7 +83,23 @@ public:
         return edge(text).features >> 16U & 15U;
     }
 
+    /// What the edge would be at whose end a key stood.
+    [[nodiscard]] Hook expected(std::string_view text) {
+        const Key tokens = key(text);
+        Hook hook;
+        Edges(parts_).expect(hook, parts_.index.locate("m", tokens), tokens.size(), Tier::user, {});
+        return hook;
+    }
+
 private:
+    void remove(R& record) {
+        parts_.order.leave(record);
+        record.is_entry = false;
+        parts_.index.unlink(record);
+        record.payload->drop(R::Payload::in_cache);
+        delete &record;
+    }
+
     promptkv::detail::Parts<R> parts_{{}};
     std::vector<R*> entries_;
 };
@@ -155,4 +180,51 @@ TEST_CASE("What a request adds to its prompt is a hint for all that it used", "[
         requests.store(prompt + "c", {.hint = 7});
         CHECK(requests.hint(prompt) == 7);
     }
+}
+
+TEST_CASE("What a request itself splits it has not used twice", "[edges]") {
+    Requests requests;
+    requests.look_up("abcdef");
+    requests.store("abcdef");
+    requests.store("abcd"); // a prefix of what it stored before
+    CHECK(requests.uses("abcd") == 1);
+    CHECK(requests.edge("abcd").last == 1);
+    CHECK_FALSE(requests.edge("abcd").is_new_part);
+    CHECK(requests.edge("abcd").interval != 0); // it waits for the next use
+    CHECK(requests.uses("abcdef") == 1);
+}
+
+TEST_CASE("A key that is to come is expected to be what it becomes", "[edges]") {
+    Requests requests;
+    requests.look_up("abcdefgh");
+    requests.store("abcdefgh");
+    std::string next, absorbed;
+    SECTION("where it goes on from an entry") {
+        next = "abcdefghij";
+        absorbed = "abcdefgh";
+    }
+    SECTION("where it branches off from one") {
+        next = "abcxy";
+    }
+    SECTION("where it ends within one") {
+        next = "abcd";
+    }
+    SECTION("where it is one more branch") {
+        requests.look_up("abcxy");
+        requests.store("abcxy");
+        next = "abcpq";
+    }
+    SECTION("where it shares nothing") {
+        next = "xy";
+    }
+    const std::uint64_t request = requests.look_up(next);
+    const Hook expected = requests.expected(next);
+    requests.store(next, {}, {}, absorbed);
+    const Hook& made = requests.edge(next);
+    CHECK(expected.last == request);
+    CHECK(made.last == request);
+    CHECK(made.uses == expected.uses);
+    constexpr std::uint32_t uses_gap_siblings = 0xfff, length = 0xf000;
+    CHECK((made.features & uses_gap_siblings) == (expected.features & uses_gap_siblings));
+    CHECK((expected.features & length) >> 12U == std::bit_width(requests.length(next)));
 }

@@ -76,16 +76,31 @@ TEST_CASE("Each use of an edge counts, and the requests since the last one", "[o
     }
 }
 
-TEST_CASE("An edge that goes on keeps its uses, gap and hint", "[observed_edge]") {
+TEST_CASE("An edge with another end keeps its uses, gap and hint", "[observed_edge]") {
     ObservedEdge edge = made(1, {1, 16, 1});
     edge.use_again({9, 16, 1});
     edge.set_hint(5);
-    edge.lengthen({9, 1000, 3});
-    CHECK(feature(edge, uses) == 2);
-    CHECK(feature(edge, gap) == 4);
-    CHECK(feature(edge, hint) == 5);
-    CHECK(feature(edge, length) == 10);
-    CHECK(feature(edge, tier) == 3);
+    edge.slot = 3;
+    const ObservedEdge longer = edge.stretched({9, 1000, 3});
+    CHECK(feature(longer, uses) == 2);
+    CHECK(feature(longer, gap) == 4);
+    CHECK(feature(longer, hint) == 5);
+    CHECK(feature(longer, length) == 10);
+    CHECK(feature(longer, tier) == 3);
+    CHECK(longer.slot == ObservedEdge::none);
+    CHECK(feature(edge, length) == 5);
+    SECTION("and is used once more by a later request") {
+        const ObservedEdge later = edge.stretched({11, 1000, 3});
+        CHECK(later.last == 11);
+        CHECK(feature(later, uses) == 3);
+        CHECK(feature(later, gap) == 2);
+    }
+    SECTION("and its last use by an earlier one") {
+        const ObservedEdge earlier = edge.stretched({4, 1000, 3});
+        CHECK(earlier.last == 9);
+        CHECK(feature(earlier, uses) == 2);
+        CHECK(feature(earlier, gap) == 4);
+    }
 }
 
 TEST_CASE("What is too large for a feature is the largest", "[observed_edge]") {

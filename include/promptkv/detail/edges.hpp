@@ -13,6 +13,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
@@ -91,25 +92,20 @@ public:
         }
     }
 
-    /// What a new key of `n` tokens would be. Requires: it is not stored.
+    /// What the edge would be at whose end a new key of `n` tokens stands. Requires: it is not stored.
     void expect([[maybe_unused]] typename Policy::NodeHook& hook, [[maybe_unused]] const Spot& spot,
                 [[maybe_unused]] std::size_t n, [[maybe_unused]] typename R::TierEnum tier,
                 [[maybe_unused]] const InsertOptions& options) noexcept {
         if constexpr (observes_edges<Policy>) {
-            const Node* node = spot.place.node;
-            const bool extends = node != nullptr && spot.place.inside == nullptr &&
-                                 node->parent != nullptr && node->children.size() == 0 &&
-                                 node->value != nullptr && node->value->serves_any;
-            const Node* start = extends ? node->parent : node;
-            const std::size_t tokens = n - (start != nullptr ? start->depth : 0);
-            const typename Order::Use use{request_of(options), tokens, feature_of(tier)};
-            if (extends) {
-                hook = node->hook;
-                hook.slot = Policy::NodeHook::none;
-                hook.lengthen(use);
-            } else {
-                hook.begin(spot.place.inside != nullptr ? 2 : siblings(node, 1), use);
-            }
+            const Node* edge = edge_of_key(spot, n);
+            const std::size_t start = edge != nullptr ? edge->parent->depth : spot.common();
+            const typename Order::Use use{request_of(options), n - start, feature_of(tier)};
+            if (edge == nullptr)
+                hook.begin(spot.place.inside != nullptr ? 2 : siblings(spot.place.node, 1), use);
+            else if (edge->hook.is_observed())
+                hook = edge->hook.stretched(use);
+            else
+                hook.begin(siblings(edge->parent, 0), use);
         }
     }
 
@@ -131,14 +127,38 @@ private:
         return typename Order::Use{now, node.edge_length,
                                    record != nullptr ? feature_of(record->tier) : 0};
     }
-    /// The request `now` ran over the node, unless a later one has. A new first part was used by both.
+    /// The edge that a new key of `n` tokens makes longer, or ends in. Null: the key gets one of its own.
+    [[nodiscard]] const Node* edge_of_key(const Spot& spot, std::size_t n) const noexcept {
+        const Node* inside = spot.place.inside;
+        const Node* edge = inside != nullptr ? inside : spot.place.node;
+        if (edge == nullptr || edge->parent == nullptr)
+            return nullptr;
+        const bool ends_in_it = spot.common() == n && (inside == nullptr || parts_.serves_parts);
+        const bool extends_it = inside == nullptr && edge->children.size() == 0 &&
+                                edge->value != nullptr && edge->value->serves_any;
+        if (!ends_in_it && !extends_it)
+            return nullptr;
+        while (edge->hook.is_tail && edge->parent->parent != nullptr &&
+               edge->parent->children.size() == 1)
+            edge = edge->parent; // they are joined when the key is stored
+        return edge;
+    }
+    /// The request `now` ran over the node. Counts once a request. The first part of an edge that was split
+    /// just now may be used by an earlier request than the last one of the whole.
     void use(Node& node, std::uint32_t now) noexcept {
         auto& hook = node.hook;
         const bool is_later = static_cast<std::int32_t>(now - hook.last) > 0;
-        if (hook.is_observed() && (is_later || hook.is_new_part))
-            order_.used(hook, use_of(node, is_later ? now : hook.last));
-        else if (hook.is_tail && is_later)
-            hook.last = now;
+        if (!hook.is_observed()) {
+            if (hook.is_tail && is_later)
+                hook.last = now;
+        } else if (is_later) {
+            order_.used(hook, use_of(node, now));
+        } else if (hook.is_new_part && now != hook.last) {
+            const std::uint32_t last = std::exchange(hook.last, now);
+            order_.used(hook, use_of(node, last));
+        } else if (hook.is_new_part) {
+            order_.separated(hook);
+        }
     }
 
     void use_above(Node& node, std::uint32_t now) noexcept {

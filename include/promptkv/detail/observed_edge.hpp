@@ -56,8 +56,18 @@ struct ObservedEdge {
             ++uses;
         describe(log_feature(use.request - last), use);
     }
-    /// It goes on after its last use, by the same request.
-    void lengthen(const Use& use) noexcept { describe(features >> 4U & 15U, use); }
+    /// The same edge with another end, as a request uses it, perhaps the one that used it last.
+    [[nodiscard]] ObservedEdge stretched(Use use) const noexcept {
+        ObservedEdge edge = *this;
+        edge.slot = none;
+        if (static_cast<std::int32_t>(use.request - last) > 0) {
+            edge.use_again(use);
+        } else {
+            use.request = last;
+            edge.describe(features >> 4U & 15U, use);
+        }
+        return edge;
+    }
     void set_hint(std::uint32_t hint) noexcept {
         features = (features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
     }
