@@ -132,15 +132,19 @@ struct ReuseOrder {
             lesson_.learn(now_);
             thin_out();
         }
-        /// By how many tokens a request's key is longer than what the request had so far; nothing: unknown.
-        [[nodiscard]] std::optional<std::size_t> extend_request(std::uint32_t request,
-                                                                std::size_t tokens) noexcept {
-            Prompt& prompt = prompts_[request % prompts_.size()];
+        /// By how many tokens a key is longer than what a request had so far; nothing: unknown.
+        [[nodiscard]] std::optional<std::size_t> extension(std::uint32_t request,
+                                                           std::size_t tokens) const noexcept {
+            const Prompt& prompt = prompts_[request % prompts_.size()];
             if (prompt.request != request)
                 return std::nullopt;
-            const std::size_t before =
-                std::exchange(prompt.tokens, (std::max)(prompt.tokens, tokens));
-            return prompt.tokens - before;
+            return (std::max)(prompt.tokens, tokens) - prompt.tokens;
+        }
+        /// A request stores a key, or would have.
+        void extend_request(std::uint32_t request, std::size_t tokens) noexcept {
+            Prompt& prompt = prompts_[request % prompts_.size()];
+            if (prompt.request == request)
+                prompt.tokens = (std::max)(prompt.tokens, tokens);
         }
         /// What compares with LRU; null: nothing does.
         [[nodiscard]] detail::LruWatch* watch() noexcept { return watch_ ? &*watch_ : nullptr; }

@@ -364,9 +364,10 @@ public:
     void expect_more(int number, int extended, const Order::Use& use) {
         NaiveEdge& edge = edges[number] = edges[extended];
         const std::size_t gap = use.request - edge.last;
-        if (gap > 0)
-            edge.uses = std::min<std::size_t>(edge.uses + 1, 65'535);
-        describe(number, gap > 0 ? log_of(gap) : edge.kind[1], use);
+        if (gap == 0)
+            return;
+        edge.uses = std::min<std::size_t>(edge.uses + 1, 65'535);
+        describe(number, log_of(gap), use);
     }
 
     std::map<int, NaiveEdge> edges;
@@ -557,7 +558,7 @@ public:
         FakeNode& node = nodes_[to_come];
         node = FakeNode{};
         if (extends) {
-            node.hook = nodes_.at(extended).hook.stretched(use);
+            node.hook = nodes_.at(extended).hook.continued(use);
             naive_.expect_more(to_come, extended, use);
         } else {
             node.hook.begin(children, use);

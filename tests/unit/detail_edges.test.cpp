@@ -8,7 +8,6 @@
 #include "detail_parts.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -49,14 +48,14 @@ public:
     }
     /// `absorbed`: an entry that leaves for it; empty: none.
     void store(std::string_view text, const InsertOptions& options = {}, Shape shape = {},
-               std::string_view absorbed = {}) {
+               std::string_view absorbed = {}, Tier tier = Tier::user) {
         const Key tokens = key(text);
         parts_.order.reserve(entries_.size() + 1);
         R& record =
             parts_.index.link(parts_.index.locate("m", tokens), "m", tokens, std::make_unique<R>());
         record.payload = shared_payload<Tape>(parts_.ledger.account(), Tape(text, shape)).release();
         record.payload->record = &record;
-        record.tier = Tier::user;
+        record.tier = tier;
         record.is_entry = true;
         parts_.serves_parts = record.serves_parts();
         parts_.index.show(record, parts_.serves_parts);
@@ -70,10 +69,6 @@ public:
         entries_.push_back(&record);
     }
 
-    /// Tokens of the edge that ends behind these.
-    [[nodiscard]] std::size_t length(std::string_view text) const {
-        return parts_.index.locate("m", key(text)).place.node->edge_length;
-    }
     /// What is known of the edge that ends, or would be split, behind these tokens.
     [[nodiscard]] const Hook& edge(std::string_view text) const {
         return parts_.index.locate("m", key(text)).place.below()->hook;
@@ -84,10 +79,10 @@ public:
     }
 
     /// What the edge would be at whose end a key stood.
-    [[nodiscard]] Hook expected(std::string_view text) {
+    [[nodiscard]] Hook expected(std::string_view text, Tier tier = Tier::user) {
         const Key tokens = key(text);
         Hook hook;
-        Edges(parts_).expect(hook, parts_.index.locate("m", tokens), tokens.size(), Tier::user, {});
+        Edges(parts_).expect(hook, parts_.index.locate("m", tokens), tokens.size(), tier, {});
         return hook;
     }
 
@@ -172,9 +167,11 @@ TEST_CASE("What a request adds to its prompt is a hint for all that it used", "[
     requests.look_up(prompt);
     requests.store(prompt);
     CHECK(requests.hint(prompt) == 0);
-    requests.store(prompt + std::string(40, 'b')); // 40 / 16 = 2
+    const std::string longer = prompt + std::string(40, 'b'); // 40 / 16 = 2
+    CHECK((requests.expected(longer).features >> 16U & 15U) == 2);
+    requests.store(longer);
     CHECK(requests.hint(prompt) == 2);
-    CHECK(requests.hint(prompt + std::string(40, 'b')) == 2);
+    CHECK(requests.hint(longer) == 2);
     SECTION("unless the caller gives one") {
         requests.look_up(prompt);
         requests.store(prompt + "c", {.hint = 7});
@@ -224,7 +221,18 @@ TEST_CASE("A key that is to come is expected to be what it becomes", "[edges]") 
     CHECK(expected.last == request);
     CHECK(made.last == request);
     CHECK(made.uses == expected.uses);
-    constexpr std::uint32_t uses_gap_siblings = 0xfff, length = 0xf000;
-    CHECK((made.features & uses_gap_siblings) == (expected.features & uses_gap_siblings));
-    CHECK((expected.features & length) >> 12U == std::bit_width(requests.length(next)));
+    CHECK(made.features == expected.features);
+}
+
+TEST_CASE("A key is expected to be an edge of its own below an entry that stays", "[edges]") {
+    Requests requests;
+    requests.look_up("abcdef");
+    requests.store("abcd");
+    const std::uint64_t request = requests.look_up("abcdef");
+    CHECK(requests.expected("abcdef").uses == 2); // the entry gives way
+    const Hook expected = requests.expected("abcdef", Tier::assistant);
+    requests.store("abcdef", {}, {}, {}, Tier::assistant);
+    CHECK(expected.last == request);
+    CHECK(expected.uses == 1);
+    CHECK(requests.edge("abcdef").features == expected.features);
 }

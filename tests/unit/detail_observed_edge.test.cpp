@@ -76,30 +76,30 @@ TEST_CASE("Each use of an edge counts, and the requests since the last one", "[o
     }
 }
 
-TEST_CASE("An edge with another end keeps its uses, gap and hint", "[observed_edge]") {
+TEST_CASE("A request that goes on from an edge uses it once", "[observed_edge]") {
     ObservedEdge edge = made(1, {1, 16, 1});
     edge.use_again({9, 16, 1});
     edge.set_hint(5);
     edge.slot = 3;
-    const ObservedEdge longer = edge.stretched({9, 1000, 3});
-    CHECK(feature(longer, uses) == 2);
-    CHECK(feature(longer, gap) == 4);
-    CHECK(feature(longer, hint) == 5);
-    CHECK(feature(longer, length) == 10);
-    CHECK(feature(longer, tier) == 3);
-    CHECK(longer.slot == ObservedEdge::none);
-    CHECK(feature(edge, length) == 5);
-    SECTION("and is used once more by a later request") {
-        const ObservedEdge later = edge.stretched({11, 1000, 3});
-        CHECK(later.last == 11);
-        CHECK(feature(later, uses) == 3);
-        CHECK(feature(later, gap) == 2);
+    CHECK(edge.continued({11, 1000, 3}).slot == ObservedEdge::none);
+    SECTION("more than before") {
+        const ObservedEdge longer = edge.continued({11, 1000, 3});
+        CHECK(longer.last == 11);
+        CHECK(feature(longer, uses) == 3);
+        CHECK(feature(longer, gap) == 2);
+        CHECK(feature(longer, length) == 10);
+        CHECK(feature(longer, hint) == 5);
+        CHECK(feature(longer, tier) == 3);
     }
-    SECTION("and its last use by an earlier one") {
-        const ObservedEdge earlier = edge.stretched({4, 1000, 3});
-        CHECK(earlier.last == 9);
-        CHECK(feature(earlier, uses) == 2);
-        CHECK(feature(earlier, gap) == 4);
+    SECTION("not twice, if it was the last one that used it") {
+        const ObservedEdge same = edge.continued({9, 1000, 3});
+        CHECK(same.last == 9);
+        CHECK(same.features == edge.features);
+    }
+    SECTION("nor where a later one has used it") {
+        const ObservedEdge same = edge.continued({4, 1000, 3});
+        CHECK(same.last == 9);
+        CHECK(same.features == edge.features);
     }
 }
 

@@ -13,6 +13,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -97,15 +98,18 @@ public:
                 [[maybe_unused]] std::size_t n, [[maybe_unused]] typename R::TierEnum tier,
                 [[maybe_unused]] const InsertOptions& options) noexcept {
         if constexpr (observes_edges<Policy>) {
-            const Node* edge = edge_of_key(spot, n);
+            const Node* edge = edge_of_key(spot, n, tier);
             const std::size_t start = edge != nullptr ? edge->parent->depth : spot.common();
-            const typename Order::Use use{request_of(options), n - start, feature_of(tier)};
+            const std::uint32_t now = request_of(options);
+            const typename Order::Use use{now, n - start, feature_of(tier)};
             if (edge == nullptr)
                 hook.begin(spot.place.inside != nullptr ? 2 : siblings(spot.place.node, 1), use);
             else if (edge->hook.is_observed())
-                hook = edge->hook.stretched(use);
+                hook = edge->hook.continued(use);
             else
                 hook.begin(siblings(edge->parent, 0), use);
+            if (const auto said = hint_of(order_.extension(now, n), options.hint))
+                hook.set_hint(*said);
         }
     }
 
@@ -128,19 +132,25 @@ private:
                                    record != nullptr ? feature_of(record->tier) : 0};
     }
     /// The edge that a new key of `n` tokens makes longer, or ends in. Null: the key gets one of its own.
-    [[nodiscard]] const Node* edge_of_key(const Spot& spot, std::size_t n) const noexcept {
+    [[nodiscard]] const Node* edge_of_key(const Spot& spot, std::size_t n,
+                                          typename R::TierEnum tier) const noexcept {
         const Node* inside = spot.place.inside;
         const Node* edge = inside != nullptr ? inside : spot.place.node;
         if (edge == nullptr || edge->parent == nullptr)
             return nullptr;
+        const auto gives_way = [&](const Node& node) { // when the key is stored
+            const R* record = node.value;
+            return record == nullptr ||
+                   (record->serves_any && !(record->is_entry && record->tier > tier));
+        };
         const bool ends_in_it = spot.common() == n && (inside == nullptr || parts_.serves_parts);
-        const bool extends_it = inside == nullptr && edge->children.size() == 0 &&
-                                edge->value != nullptr && edge->value->serves_any;
+        const bool extends_it = inside == nullptr && edge->children.size() == 0 && gives_way(*edge);
         if (!ends_in_it && !extends_it)
             return nullptr;
-        while (edge->hook.is_tail && edge->parent->parent != nullptr &&
-               edge->parent->children.size() == 1)
-            edge = edge->parent; // they are joined when the key is stored
+        for (const Node* above = edge->parent; edge->hook.is_tail && above->parent != nullptr &&
+                                               above->children.size() == 1 && gives_way(*above);
+             above = above->parent)
+            edge = above;
         return edge;
     }
     /// The request `now` ran over the node. Counts once a request. The first part of an edge that was split
@@ -172,19 +182,27 @@ private:
     /// A request stored, or would have stored, the key at a node: what the request added to its prompt says
     /// something about all that it used.
     void extended(Node& node, std::uint32_t now, std::int8_t hint) noexcept {
-        constexpr std::size_t unit = 16; // tokens
-        const auto added = order_.extend_request(now, node.depth);
+        const auto added = order_.extension(now, node.depth);
+        order_.extend_request(now, node.depth);
         if (added && *added > 0 && order_.watch() != nullptr)
             order_.watch()->add(*added);
-        if (hint < 0 && !added)
+        const auto said = hint_of(added, hint);
+        if (!said)
             return;
-        const std::uint32_t said = hint >= 0
-                                       ? static_cast<std::uint32_t>(hint)
-                                       : static_cast<std::uint32_t>(std::bit_width(*added / unit));
         for (Node* used = &node; used != nullptr; used = used->parent) {
             if (used->hook.is_observed() && used->hook.last == now)
-                order_.hint(used->hook, said);
+                order_.hint(used->hook, *said);
         }
+    }
+    /// What a request says by the tokens that it adds, unless the caller gives a hint.
+    [[nodiscard]] static std::optional<std::uint32_t> hint_of(std::optional<std::size_t> added,
+                                                              std::int8_t hint) noexcept {
+        constexpr std::size_t unit = 16; // tokens
+        if (hint >= 0)
+            return static_cast<std::uint32_t>(hint);
+        if (!added)
+            return std::nullopt;
+        return static_cast<std::uint32_t>(std::bit_width(*added / unit));
     }
 
     /// Tells the watch which tokens the prompt uses, from the root on.

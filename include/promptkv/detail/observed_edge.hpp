@@ -56,16 +56,12 @@ struct ObservedEdge {
             ++uses;
         describe(log_feature(use.request - last), use);
     }
-    /// The same edge with another end, as a request uses it, perhaps the one that used it last.
-    [[nodiscard]] ObservedEdge stretched(Use use) const noexcept {
+    /// What it is to a request that goes on from it, and is perhaps the one that used it last.
+    [[nodiscard]] ObservedEdge continued(const Use& use) const noexcept {
         ObservedEdge edge = *this;
         edge.slot = none;
-        if (static_cast<std::int32_t>(use.request - last) > 0) {
+        if (static_cast<std::int32_t>(use.request - last) > 0)
             edge.use_again(use);
-        } else {
-            use.request = last;
-            edge.describe(features >> 4U & 15U, use);
-        }
         return edge;
     }
     void set_hint(std::uint32_t hint) noexcept {
