@@ -6,12 +6,14 @@
 #include "catch.hpp"
 #include "unit_payloads.hpp"
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -124,6 +126,22 @@ TEST_CASE("A leased entry stays where room is made") {
     }
     store(cache, "pqr", Tier::user);
     CHECK(contents(cache) == "pqr1 xyz1");
+}
+
+TEST_CASE("Entries come back in their order, whichever lease ends first") {
+    const auto ends = GENERATE(values<std::array<std::size_t, 3>>(
+        {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}));
+    Cache cache;
+    std::vector<Lease> leases;
+    for (const char* word : {"abc", "mno", "pqr"}) {
+        store(cache, word, Tier::user);
+        leases.push_back(cache.lease_nearest("m", key(word)));
+    }
+    store(cache, "xyz", Tier::user);
+    CHECK(cache.trim_to({.max_entries = 3}) == 1);
+    for (const std::size_t i : ends)
+        leases[i].end();
+    CHECK(eviction_order(cache) == "abc mno pqr");
 }
 
 TEST_CASE("A payload that left its entry lives as long as it is leased, and its bytes count") {

@@ -67,7 +67,7 @@ public:
     public:
         explicit Call(Cache& cache) : cache_(cache) {
             cache_.mutex_.lock();
-            cache_.drain(*this);
+            cache_.drain();
             cache_.keep_limits(*this);
         }
         Call(const Call&) = delete;
@@ -354,26 +354,16 @@ private:
     using Claim = typename Reservations<R>::Claim;
 
     /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
-    void drain(Call& call) noexcept {
+    void drain() noexcept {
         if (!parts_.ledger.has_ended())
             return;
-        Eviction<R> eviction(parts_, call.gone);
-        std::array<R*, 32> sorted{}; // chain i is empty or has 2^i records
-        parts_.ledger.drain([&](R& record) {
-            if (!record.is_aside() || record.payload->set_aside())
-                return;
-            record.next = nullptr;
-            R* chain = &record;
-            std::size_t i = 0;
-            for (; i + 1 < sorted.size() && sorted[i] != nullptr; ++i)
-                chain = merged(std::exchange(sorted[i], nullptr), chain);
-            sorted[i] = merged(sorted[i], chain);
-        });
         R* back = nullptr;
-        for (R* chain : sorted)
-            back = merged(back, chain);
-        if (back == nullptr)
-            return;
+        parts_.ledger.drain([&](R& record) {
+            if (record.is_aside() && !record.payload->set_aside())
+                record.next = std::exchange(back, &record);
+        });
+        if (back != nullptr && back->next != nullptr)
+            back = sorted(back);
         while (back != nullptr)
             parts_.put_back(*std::exchange(back, back->next));
     }
@@ -384,7 +374,23 @@ private:
             Eviction<R>(parts_, call.gone).make_room(limits(), 0, 0);
     }
 
-    /// Two chains as one; those that were set aside last come first.
+    /// Sorts a chain: those that were set aside last come first.
+    [[nodiscard]] static R* sorted(R* chain) noexcept {
+        std::array<R*, 32> parts{}; // part i is empty or has 2^i records
+        while (chain != nullptr) {
+            R* part = std::exchange(chain, chain->next);
+            part->next = nullptr;
+            std::size_t i = 0;
+            for (; i + 1 < parts.size() && parts[i] != nullptr; ++i)
+                part = merged(std::exchange(parts[i], nullptr), part);
+            parts[i] = merged(parts[i], part);
+        }
+        R* all = nullptr;
+        for (R* part : parts)
+            all = merged(all, part);
+        return all;
+    }
+    /// Two sorted chains as one.
     [[nodiscard]] static R* merged(R* a, R* b) noexcept {
         R* first = nullptr;
         R** at = &first;
