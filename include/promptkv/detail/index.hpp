@@ -205,6 +205,10 @@ public:
     [[nodiscard]] Home* find(ModelView model) const {
         if (homes_.empty())
             return nullptr;
+        if (homes_.size() == 1) { // as in most caches: comparing costs less than hashing
+            Home* only = *homes_.begin();
+            return only->model == model ? only : nullptr;
+        }
         const auto found = homes_.find(Name{model, hash_of(model)});
         return found != homes_.end() ? *found : nullptr;
     }
