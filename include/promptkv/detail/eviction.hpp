@@ -50,8 +50,9 @@ public:
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
     /// to evict.
     /// Requires: both are within the limits.
-    Evicted make_room(CacheLimits limits, std::size_t nbytes, std::size_t entries) noexcept {
-        return make_room(limits, nbytes, entries, nullptr, [](std::size_t) { return false; });
+    Evicted make_room(CacheLimits limits, std::size_t nbytes, std::size_t entries,
+                      const R* incoming = nullptr) noexcept {
+        return make_room(limits, nbytes, entries, incoming, [](std::size_t) { return false; });
     }
 
     /// The same for an entry that is being stored. Where the policy says that `incoming` itself is the

@@ -156,7 +156,7 @@ private:
         const auto evicted = make_room_for(record, added, insert);
         insert.inserted.evicted = evicted.entries;
         insert.inserted.cut = evicted.cuts;
-        if (evicted.declined) {
+        if (Policy::declines && evicted.declined) {
             decline(record, added, insert);
             return;
         }
@@ -167,6 +167,8 @@ private:
     /// Evicts others until the incoming entry, which needs `added` bytes, fits; or a part of it, which lowers
     /// `added`, where the policy wants no more.
     auto make_room_for(R& record, std::size_t& added, const Insert& insert) noexcept {
+        if (!Policy::declines)
+            return eviction_.make_room(parts_.limits(), added, 1, &record);
         Part part{record.length(), 0};
         std::size_t needed = added;
         const auto give_up_some = [&](std::size_t wanted) {
