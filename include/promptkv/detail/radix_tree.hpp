@@ -71,7 +71,8 @@ public:
     /// Removes the node as well, unless others need it. Requires: the node lost its value just now.
     void value_removed(Node* node) noexcept {
         --size_;
-        refresh(node);
+        if (node == root_ || node->children.size() > 0)
+            refresh(node); // a leaf leaves, which refreshes its parent
         prune(node);
     }
 
@@ -383,6 +384,7 @@ private:
             Node* parent = node->parent;
             const std::size_t before = parent->children.nbytes();
             parent->children.remove(node->slot);
+            refresh(parent);
             if (parent != root_)
                 bytes_ -= before - parent->children.nbytes();
             const bool shared = parent->run == node->run;
