@@ -41,7 +41,6 @@ void leave(TestIndex& test, Removals& gone, R& record, RemovalReason reason) {
     test.let_go(record);
     record.is_entry = false;
     record.left_bytes = record.payload->nbytes;
-    record.left_tokens = nullptr;
     record.reason = reason;
     test.index.show(record, false);
     gone.push(record);

@@ -354,13 +354,12 @@ private:
         const std::size_t length = record.length();
         const bool reports = parts_.listener != nullptr;
         if (reports)
-            Index<R>::remember_tokens(*left, *record.node);
+            left->keep(Index<R>::copy_of_key(*record.node));
         const bool changes_edge = kept <= record.node->parent->depth;
         if (changes_edge)
             parts_.withdraw(record);
         if (left->payload == nullptr || !parts_.index.shorten(record, kept)) {
             delete left->payload;
-            delete left->left_tokens;
             parts_.resident_leaf(&record);
             return false;
         }

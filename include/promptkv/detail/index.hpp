@@ -361,12 +361,15 @@ public:
             f(*home);
     }
 
-    /// Keeps the tokens of a node for a record that waits to be reported.
-    static void remember_tokens(R& record, const Node& node) noexcept {
+    /// The tokens of a node, for a record that waits to be reported. Null if memory ran out: they are
+    /// reported as empty.
+    [[nodiscard]] static auto copy_of_key(const Node& node) noexcept {
+        std::unique_ptr<std::vector<typename R::Token>> tokens;
         PROMPTKV_TRY {
-            record.left_tokens = new std::vector<typename R::Token>(node.key());
+            tokens = std::make_unique<std::vector<typename R::Token>>(node.key());
         }
-        PROMPTKV_CATCH_ALL {} // they are reported as empty
+        PROMPTKV_CATCH_ALL {}
+        return tokens;
     }
 
     // observers //////////////////////////////////////////////////////////////
@@ -493,7 +496,7 @@ private:
         if (former->remembered) {
             take_off(*former, node);
         } else if (!former->is_entry) {
-            remember_tokens(*former, node);
+            former->keep(copy_of_key(node));
         }
         former->node = nullptr;
         node.value = &record;

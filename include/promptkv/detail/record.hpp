@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -55,9 +56,10 @@ struct Record {
         std::size_t left_bytes;      // afterwards: what the payload, or the tail, refers to
         std::uint64_t evicted_at;    // of a remembered key: bytes evicted before it was
     };
-    std::uint64_t session = 0; // the first that stored it; 0: none
-    std::vector<Token>* left_tokens =
-        nullptr;             // of what left: the key, unless it can be read from the node
+    union {
+        std::uint64_t session = 0;       // the first that stored it; 0: none
+        std::vector<Token>* left_tokens; // of what left and has no node: its key
+    };
     std::uint32_t aside = 0; // when it was set aside, as a running number; 0: it is not
     union {
         std::uint32_t chance = 0; // tokens that a longer match used since its own last use
@@ -75,11 +77,22 @@ struct Record {
     bool superseded : 1 = false;      // by a longer entry, and not used since
     bool many_sessions : 1 = false;   // it was stored by more than one
     bool last_of_session : 1 = false; // its partition's `sessions` points here
+    bool keeps_tokens : 1 = false;    // it has `left_tokens`, and no `session` any more
 
     Record() = default;
     Record(const Record&) = delete;
     Record& operator=(const Record&) = delete;
-    ~Record() = default;
+    ~Record() {
+        if (keeps_tokens)
+            delete left_tokens;
+    }
+
+    /// Keeps the key of what left, unless it is null.
+    void keep(std::unique_ptr<std::vector<Token>> key) noexcept {
+        keeps_tokens = key != nullptr;
+        if (keeps_tokens)
+            left_tokens = key.release();
+    }
 
     [[nodiscard]] std::size_t length() const noexcept { return node->depth; }
     [[nodiscard]] bool is_aside() const noexcept { return aside != 0; }

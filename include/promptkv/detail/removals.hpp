@@ -51,8 +51,9 @@ public:
         }
         while (R* record = pop()) {
             if (record->node != nullptr) {
-                index.remember_tokens(*record, *record->node);
+                auto key = index.copy_of_key(*record->node);
                 index.unlink(*record);
+                record->keep(std::move(key));
             }
             lock.unlock();
             report(*record, *listener);
@@ -92,8 +93,8 @@ private:
 
     static void report(R& record, const Listener& listener) noexcept {
         const std::span<const typename R::Token> tokens =
-            record.left_tokens != nullptr ? std::span<const typename R::Token>(*record.left_tokens)
-                                          : std::span<const typename R::Token>();
+            record.keeps_tokens ? std::span<const typename R::Token>(*record.left_tokens)
+                                : std::span<const typename R::Token>();
         const bool can_move = record.payload != nullptr && record.payload->has_kv &&
                               record.reason != RemovalReason::taken;
         Removal<typename R::KV, typename R::Model, typename R::Token, typename R::TierEnum> removal{
@@ -112,7 +113,6 @@ private:
             record->payload->destroy_kv();
             record->payload->drop(R::Payload::in_cache);
         }
-        delete record->left_tokens;
         record->home->release();
         delete record;
     }

@@ -255,7 +255,7 @@ private:
         join_session(record, options.session);
         eviction_.remove(former, RemovalReason::replaced);
         if (parts_.listener != nullptr)
-            Index<R>::remember_tokens(former, *record.node);
+            former.keep(Index<R>::copy_of_key(*record.node));
     }
 
     /// The session's last entry becomes the next victim of its tier if it is a dead branch; `record` is
