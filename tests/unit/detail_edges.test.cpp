@@ -35,6 +35,12 @@ public:
     ~Requests() {
         for (R* record : entries_)
             remove(*record);
+        parts_.index.remember_at_most(0);
+        parts_.index.forget_surplus();
+        while (R* forgotten = parts_.index.pop_forgotten()) {
+            forgotten->home->release();
+            delete forgotten;
+        }
     }
 
     /// Returns the number of the request.
@@ -67,6 +73,15 @@ public:
         Edges(parts_).stored(record, options);
         parts_.order.enter(record);
         entries_.push_back(&record);
+    }
+
+    /// A key that the policy did not want is remembered.
+    void decline(std::string_view text, Tier tier) {
+        const Key tokens = key(text);
+        parts_.index.remember_at_most(1'000);
+        auto* node = parts_.index.remember(parts_.index.locate("m", tokens), tokens, tier, 0, true);
+        REQUIRE(node != nullptr);
+        Edges(parts_).declined(*node, {});
     }
 
     /// What is known of the edge that ends, or would be split, behind these tokens.
@@ -235,4 +250,24 @@ TEST_CASE("A key is expected to be an edge of its own below an entry that stays"
     CHECK(expected.last == request);
     CHECK(expected.uses == 1);
     CHECK(requests.edge("abcdef").features == expected.features);
+}
+
+TEST_CASE("What was declined belongs to the edge above, unless the entry there stays", "[edges]") {
+    Requests requests;
+    requests.look_up("abcdef");
+    requests.store("abcd");
+    SECTION("it would have given way") {
+        requests.decline("abcdef", Tier::user);
+        CHECK(requests.edge("abcdef").is_tail);
+        requests.look_up("abcdef");
+        CHECK(requests.uses("abcd") == 2);
+        CHECK(requests.uses("abcdef") == 0);
+    }
+    SECTION("it is of a more persistent tier") {
+        requests.decline("abcdef", Tier::assistant);
+        CHECK_FALSE(requests.edge("abcdef").is_tail);
+        requests.look_up("abcdef");
+        CHECK(requests.uses("abcd") == 2);
+        CHECK(requests.uses("abcdef") == 2);
+    }
 }

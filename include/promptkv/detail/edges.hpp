@@ -85,7 +85,7 @@ public:
             const bool parts = node.value->serves_any;
             if (parts)
                 use_above(node, now);
-            if (parts && node.parent->children.size() == 1 && node.parent->parent != nullptr)
+            if (parts && is_joined(node, node.value->tier))
                 node.hook.is_tail = true;
             else
                 born(node, now);
@@ -131,6 +131,17 @@ private:
         return typename Order::Use{now, node.edge_length,
                                    record != nullptr ? feature_of(record->tier) : 0};
     }
+    /// Whether a node has no value that stays where a key of a tier that goes on from it is stored.
+    [[nodiscard]] static bool gives_way(const Node& node, typename R::TierEnum tier) noexcept {
+        const R* record = node.value;
+        return record == nullptr ||
+               (record->serves_any && (!record->is_entry || record->tier <= tier));
+    }
+    /// Whether the edge of a node is joined with the one above where a key of a tier is stored at its end.
+    [[nodiscard]] static bool is_joined(const Node& node, typename R::TierEnum tier) noexcept {
+        const Node& above = *node.parent;
+        return above.parent != nullptr && above.children.size() == 1 && gives_way(above, tier);
+    }
     /// The edge that a new key of `n` tokens makes longer, or ends in. Null: the key gets one of its own.
     [[nodiscard]] const Node* edge_of_key(const Spot& spot, std::size_t n,
                                           typename R::TierEnum tier) const noexcept {
@@ -138,19 +149,13 @@ private:
         const Node* edge = inside != nullptr ? inside : spot.place.node;
         if (edge == nullptr || edge->parent == nullptr)
             return nullptr;
-        const auto gives_way = [&](const Node& node) { // when the key is stored
-            const R* record = node.value;
-            return record == nullptr ||
-                   (record->serves_any && !(record->is_entry && record->tier > tier));
-        };
         const bool ends_in_it = spot.common() == n && (inside == nullptr || parts_.serves_parts);
-        const bool extends_it = inside == nullptr && edge->children.size() == 0 && gives_way(*edge);
+        const bool extends_it =
+            inside == nullptr && edge->children.size() == 0 && gives_way(*edge, tier);
         if (!ends_in_it && !extends_it)
             return nullptr;
-        for (const Node* above = edge->parent; edge->hook.is_tail && above->parent != nullptr &&
-                                               above->children.size() == 1 && gives_way(*above);
-             above = above->parent)
-            edge = above;
+        while (edge->hook.is_tail && is_joined(*edge, tier))
+            edge = edge->parent;
         return edge;
     }
     /// The request `now` ran over the node. Counts once a request. The first part of an edge that was split
