@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# Conan 2: from a clone, `conan create .cmake/packaging/conan`; then require promptkv/<version>.
+# Conan 2: from a clone, `conan create .cmake/packaging/conan -s compiler.cppstd=20`; then require promptkv/<version>.
 import os
 import re
 
@@ -9,7 +9,7 @@ from conan.tools.cmake import CMake, CMakeToolchain, cmake_layout
 from conan.tools.files import copy, load, rmdir
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", ".."))
-FILES = ("CMakeLists.txt", "LICENSE", "include/*", ".cmake/*.cmake", ".cmake/*.in")
+FILES = ("CMakeLists.txt", "LICENSE", "include/*", ".cmake/*.cmake", ".cmake/*.in", ".cmake/debugger/*")
 
 
 class PromptkvConan(ConanFile):
@@ -51,7 +51,8 @@ class PromptkvConan(ConanFile):
         cmake.configure()
         cmake.install()
         copy(self, "LICENSE", self.source_folder, os.path.join(self.package_folder, "licenses"))
-        rmdir(self, os.path.join(self.package_folder, "share"))  # Conan makes its own
+        for part in ("cmake", "licenses", "pkgconfig"):
+            rmdir(self, os.path.join(self.package_folder, "share", part))  # Conan makes its own
 
     def package_info(self):
         self.cpp_info.set_property("cmake_file_name", "promptkv")
