@@ -6,7 +6,7 @@
     .cmake/scripts/release.py check TAG    fails unless TAG is the version of version.hpp and
                                            .github/CHANGELOG.md has a section for it
 
-    promptkv-VERSION.tar.gz    headers, CMake files, licence: what the recipes fetch
+    promptkv-VERSION.tar.gz    headers, CMake and Bazel files, licence: what the recipes fetch
     promptkv.hpp               the library as one header
     recipes/                   .cmake/packaging with version and checksums filled in
     SHA256SUMS                 of all of it
@@ -29,11 +29,15 @@ from amalgamate import version  # noqa: E402
 
 
 def archive_files():
-    yield from (ROOT / name for name in ("CMakeLists.txt", "LICENSE", "README.md"))
+    """The name and the bytes of each file."""
+    paths = [ROOT / name for name in ("CMakeLists.txt", "LICENSE", "README.md")]
     for folder in ("include", ".cmake"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and not {"__pycache__", "packaging"} & set(path.parts):
-                yield path
+        paths += sorted((ROOT / folder).rglob("*"))
+    for path in paths:
+        if path.is_file() and not {"__pycache__", "packaging"} & set(path.parts):
+            yield path.relative_to(ROOT).as_posix(), path.read_bytes()
+    for name in ("BUILD.bazel", "MODULE.bazel"):
+        yield name, fill((PACKAGING / "bazel" / name).read_text(), {"VERSION": version()}).encode()
 
 
 def make_archive(path):
@@ -41,18 +45,13 @@ def make_archive(path):
     name = path.name.removesuffix(".tar.gz")
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for source in archive_files():
-            info = tarfile.TarInfo(f"{name}/{source.relative_to(ROOT).as_posix()}")
-            data = source.read_bytes()
+        for place, data in archive_files():
+            info = tarfile.TarInfo(f"{name}/{place}")
             info.size = len(data)
-            info.mode = 0o755 if source.suffix in (".sh", ".py") else 0o644
+            info.mode = 0o755 if place.endswith((".sh", ".py")) else 0o644
             tar.addfile(info, io.BytesIO(data))
     with open(path, "wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
         packed.write(raw.getvalue())
-
-
-def integrity(data):
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def fill(text, values):
@@ -65,25 +64,18 @@ def make_recipes(out, archive):
         "VERSION": version(),
         "SHA256": hashlib.sha256(data).hexdigest(),
         "SHA512": hashlib.sha512(data).hexdigest(),
-        "SHA256_BASE64": integrity(data),
-        "BUILD_SHA256_BASE64": integrity((PACKAGING / "bazel/BUILD.bazel").read_bytes()),
+        "SHA256_BASE64": base64.b64encode(hashlib.sha256(data).digest()).decode(),
     }
-    module = fill((PACKAGING / "bazel/MODULE.bazel").read_text(), values)
-    values["MODULE_SHA256_BASE64"] = integrity(module.encode())
-    # A Bazel registry has a folder for each version, and in it what is laid over the archive.
+    # A Bazel registry has a folder for each version.
     registry = pathlib.PurePath("bazel/modules/promptkv", version())
-    places = {
-        "bazel/MODULE.bazel": [registry / "MODULE.bazel", registry / "overlay/MODULE.bazel"],
-        "bazel/BUILD.bazel": [registry / "overlay/BUILD.bazel"],
-        "bazel/source.json": [registry / "source.json"],
-    }
+    places = {f"bazel/{name}": registry / name for name in ("MODULE.bazel", "source.json")}
     for source in sorted(PACKAGING.rglob("*")):
         name = source.relative_to(PACKAGING).as_posix()
         if source.is_dir() or "__pycache__" in source.parts or name.startswith("conan/"):
             continue  # Conan reads a clone
-        for place in places.get(name, [name]):
-            (out / place).parent.mkdir(parents=True, exist_ok=True)
-            (out / place).write_text(fill(source.read_text(), values))
+        place = out / places.get(name, name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(fill(source.read_text(), values))
 
 
 def make(out):

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / ".cmake/packaging"
@@ -141,16 +142,27 @@ class Recipe:
         run("xmake", "require", "--yes", "--global", "promptkv", env=environment)
 
     def bazel(self):
+        """As a module from Bazel 7 on, else in WORKSPACE. Debian's Bazel is old, and says no number."""
         need("bazel")
-        (self.work / "MODULE.bazel").write_text(f'bazel_dep(name = "promptkv", version = "{self.version}")\n')
+        said = subprocess.run(["bazel", "--version"], check=True, capture_output=True, text=True).stdout
+        number = re.match(r"bazel (\d+)", said)
+        registries = []
+        if number and int(number[1]) >= 7:
+            registries = [f"--registry={(self.recipes / 'bazel').as_uri()}", "--registry=https://bcr.bazel.build"]
+            (self.work / "MODULE.bazel").write_text(
+                f'bazel_dep(name = "promptkv", version = "{self.version}")\n'
+                'bazel_dep(name = "rules_cc", version = "0.1.1")\n'
+            )
+        else:
+            shutil.copy(self.recipes / "bazel/WORKSPACE", self.work)
         (self.work / "BUILD.bazel").write_text(
-            'load("@rules_cc//cc:defs.bzl", "cc_test")\n'
-            'cc_test(name = "consumer", srcs = ["main.cpp"], deps = ["@promptkv"])\n'
+            'load("@rules_cc//cc:defs.bzl", "cc_binary")\n'
+            'cc_binary(name = "consumer", srcs = ["main.cpp"], deps = ["@promptkv"])\n'
         )
         shutil.copy(self.main, self.work)
-        registry = f"--registry={(self.recipes / 'bazel').as_uri()}"
         run(
-            "bazel", "test", "//:consumer", registry, "--registry=https://bcr.bazel.build", "--cxxopt=-std=c++20",
+            "bazel", "--max_idle_secs=1", "run", "//:consumer", *registries, "--cxxopt=-std=c++20",
+            f"--distdir={self.release}",  # instead of a download
             cwd=self.work,
         )  # fmt: skip
 
@@ -289,6 +301,7 @@ class Recipe:
     def check_bazel(self):
         """The files are of the part of Starlark that is also Python: they run with stand-ins."""
         folder = self.recipes / "bazel/modules/promptkv" / self.version
+        files = tarfile.open(self.archive)
         called = {}
 
         def call(name):
@@ -296,17 +309,23 @@ class Recipe:
 
         exec((folder / "MODULE.bazel").read_text(), {"module": call("module"), "bazel_dep": call("bazel_dep")})
         expect(called["module"]["version"] == self.version, "the version of MODULE.bazel")
+        module = files.extractfile(f"promptkv-{self.version}/MODULE.bazel").read()
+        expect(module == (folder / "MODULE.bazel").read_bytes(), "the MODULE.bazel of the archive is the registry's")
         found = []
         build = {
             "load": lambda *_: None,
             "glob": lambda patterns: found.extend(path for p in patterns for path in ROOT.glob(p)),
             "cc_library": call("cc_library"),
         }
-        exec((folder / "overlay/BUILD.bazel").read_text(), build)
+        exec(files.extractfile(f"promptkv-{self.version}/BUILD.bazel").read(), build)
         headers = list((ROOT / "include/promptkv").rglob("*.hpp"))
         expect(sorted(found) == sorted(headers), "BUILD.bazel lists each header")
         source = json.loads((folder / "source.json").read_text())
         expect(source["url"].endswith(self.archive.name), "the address in source.json")
+        load = {"load": lambda *_: None, "http_archive": call("http_archive")}
+        exec((self.recipes / "bazel/WORKSPACE").read_text(), load)
+        expect(called["http_archive"]["sha256"] == self.sha256, "the sum in WORKSPACE")
+        expect(called["http_archive"]["url"] == source["url"], "the address in WORKSPACE")
 
     def check_sums(self):
         for line in (self.release / "SHA256SUMS").read_text().splitlines():
