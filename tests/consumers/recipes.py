@@ -97,6 +97,7 @@ class Recipe:
             self.recipes / "cpm",
             f"-DCPM={os.environ['CPM']}",
             f"-DPROMPTKV_URL={self.archive.as_uri()}",
+            f"-DPROMPTKV_SHA256={self.sha256}",
             f"-DVERSION={self.version}",
             f"-DMAIN={self.main}",
         )
