@@ -138,9 +138,20 @@ class Recipe:
 
     def xrepo(self):
         need("xmake")
-        environment = {**os.environ, "XMAKE_ROOT": "y", "XMAKE_GLOBALDIR": str(self.work / "home")}
-        run("xmake", "repo", "--add", "--global", "promptkv", self.recipes / "xrepo", env=environment)
-        run("xmake", "require", "--yes", "--global", "promptkv", env=environment)
+        project = self.work / "project"
+        project.mkdir()
+        shutil.copy(self.main, project)
+        (project / "xmake.lua").write_text(
+            f'add_repositories("promptkv {(self.recipes / "xrepo").as_posix()}")\n'
+            'add_requires("promptkv")\n'
+            'target("consumer", {kind = "binary", languages = "c++20", files = "main.cpp", packages = "promptkv"})\n'
+        )
+        options = {"cwd": project, "env": {**os.environ, "XMAKE_ROOT": "y", "XMAKE_GLOBALDIR": str(self.work / "home")}}
+        # The archive is found in place of a download, and no other repository is asked.
+        run("xmake", "global", f"--pkg_searchdirs={self.release}", "--network=private", **options)
+        run("xmake", "config", "--yes", **options)
+        run("xmake", "build", **options)
+        run("xmake", "run", **options)
 
     def bazel(self):
         """As a module from Bazel 7 on, else in WORKSPACE. Debian's Bazel is old, and says no number."""
