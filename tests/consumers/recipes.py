@@ -128,13 +128,15 @@ class Recipe:
 
     def vcpkg(self):
         need("vcpkg")
-        downloads = self.work / "downloads"
+        downloads, installed = self.work / "downloads", self.work / "installed"
         downloads.mkdir()
         shutil.copy(self.archive, downloads)
         run(
             "vcpkg", "install", "promptkv", f"--overlay-ports={self.recipes / 'vcpkg'}",
-            f"--x-install-root={self.work / 'installed'}", f"--downloads-root={downloads}",
+            f"--x-install-root={installed}", f"--downloads-root={downloads}",
         )  # fmt: skip
+        package = next(installed.glob("*/share/promptkv"))  # below the name of the system
+        self.cmake(ROOT / "tests/consumers/find_package", f"-Dpromptkv_DIR={package}", f"-DREQUEST={self.version}")
 
     def xrepo(self):
         need("xmake")
