@@ -863,7 +863,7 @@ private:
                 hit.matched = std::max(hit.matched, common(key.tokens, prompt.tokens));
             }
         }
-        const Offer best = best_offer(how, false, prompt, options.min_remaining, options, choices);
+        const Offer best = best_offer(how, prompt, options.min_remaining, options, choices);
         if (best.reuse > 0 && best.reuse >= options.min_reuse) {
             const Entry& entry = entries_.at(best.entry);
             hit.match = match_of(entry.key.tokens, prompt.tokens);
@@ -872,12 +872,15 @@ private:
             hit.entry_tokens = entry.key.size();
             return best.entry;
         }
-        const auto would_reuse = [&](bool leased_too, std::size_t min_remaining) {
-            return best_offer(how, leased_too, prompt, min_remaining, options, choices).reuse;
-        };
-        const std::size_t whole = would_reuse(false, 0);
-        const std::size_t leased =
-            whole > 0 ? would_reuse(true, options.min_remaining) : would_reuse(true, 0);
+        const std::size_t whole = best_offer(how, prompt, 0, options, choices).reuse;
+        std::size_t leased = 0;
+        for (std::size_t depth = prompt.size() + 1; how == How::take && depth-- > 0;) {
+            const int own = entry_at(prefix_of(prompt, depth));
+            if (own != 0 && is_leased(own)) {
+                const Offer made = offer(how, own, depth, prompt.size(), options.align);
+                leased = std::max(leased, made.reuse);
+            }
+        }
         const MissReason other = stored_matched > 0 ? MissReason::not_cuttable
                                  : hit.matched > 0  ? MissReason::evicted
                                                     : MissReason::nothing_shared;
@@ -926,9 +929,8 @@ private:
 
     /// From the deepest key on the prompt's path up: the own entry, then those that leave the path
     /// there, the nearest first.
-    [[nodiscard]] Offer best_offer(How how, bool leased_too, const Key& prompt,
-                                   std::size_t min_remaining, const FetchOptions& options,
-                                   Choices& choices) const {
+    [[nodiscard]] Offer best_offer(How how, const Key& prompt, std::size_t min_remaining,
+                                   const FetchOptions& options, Choices& choices) const {
         const std::size_t n = prompt.size();
         const std::size_t most = n - std::min(n, min_remaining);
         std::vector<std::pair<Offer, std::size_t>> offers; // and the length of the key
@@ -936,7 +938,7 @@ private:
         for (std::size_t depth = n + 1; depth-- > 0;) {
             const Key point = prefix_of(prompt, depth);
             const int own = entry_at(point);
-            if (own != 0 && (how != How::take || leased_too || !is_leased(own))) {
+            if (own != 0 && (how != How::take || !is_leased(own))) {
                 offers.emplace_back(offer(how, own, depth, most, options.align), depth);
             }
             if (how == How::take) {
