@@ -60,10 +60,11 @@ private:
     /// The prompt's tokens in three parts: read from the cache; up to the last mark, and written to the
     /// cache; the rest.
     [[nodiscard]] json usage_of(const Result& result) const {
-        const std::size_t marked = result.looked_up ? std::max(marked_, result.reused) : 0;
-        return {{"cache_read_input_tokens", result.reused},
-                {"cache_creation_input_tokens", marked - std::min(marked, result.reused)},
-                {"input_tokens", result.prompt_tokens - std::max(marked, result.reused)},
+        const std::size_t marked =
+            result.lookup.request() != 0 ? std::max(marked_, result.lookup.reused()) : 0;
+        return {{"cache_read_input_tokens", result.lookup.reused()},
+                {"cache_creation_input_tokens", marked - std::min(marked, result.lookup.reused())},
+                {"input_tokens", result.prompt_tokens - std::max(marked, result.lookup.reused())},
                 {"output_tokens", 0}};
     }
 

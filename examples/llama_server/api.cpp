@@ -165,7 +165,7 @@ Request request_of(App& app, const Caller& caller, const json& body, Tokens prom
     Request request;
     request.prompt = std::move(prompt);
     request.max_tokens = max_tokens;
-    Sampling& s = request.sampling;
+    Request& s = request;
     s.temperature = field(body, "temperature", s.temperature, 0.0F, 5.0F);
     s.top_p = field(body, "top_p", s.top_p, 0.0F, 1.0F);
     s.min_p = field(body, "min_p", s.min_p, 0.0F, 1.0F);
@@ -207,16 +207,16 @@ Request chat_request(App& app, const Caller& caller, const json& body,
 // sending an answer ////////////////////////////////////////////////////////////////////////////////////
 
 json diagnostics(const Result& result) {
-    if (!result.looked_up) {
+    if (result.lookup.request() == 0) {
         return {{"type", "unavailable"}};
     }
     const Lookup& found = result.lookup;
-    json told = {{"type", result.reused > 0 ? "cache_hit" : "cache_miss"},
-                 {"cache_missed_tokens", result.prompt_tokens - result.reused},
+    json told = {{"type", result.lookup.reused() > 0 ? "cache_hit" : "cache_miss"},
+                 {"cache_missed_tokens", result.prompt_tokens - result.lookup.reused()},
                  {"comparison_reusable_tokens", found.matched()},
                  {"match", name(found.match())},
-                 {"tier", result.reused > 0 ? json(name(found.tier())) : json()}};
-    if (result.reused == 0) {
+                 {"tier", result.lookup.reused() > 0 ? json(name(found.tier())) : json()}};
+    if (result.lookup.reused() == 0) {
         told["reason"] = found.miss() == promptkv::MissReason::nothing_shared ||
                                  found.miss() == promptkv::MissReason::below_min_reuse
                              ? "input_changed"
@@ -229,20 +229,20 @@ json diagnostics(const Result& result) {
 void answer(App& app, httplib::Response& response, Request request, std::unique_ptr<Format> format,
             bool streaming) {
     struct State {
-        std::shared_ptr<Stream> stream;
+        std::shared_ptr<Job> job;
         std::unique_ptr<Format> format;
         std::string text; // all of it, where the answer is sent at once
         bool begun = false;
     };
     const auto state = std::make_shared<State>();
     state->format = std::move(format);
-    state->stream = app.engine.submit(std::move(request));
-    if (state->stream == nullptr) {
+    state->job = app.engine.submit(std::move(request));
+    if (state->job == nullptr) {
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
     }
     const auto next = [state, streaming](std::size_t, httplib::DataSink& sink) {
         using std::chrono_literals::operator""ms;
-        const std::optional<Stream::News> news = state->stream->wait(100ms);
+        const std::optional<Job::News> news = state->job->wait(100ms);
         if (!news) {
             return sink.is_writable(); // false where the client is gone: that cancels the request
         }
@@ -277,7 +277,7 @@ void answer(App& app, httplib::Response& response, Request request, std::unique_
     };
     response.set_header("Cache-Control", "no-store");
     response.set_chunked_content_provider(streaming ? "text/event-stream" : "application/json",
-                                          next, [state](bool) { state->stream->cancel(); });
+                                          next, [state](bool) { state->job->cancel(); });
 }
 
 } // namespace llama_server

@@ -7,14 +7,28 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <optional>
 #include <stdexcept>
-#include <utility>
 
 namespace llama_server {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
+
+Sampler make_sampler(const Request& request) {
+    Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()),
+                  llama_sampler_free);
+    const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
+    if (request.temperature <= 0) {
+        add(llama_sampler_init_greedy());
+        return chain;
+    }
+    add(llama_sampler_init_top_k(request.top_k));
+    add(llama_sampler_init_top_p(request.top_p, 1));
+    add(llama_sampler_init_min_p(request.min_p, 1));
+    add(llama_sampler_init_temp(request.temperature));
+    add(llama_sampler_init_dist(request.seed));
+    return chain;
+}
 
 double milliseconds_since(Clock::time_point begin) {
     return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -28,30 +42,30 @@ double milliseconds_since(Clock::time_point begin) {
 ///                                       ^ done: the sequence holds the tokens before it
 struct Engine::Slot {
     llama_seq_id id = 0;
-    std::optional<Job> job;
+    std::shared_ptr<Job> job; // null: idle
     Tokens tokens;
     std::size_t done = 0;
     std::vector<Request::Mark> marks; // those that are still to be kept, the last one first
     Sampler sampler{nullptr, llama_sampler_free};
-    AnswerText answer{{}};
+    AnswerText answer;
     Result result;
     Clock::time_point begun, answered; // the request; its first token
     std::int32_t logits = -1;          // the place in the batch whose logits give the next token
 
+    [[nodiscard]] bool busy() const { return job != nullptr; }
     [[nodiscard]] std::size_t prompt_tokens() const { return job->request.prompt.size(); }
 };
 
 Engine::Engine(const Options& options, Metrics& metrics)
     : options_(options), metrics_(metrics),
-      model_(load_model(options.model_file), llama_model_free), context_(nullptr, llama_free),
-      text_(std::make_unique<Text>(model_.get())),
+      model_(load_model(options.model_file), llama_model_free), text_(model_.get()),
       batch_(
-          llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots, 0, 1)) {
+          llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots, 0, 1)),
+      slots_(static_cast<std::size_t>(options.slots)), views_(slots_.size()) {
     const auto slots = static_cast<std::uint32_t>(options.slots);
     llama_context_params params = llama_context_default_params();
     params.n_ctx = options.context_tokens * slots;
-    params.n_batch = options.batch_tokens + slots;
-    params.n_ubatch = params.n_batch;
+    params.n_batch = params.n_ubatch = options.batch_tokens + slots;
     params.n_seq_max = slots + 1; // with the scratch sequence
     params.n_threads = params.n_threads_batch = options.threads;
     params.kv_unified = true; // the sequences share cells with the scratch sequence
@@ -62,10 +76,8 @@ Engine::Engine(const Options& options, Metrics& metrics)
     }
     model_key_ = llama_kv::model_key(options.model_file, params);
     store_ = make_store(context_.get(), options.slots, options.store);
-    slots_.resize(slots);
-    views_.resize(slots);
-    for (llama_seq_id id = 0; id < options.slots; ++id) {
-        slots_[static_cast<std::size_t>(id)].id = id;
+    for (llama_seq_id id = 0; Slot & slot : slots_) {
+        slot.id = id++;
     }
     thread_ = std::thread([this] { run(); });
 }
@@ -80,11 +92,11 @@ Engine::~Engine() {
     llama_batch_free(batch_);
 }
 
-std::shared_ptr<Stream> Engine::submit(Request request) {
-    Job job{std::move(request), std::make_shared<Stream>(), Clock::now(), nullptr};
-    const std::shared_ptr<Stream> stream = job.stream;
-    if (job.request.cache_prompt) {
-        job.loaded = store_->prefetch(job.request.model, job.request.prompt, job.request.session);
+std::shared_ptr<Job> Engine::submit(Request request) {
+    const auto job = std::make_shared<Job>(std::move(request));
+    if (job->request.cache_prompt) {
+        job->loaded =
+            store_->prefetch(job->request.model, job->request.prompt, job->request.session);
     }
     {
         const std::lock_guard lock(mutex_);
@@ -92,10 +104,10 @@ std::shared_ptr<Stream> Engine::submit(Request request) {
             metrics_.refused.Increment();
             return nullptr;
         }
-        waiting_.push_back(std::move(job));
+        waiting_.push_back(job);
     }
     wake_.notify_one();
-    return stream;
+    return job;
 }
 
 std::vector<Engine::SlotView> Engine::slots() const {
@@ -115,88 +127,84 @@ void Engine::run() {
         {
             std::unique_lock lock(mutex_);
             wake_.wait(lock, [&] {
-                return stopping_ || !waiting_.empty() ||
-                       std::ranges::any_of(slots_,
-                                           [](const Slot& slot) { return slot.job.has_value(); });
+                return stopping_ || !waiting_.empty() || std::ranges::any_of(slots_, &Slot::busy);
             });
             if (stopping_) {
                 break;
             }
+            const auto gone = std::erase_if(
+                waiting_, [](const std::shared_ptr<Job>& job) { return job->cancelled(); });
+            metrics_.cancelled.Increment(static_cast<double>(gone));
         }
         for (Slot& slot : slots_) {
-            if (slot.job && slot.job->stream->cancelled()) {
+            if (slot.busy() && slot.job->cancelled()) {
                 end(slot, Finish::cancelled);
             }
+            if (!slot.busy()) {
+                admit(slot);
+            }
         }
-        admit();
         if (fill_batch()) {
             metrics_.decodes.Increment();
-            if (llama_decode(context_.get(), batch_) == 0) {
-                after_batch();
-            } else { // nothing of this batch is sure
-                fail_all();
+            if (llama_decode(context_.get(), batch_) != 0) {
+                fail_all(); // nothing of this batch is sure
+            }
+            for (Slot& slot : slots_) {
+                if (slot.logits >= 0) {
+                    take_token(slot); // first: a client waits for it
+                }
+                if (slot.busy()) {
+                    keep_marks(slot);
+                }
             }
         }
         show_slots();
     }
     fail_all();
-    for (const Job& job : waiting_) {
+    for (const std::shared_ptr<Job>& job : waiting_) {
         Result failed;
         failed.finish = Finish::failed;
-        job.stream->add(failed, "", true);
+        job->add(failed, "", true);
     }
 }
 
-/// Gives waiting requests to idle slots, first come, first served.
-void Engine::admit() {
-    for (Slot& slot : slots_) {
-        while (!slot.job) {
-            std::optional<Job> job;
-            {
-                const std::lock_guard lock(mutex_);
-                if (waiting_.empty()) {
-                    return;
-                }
-                job = std::move(waiting_.front());
-                waiting_.pop_front();
-            }
-            if (job->stream->cancelled()) {
-                metrics_.cancelled.Increment();
-            } else {
-                begin(slot, std::move(*job));
-            }
+/// Gives an idle slot the request that waits longest.
+void Engine::admit(Slot& slot) {
+    std::shared_ptr<Job> job;
+    {
+        const std::lock_guard lock(mutex_);
+        if (waiting_.empty()) {
+            return;
         }
+        job = std::move(waiting_.front());
+        waiting_.pop_front();
     }
+    begin(slot, std::move(job));
 }
 
-void Engine::begin(Slot& slot, Job job) {
+void Engine::begin(Slot& slot, std::shared_ptr<Job> job) {
+    slot.job = std::move(job);
+    const Request& request = slot.job->request;
     slot.begun = Clock::now();
-    slot.tokens = job.request.prompt;
-    slot.marks = job.request.marks;
-    slot.sampler = make_sampler(job.request.sampling);
-    slot.answer = AnswerText(job.request.stops);
-    slot.result = {};
+    slot.tokens = request.prompt;
+    slot.sampler = make_sampler(request);
+    slot.answer = AnswerText(request.stops);
     slot.result.prompt_tokens = slot.tokens.size();
-    slot.logits = -1;
-    slot.done = 0;
-    if (job.request.cache_prompt) {
-        slot.result.lookup = store_->restore(slot.id, job.request.model, slot.tokens);
-        slot.result.looked_up = true;
-        slot.done = slot.result.reused = slot.result.lookup.reused();
+    if (request.cache_prompt) {
+        slot.result.lookup = store_->restore(slot.id, request.model, slot.tokens);
+        slot.job->loaded.reset();
+        slot.done = slot.result.lookup.reused();
         metrics_.cache_queries.Increment(static_cast<double>(slot.tokens.size()));
         metrics_.cache_hits.Increment(static_cast<double>(slot.done));
         metrics_.prompt_tokens_cached.Increment(static_cast<double>(slot.done));
         // The end of the prompt: what a next turn continues, or an answer that is asked for again. A
         // state that serves its whole key only must leave a token to compute.
         const std::size_t end = slot.tokens.size() - (store_->cuttable() ? 0 : 1);
+        slot.marks = request.marks;
         slot.marks.push_back({end, promptkv::Tier::user});
         std::ranges::sort(slot.marks, std::ranges::greater(), &Request::Mark::tokens);
-    } else {
-        slot.marks.clear();
+        keep_marks(slot);
     }
-    job.loaded.reset();
-    slot.job = std::move(job);
-    keep_marks(slot);
 }
 
 /// One token of each answer, then as much of the prompts as there is room for. False: nothing to do.
@@ -213,9 +221,9 @@ bool Engine::fill_batch() {
     };
     std::vector<Slot*> prompts; // the oldest first: that it is done sooner makes none later
     for (Slot& slot : slots_) {
-        if (slot.job && slot.done < slot.prompt_tokens()) {
+        if (slot.busy() && slot.done < slot.prompt_tokens()) {
             prompts.push_back(&slot);
-        } else if (slot.job) {
+        } else if (slot.busy()) {
             add(slot);
         }
     }
@@ -234,20 +242,6 @@ bool Engine::fill_batch() {
     return batch_.n_tokens > 0;
 }
 
-void Engine::after_batch() {
-    for (Slot& slot : slots_) {
-        if (!slot.job) {
-            continue;
-        }
-        if (slot.logits >= 0) {
-            take_token(slot); // first: a client waits for it
-        }
-        if (slot.job) {
-            keep_marks(slot);
-        }
-    }
-}
-
 /// Chooses the next token of the slot's answer.
 void Engine::take_token(Slot& slot) {
     Result& result = slot.result;
@@ -256,18 +250,19 @@ void Engine::take_token(Slot& slot) {
     if (result.predicted++ == 0) {
         slot.answered = Clock::now();
         result.prompt_ms = milliseconds_since(slot.begun);
-        metrics_.prompt_tokens.Increment(static_cast<double>(result.prompt_tokens - result.reused));
+        metrics_.prompt_tokens.Increment(
+            static_cast<double>(result.prompt_tokens - result.lookup.reused()));
         metrics_.prompt_seconds.Increment(result.prompt_ms / 1000);
         metrics_.first_token.Observe(milliseconds_since(slot.job->arrived) / 1000);
     }
     result.predicted_ms = milliseconds_since(slot.answered);
     metrics_.predicted_tokens.Increment();
-    if (text_->ends(token)) {
+    if (text_.ends(token)) {
         end(slot, Finish::stop);
         return;
     }
     slot.tokens.push_back(token);
-    slot.job->stream->add(result, slot.answer.add(text_->piece(token)));
+    slot.job->add(result, slot.answer.add(text_.piece(token)));
     if (!slot.answer.stopped_by().empty()) {
         end(slot, Finish::stop_text);
     } else if (result.predicted >= slot.job->request.max_tokens ||
@@ -278,26 +273,23 @@ void Engine::take_token(Slot& slot) {
 
 /// Keeps the prefixes that are computed by now.
 void Engine::keep_marks(Slot& slot) {
-    while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
-        const Request::Mark mark = slot.marks.back();
-        slot.marks.pop_back();
-        if (mark.tokens > 0 && (store_->cuttable() || mark.tokens == slot.done)) {
-            keep(slot, mark.tokens, mark.tier);
-        }
-    }
-}
-
-void Engine::keep(const Slot& slot, std::size_t tokens, promptkv::Tier tier) {
     const Request& request = slot.job->request;
-    // A system prompt belongs to no session: it outlives each.
-    const bool shared = tier == promptkv::Tier::system;
-    try {
-        store_->keep(slot.id, request.model, TokenSpan(slot.tokens).first(tokens), tier,
-                     {.session = shared ? 0 : request.session,
-                      .request = slot.result.lookup.request(),
-                      .side_request = request.side_request});
-    } catch (const std::exception& error) { // the answer does not need it
-        std::fprintf(stderr, "a state could not be kept: %s\n", error.what());
+    while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
+        const auto [tokens, tier] = slot.marks.back();
+        slot.marks.pop_back();
+        if (tokens == 0 || (!store_->cuttable() && tokens != slot.done)) {
+            continue;
+        }
+        // A system prompt belongs to no session: it outlives each.
+        const bool shared = tier == promptkv::Tier::system;
+        try {
+            store_->keep(slot.id, request.model, TokenSpan(slot.tokens).first(tokens), tier,
+                         {.session = shared ? 0 : request.session,
+                          .request = slot.result.lookup.request(),
+                          .side_request = request.side_request});
+        } catch (const std::exception& error) { // the answer does not need it
+            std::fprintf(stderr, "a state could not be kept: %s\n", error.what());
+        }
     }
 }
 
@@ -306,25 +298,26 @@ void Engine::end(Slot& slot, Finish finish) {
     Result& result = slot.result;
     result.finish = finish;
     result.stopped_by = slot.answer.stopped_by();
-    if (finish != Finish::failed && slot.job->request.cache_prompt && slot.done > 0) {
+    if (finish != Finish::failed && slot.job->request.cache_prompt) {
         keep_marks(slot);
-        keep(slot, slot.done,
-             slot.done < slot.prompt_tokens() ? promptkv::Tier::user : promptkv::Tier::assistant);
+        const bool answered = slot.done >= slot.prompt_tokens();
+        slot.marks = {{slot.done, answered ? promptkv::Tier::assistant : promptkv::Tier::user}};
+        keep_marks(slot);
     }
     store_->clear(slot.id);
     if (finish == Finish::cancelled) {
         metrics_.cancelled.Increment();
     }
     metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
-    slot.job->stream->add(result, slot.answer.rest(), true);
-    slot.job.reset();
-    slot.tokens.clear();
-    slot.done = 0;
+    slot.job->add(result, slot.answer.rest(), true);
+    const llama_seq_id id = slot.id;
+    slot = Slot();
+    slot.id = id;
 }
 
 void Engine::fail_all() {
     for (Slot& slot : slots_) {
-        if (slot.job) {
+        if (slot.busy()) {
             end(slot, Finish::failed);
         }
     }
@@ -336,10 +329,10 @@ void Engine::show_slots() {
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         const Slot& slot = slots_[i];
         views_[i] = {};
-        if (slot.job) {
+        if (slot.busy()) {
             ++busy;
-            views_[i] = {true,      slot.prompt_tokens(),  slot.result.reused,
-                         slot.done, slot.result.predicted, slot.job->request.session};
+            views_[i] = {true, slot.prompt_tokens(), slot.result.lookup.reused(), slot.done,
+                         slot.result.predicted};
         }
     }
     metrics_.processing.Set(static_cast<double>(busy));

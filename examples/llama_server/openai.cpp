@@ -9,7 +9,7 @@ json usage_of(const Result& result) {
     return {{"prompt_tokens", result.prompt_tokens},
             {"completion_tokens", result.predicted},
             {"total_tokens", result.prompt_tokens + result.predicted},
-            {"prompt_tokens_details", {{"cached_tokens", result.reused}}}};
+            {"prompt_tokens_details", {{"cached_tokens", result.lookup.reused()}}}};
 }
 
 /// As llama-server reports them.
@@ -20,8 +20,8 @@ json timings_of(const Result& result) {
     const auto each = [](std::size_t tokens, double ms) {
         return tokens > 0 ? ms / static_cast<double>(tokens) : 0;
     };
-    const std::size_t computed = result.prompt_tokens - result.reused;
-    return {{"cache_n", result.reused},
+    const std::size_t computed = result.prompt_tokens - result.lookup.reused();
+    return {{"cache_n", result.lookup.reused()},
             {"prompt_n", computed},
             {"prompt_ms", result.prompt_ms},
             {"prompt_per_token_ms", each(computed, result.prompt_ms)},

@@ -3,6 +3,8 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_STORE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_STORE_HPP
 
+#include "text.hpp"
+
 #include <promptkv/cache_types.hpp>
 #include <promptkv/stats.hpp>
 #include <promptkv/tier.hpp>
@@ -13,15 +15,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace llama_server {
 
-using Tokens = std::vector<llama_token>;
-using TokenSpan = std::span<const llama_token>;
 using Lookup = promptkv::Lookup<llama_token, promptkv::Tier>;
 using Explanation = promptkv::Explanation<llama_token, promptkv::Tier>;
 

@@ -3,13 +3,12 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_TEXT_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_TEXT_HPP
 
-#include "store.hpp"
-
 #include <llama.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -17,6 +16,9 @@
 #include <vector>
 
 namespace llama_server {
+
+using Tokens = std::vector<llama_token>;
+using TokenSpan = std::span<const llama_token>;
 
 struct Message {
     std::string role;
@@ -107,18 +109,15 @@ private:
         for (const Message& message : chat) {
             messages.push_back({message.role.c_str(), message.content.c_str()});
         }
-        std::string text(1024, '\0');
-        for (;;) {
-            const std::int32_t size = llama_chat_apply_template(
-                template_.c_str(), messages.data(), messages.size(), answer_next, text.data(),
-                static_cast<std::int32_t>(text.size()));
-            const auto needed = static_cast<std::size_t>(std::max(size, 0));
-            const bool fits = needed <= text.size();
-            text.resize(needed);
-            if (fits) {
-                return text;
-            }
-        }
+        std::string text;
+        const auto write = [&] { // as much as there is room for; it says how much it needs
+            return llama_chat_apply_template(template_.c_str(), messages.data(), messages.size(),
+                                             answer_next, text.data(),
+                                             static_cast<std::int32_t>(text.size()));
+        };
+        text.resize(static_cast<std::size_t>(std::max(write(), 0)));
+        write();
+        return text;
     }
 
     const llama_vocab* vocabulary_;
@@ -128,7 +127,7 @@ private:
 /// The text of an answer as it grows: whole characters, and nothing that may be the start of a stop text.
 class AnswerText {
 public:
-    explicit AnswerText(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+    explicit AnswerText(std::vector<std::string> stops = {}) : stops_(std::move(stops)) {}
 
     /// Adds a piece, and returns what may be shown now.
     std::string add(std::string_view piece) {
@@ -141,7 +140,7 @@ public:
                 return std::exchange(held_, {});
             }
             std::size_t n = std::min(stop.size() - 1, held_.size());
-            while (n > hold && held_.compare(held_.size() - n, n, stop, 0, n) != 0) {
+            while (n > hold && !held_.ends_with(std::string_view(stop).substr(0, n))) {
                 --n;
             }
             hold = std::max(hold, n);
@@ -159,17 +158,12 @@ public:
 private:
     /// Bytes at the end that begin a UTF-8 character which is not whole.
     [[nodiscard]] std::size_t incomplete_character() const {
-        for (std::size_t n = 1; n <= std::min<std::size_t>(3, held_.size()); ++n) {
-            const auto byte = static_cast<unsigned char>(held_[held_.size() - n]);
-            if (byte >= 0xc0) { // a first byte
-                const std::size_t whole = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
-                return n < whole ? n : 0;
-            }
-            if (byte < 0x80) {
-                return 0;
-            }
-        }
-        return 0;
+        const auto first = std::find_if(held_.rbegin(), held_.rend(),
+                                        [](unsigned char byte) { return (byte & 0xc0U) != 0x80; });
+        const unsigned char byte = first == held_.rend() ? 0 : static_cast<unsigned char>(*first);
+        const auto bytes = static_cast<std::size_t>(first - held_.rbegin()) + 1;
+        const std::size_t whole = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+        return bytes < whole ? bytes : 0;
     }
 
     std::vector<std::string> stops_;
