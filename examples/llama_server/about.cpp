@@ -12,21 +12,13 @@
 namespace llama_server {
 namespace {
 
-/// The prompt that a question about the cache is about: `prompt` or `messages`, in the query or the body.
-Tokens prompt_of(const App& app, const httplib::Request& http, bool answer_next) {
-    json body = http.body.empty() ? json::object() : body_of(http);
-    if (http.has_param("prompt")) {
-        body["prompt"] = http.get_param_value("prompt");
-    }
-    if (http.has_param("messages")) {
-        body["messages"] = parse(http.get_param_value("messages"));
-    }
-    const Text& text = app.engine.text();
-    if (const std::string prompt = text_field(body, "prompt"); !prompt.empty()) {
+/// The prompt that a question about the cache is about: the field `prompt` or `messages`.
+Tokens prompt_of(const Call& call, bool answer_next) {
+    const Text& text = call.app.engine.text();
+    if (const auto prompt = field<std::string>(call.fields, "prompt", ""); !prompt.empty()) {
         return text.tokenize(prompt, true);
     }
-    std::vector<Message> chat;
-    read_messages(body, chat, [](std::size_t, const json&, std::size_t) {});
+    const std::vector<Message> chat = read_chat(call.fields).messages;
     Tokens tokens = text.prompt(chat);
     if (!answer_next) {
         tokens.resize(text.tokens_until(chat, chat.size() - 1, chat.back().content.size(), tokens));
@@ -34,182 +26,131 @@ Tokens prompt_of(const App& app, const httplib::Request& http, bool answer_next)
     return tokens;
 }
 
-std::size_t number_param(const httplib::Request& http, const char* name, std::size_t fallback) {
-    return http.has_param(name)
-               ? field<std::size_t>({{name, parse(http.get_param_value(name))}}, name, fallback)
-               : fallback;
+void check_model(const Call& call, const std::string& name) {
+    if (name != call.app.options.name) {
+        throw ApiError(404, "there is no such model", "model", "model_not_found");
+    }
 }
 
 } // namespace
 
-void models(App& app, const Caller&, const httplib::Request& http, httplib::Response& response) {
-    const llama_model* model = app.engine.model();
-    const json one = {{"id", app.name},
+json models(const Call& call) {
+    const llama_model* model = call.app.engine.model();
+    const std::string& name = call.app.options.name;
+    const json one = {{"id", name},
                       {"object", "model"},
                       {"type", "model"},
-                      {"display_name", app.name},
-                      {"created", app.started},
+                      {"display_name", name},
+                      {"created", call.app.started},
                       {"owned_by", "promptkv"},
                       {"meta",
                        {{"n_ctx_train", llama_model_n_ctx_train(model)},
                         {"n_params", llama_model_n_params(model)},
                         {"size", llama_model_size(model)}}}};
-    if (http.path == "/v1/models") {
-        send_json(response, {{"object", "list"},
-                             {"data", json::array({one})},
-                             {"has_more", false},
-                             {"first_id", app.name},
-                             {"last_id", app.name}});
-    } else if (http.path == "/v1/models/" + app.name) {
-        send_json(response, one);
-    } else {
-        throw ApiError(404, "there is no such model", "model", "model_not_found");
+    if (call.http.matches.length(1) > 0) {
+        check_model(call, call.http.matches.str(1).substr(1));
+        return one;
     }
+    return {{"object", "list"},
+            {"data", json::array({one})},
+            {"has_more", false},
+            {"first_id", name},
+            {"last_id", name}};
 }
 
-void props(App& app, const Caller&, const httplib::Request&, httplib::Response& response) {
-    send_json(response, {{"model_alias", app.name},
-                         {"total_slots", app.engine.slots().size()},
-                         {"chat_template", app.engine.text().chat_template()},
-                         {"default_generation_settings",
-                          {{"n_ctx", app.engine.context_tokens()}, {"n_predict", app.max_answer}}},
-                         {"cache_cuttable", app.engine.store().cuttable()}});
+json props(const Call& call) {
+    Engine& engine = call.app.engine;
+    return {{"model_alias", call.app.options.name},
+            {"total_slots", call.app.options.engine.slots},
+            {"chat_template", engine.text().chat_template()},
+            {"default_generation_settings",
+             {{"n_ctx", engine.context_tokens()}, {"n_predict", call.app.options.max_answer}}},
+            {"cache_cuttable", engine.store().cuttable()}};
 }
 
-void slots(App& app, const Caller&, const httplib::Request&, httplib::Response& response) {
+json slots(const Call& call) {
+    return call.app.engine.slots();
+}
+
+json tokenize(const Call& call) {
+    const Text& text = call.app.engine.text();
+    const json& fields = call.fields;
+    const bool with_pieces = field(fields, "with_pieces", false);
     json list = json::array();
-    for (const Engine::SlotView& slot : app.engine.slots()) {
-        list.push_back({{"id", list.size()},
-                        {"is_processing", slot.busy},
-                        {"n_ctx", app.engine.context_tokens()},
-                        {"n_prompt_tokens", slot.prompt_tokens},
-                        {"n_prompt_tokens_cache", slot.reused},
-                        {"n_past", slot.computed},
-                        {"n_decoded", slot.predicted}});
+    for (const llama_token token :
+         text.tokenize(field<std::string>(fields, "content", ""),
+                       field(fields, "add_special", false), field(fields, "parse_special", true))) {
+        list.push_back(with_pieces ? json{{"id", token}, {"piece", text.piece(token, true)}}
+                                   : json(token));
     }
-    send_json(response, list);
+    return {{"tokens", list}};
 }
 
-void tokenize(App& app, const Caller&, const httplib::Request& http, httplib::Response& response) {
-    const json body = body_of(http);
-    const Text& text = app.engine.text();
-    const Tokens tokens =
-        text.tokenize(text_field(body, "content"), field(body, "add_special", false),
-                      field(body, "parse_special", true));
-    json list = json::array();
-    for (const llama_token token : tokens) {
-        list.push_back(field(body, "with_pieces", false)
-                           ? json{{"id", token}, {"piece", text.piece(token, true)}}
-                           : json(token));
-    }
-    send_json(response, {{"tokens", list}});
+json show_metrics(const Call& call) {
+    Metrics& metrics = call.app.metrics;
+    metrics.deferred.Set(static_cast<double>(call.app.engine.waiting()));
+    std::vector<prometheus::MetricFamily> families = metrics.registry.Collect();
+    std::ranges::move(call.app.engine.store().metrics(), std::back_inserter(families));
+    call.response.set_content(prometheus::TextSerializer().Serialize(families),
+                              "text/plain; version=0.0.4");
+    return nullptr;
 }
 
-void show_metrics(App& app, const Caller&, const httplib::Request&, httplib::Response& response) {
-    app.metrics.deferred.Set(static_cast<double>(app.engine.waiting()));
-    std::vector<prometheus::MetricFamily> families = app.metrics.registry.Collect();
-    std::ranges::move(app.engine.store().metrics(), std::back_inserter(families));
-    response.set_content(prometheus::TextSerializer().Serialize(families),
-                         "text/plain; version=0.0.4");
+json show_cache(const Call& call) {
+    json shown = call.app.engine.store().show(call.model, call.app.engine.text(),
+                                              field<std::size_t>(call.fields, "limit", 1000),
+                                              field<std::uint64_t>(call.fields, "since", 0));
+    shown["model"] = call.app.options.name;
+    for (json& entry : shown["entries"]) {
+        entry["model"] = call.app.options.name;
+    }
+    shown["most_bytes"] = call.app.options.engine.store.max_bytes;
+    return shown;
 }
 
-void show_cache(App& app, const Caller& caller, const httplib::Request& http,
-                httplib::Response& response) {
-    const Store& store = app.engine.store();
-    const Text& text = app.engine.text();
-    const std::size_t limit = number_param(http, "limit", 1000);
-    json entries = json::array();
-    std::vector<Store::Entry> stored = store.entries(caller.model);
-    const std::size_t count = stored.size();
-    if (stored.size() > limit) { // the next victims are left out
-        stored.erase(stored.begin(), stored.end() - static_cast<std::ptrdiff_t>(limit));
-    }
-    for (const Store::Entry& entry : stored) {
-        entries.push_back({{"model", app.name},
-                           {"tokens", entry.tokens},
-                           {"tier", name(entry.tier)},
-                           {"bytes", entry.nbytes},
-                           {"own_bytes", entry.own_bytes},
-                           {"shared_bytes", entry.nbytes - entry.own_bytes},
-                           {"session", entry.session},
-                           {"age_s", entry.age_seconds},
-                           {"hits", entry.hits},
-                           {"begins", text.text(entry.begin)},
-                           {"ends", text.text(entry.end)},
-                           {"blocks", entry.blocks}});
-    }
-    json departures = json::array();
-    for (const Store::Departure& left :
-         store.departures(caller.model, number_param(http, "since", 0))) {
-        departures.push_back({{"number", left.number},
-                              {"reason", name(left.reason)},
-                              {"tier", name(left.tier)},
-                              {"tokens", left.tokens},
-                              {"kept_tokens", left.kept_tokens},
-                              {"bytes", left.nbytes}});
-    }
-    json counters = json::object();
-    promptkv::for_each_counter(store.stats(),
-                               [&](const char* counter, auto value) { counters[counter] = value; });
-    send_json(response, {{"model", app.name},
-                         {"bytes", store.nbytes()},
-                         {"max_bytes", store.max_bytes()},
-                         {"most_bytes", app.most_bytes},
-                         {"count", count},
-                         {"entries", entries},
-                         {"departures", departures},
-                         {"stats", counters}});
-}
-
-void explain_cache(App& app, const Caller& caller, const httplib::Request& http,
-                   httplib::Response& response) {
-    Explanation why = app.engine.store().explain(caller.model, prompt_of(app, http, true));
-    if (why.reason == promptkv::MissReason::other_model && !app.api_keys.empty()) {
+json explain_cache(const Call& call) {
+    Explanation why = call.app.engine.store().explain(call.model, prompt_of(call, true));
+    if (why.reason == promptkv::MissReason::other_model && !call.app.options.api_keys.empty()) {
         why.reason = promptkv::MissReason::nothing_shared; // nothing of other tenants
     }
-    const Text& text = app.engine.text();
-    json body = {{"reason", name(why.reason)},
-                 {"match", name(why.match)},
-                 {"prompt_tokens", why.requested},
-                 {"reused_tokens", why.reused},
-                 {"matched_tokens", why.matched},
-                 {"nearest_tokens", why.nearest_tokens},
-                 {"nearest_tier", name(why.nearest_tier)},
-                 {"differs", nullptr},
-                 {"text", promptkv::to_string(why)}};
+    json answer = {{"reason", name(why.reason)},
+                   {"match", name(why.match)},
+                   {"prompt_tokens", why.requested},
+                   {"reused_tokens", why.reused},
+                   {"matched_tokens", why.matched},
+                   {"nearest_tokens", why.nearest_tokens},
+                   {"nearest_tier", name(why.nearest_tier)},
+                   {"differs", nullptr},
+                   {"text", promptkv::to_string(why)}};
     if (why.differs) {
-        body["differs"] = {{"asked", text.piece(why.differs->first, true)},
-                           {"stored", text.piece(why.differs->second, true)}};
+        const Text& text = call.app.engine.text();
+        answer["differs"] = {{"asked", text.piece(why.differs->first, true)},
+                             {"stored", text.piece(why.differs->second, true)}};
     }
-    send_json(response, body);
+    return answer;
 }
 
-void erase_cache(App& app, const Caller& caller, const httplib::Request& http,
-                 httplib::Response& response) {
-    Store& store = app.engine.store();
-    std::size_t erased = 0;
-    if (http.has_param("session")) {
-        erased = store.erase_session(caller.model, session_number(http.get_param_value("session")));
-    } else if (http.has_param("model")) {
-        if (http.get_param_value("model") != app.name) {
-            throw ApiError(404, "there is no such model", "model", "model_not_found");
-        }
-        erased = store.erase_model(caller.model);
-    } else {
-        erased = store.erase_below(caller.model, prompt_of(app, http, false));
+json erase_cache(const Call& call) {
+    Store& store = call.app.engine.store();
+    if (call.fields.contains("session")) {
+        const auto session = session_number(field<std::string>(call.fields, "session", ""));
+        return {{"erased", store.erase_session(call.model, session)}};
     }
-    send_json(response, {{"erased", erased}});
+    if (call.fields.contains("model")) {
+        check_model(call, field<std::string>(call.fields, "model", ""));
+        return {{"erased", store.erase_model(call.model)}};
+    }
+    return {{"erased", store.erase_below(call.model, prompt_of(call, false))}};
 }
 
-void set_budget(App& app, const Caller& caller, const httplib::Request& http,
-                httplib::Response& response) {
-    if (!caller.operates) {
+json set_budget(const Call& call) {
+    if (!call.operates) {
         throw ApiError(403, "only the first API key may change the budget");
     }
-    app.engine.store().set_max_bytes(
-        field<std::size_t>(body_of(http), "max_bytes", app.most_bytes, 0, app.most_bytes));
-    send_json(response, {{"max_bytes", app.engine.store().max_bytes()},
-                         {"bytes", app.engine.store().nbytes()}});
+    const std::size_t most = call.app.options.engine.store.max_bytes;
+    const auto max_bytes = field<std::size_t>(call.fields, "max_bytes", most, 0, most);
+    const std::size_t bytes = call.app.engine.store().set_max_bytes(max_bytes);
+    return {{"max_bytes", max_bytes}, {"bytes", bytes}};
 }
 
 } // namespace llama_server

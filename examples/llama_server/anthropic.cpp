@@ -21,34 +21,31 @@ public:
         return body;
     }
 
-    [[nodiscard]] std::string begin(const Result& result) const override {
-        return event({{"type", "message_start"}, {"message", message(result)}}) +
-               event({{"type", "content_block_start"},
-                      {"index", 0},
-                      {"content_block", {{"type", "text"}, {"text", ""}}}});
-    }
-    [[nodiscard]] std::string piece(const std::string& text) const override {
-        return event({{"type", "content_block_delta"},
-                      {"index", 0},
-                      {"delta", {{"type", "text_delta"}, {"text", text}}}});
-    }
-    [[nodiscard]] std::string end(const Result& result) const override {
-        json usage = usage_of(result);
-        usage["output_tokens"] = result.predicted;
-        return event({{"type", "content_block_stop"}, {"index", 0}}) +
-               event({{"type", "message_delta"}, {"delta", finish(result)}, {"usage", usage}}) +
-               event({{"type", "message_stop"}});
-    }
-    [[nodiscard]] std::string failed() const override {
-        return event({{"type", "error"},
-                      {"error", {{"type", "api_error"}, {"message", "the engine failed"}}}});
+    [[nodiscard]] std::string events(const Job::News& news, bool first) const override {
+        std::string events;
+        if (first) {
+            events += event({{"type", "message_start"}, {"message", message(news.result)}});
+            events += event({{"type", "content_block_start"},
+                             {"index", 0},
+                             {"content_block", {{"type", "text"}, {"text", ""}}}});
+        }
+        if (!news.text.empty()) {
+            events += event({{"type", "content_block_delta"},
+                             {"index", 0},
+                             {"delta", {{"type", "text_delta"}, {"text", news.text}}}});
+        }
+        if (news.done) {
+            json usage = usage_of(news.result);
+            usage["output_tokens"] = news.result.predicted;
+            events += event({{"type", "content_block_stop"}, {"index", 0}});
+            events += event(
+                {{"type", "message_delta"}, {"delta", finish(news.result)}, {"usage", usage}});
+            events += event({{"type", "message_stop"}});
+        }
+        return events;
     }
 
 private:
-    static std::string event(const json& data) {
-        return "event: " + data["type"].get<std::string>() + "\ndata: " + dump(data) + "\n\n";
-    }
-
     static json finish(const Result& result) {
         const bool stopped = result.finish == Finish::stop_text;
         return {{"stop_reason", stopped                           ? "stop_sequence"
@@ -60,11 +57,11 @@ private:
     /// The prompt's tokens in three parts: read from the cache; up to the last mark, and written to the
     /// cache; the rest.
     [[nodiscard]] json usage_of(const Result& result) const {
-        const std::size_t marked =
-            result.lookup.request() != 0 ? std::max(marked_, result.lookup.reused()) : 0;
-        return {{"cache_read_input_tokens", result.lookup.reused()},
-                {"cache_creation_input_tokens", marked - std::min(marked, result.lookup.reused())},
-                {"input_tokens", result.prompt_tokens - std::max(marked, result.lookup.reused())},
+        const std::size_t read = result.lookup.reused();
+        const std::size_t known = result.lookup.request() != 0 ? std::max(marked_, read) : read;
+        return {{"cache_read_input_tokens", read},
+                {"cache_creation_input_tokens", known - read},
+                {"input_tokens", result.prompt_tokens - known},
                 {"output_tokens", 0}};
     }
 
@@ -84,68 +81,37 @@ private:
     std::string id_;
 };
 
-struct Breakpoint {
-    std::size_t message;
-    std::size_t bytes; // of its content
-};
-
-/// The chat of a body, and where its breakpoints are.
-std::vector<Message> read_chat(const json& body, std::vector<Breakpoint>& breakpoints) {
-    for (const char* name : {"tools", "mcp_servers"}) {
-        if (body.contains(name) && !body[name].empty()) {
-            throw ApiError(400, std::string("'") + name + "' is not supported");
-        }
+/// The fields, with OpenAI's names for what Anthropic calls otherwise.
+json renamed(json fields) {
+    refuse_unsupported(fields, {{"tools", json::array()}, {"mcp_servers", json::array()}});
+    json& messages = fields["messages"];
+    if (const json system = fields.value("system", json());
+        messages.is_array() && !system.empty()) {
+        messages.insert(messages.begin(), json{{"role", "system"}, {"content", system}});
     }
-    const auto on_part = [&](std::size_t message, const json& part, std::size_t bytes) {
-        if (part.contains("cache_control") && !part["cache_control"].is_null()) {
-            breakpoints.push_back({message, bytes});
-        }
-    };
-    std::vector<Message> chat;
-    if (const json system = body.value("system", json()); !system.is_null() && !system.empty()) {
-        chat.push_back({"system", content_of(system, [&](const json& part, std::size_t bytes) {
-                            on_part(0, part, bytes);
-                        })});
+    fields["stop"] = fields.value("stop_sequences", json());
+    const json metadata = fields.value("metadata", json());
+    if (metadata.is_object() && !fields.contains("prompt_cache_key")) {
+        fields["prompt_cache_key"] = metadata.value("user_id", json());
     }
-    read_messages(body, chat, on_part);
-    if (breakpoints.size() > 4) {
-        throw ApiError(400, "at most 4 parts may have 'cache_control'");
-    }
-    return chat;
+    return fields;
 }
 
 } // namespace
 
-void messages(App& app, const Caller& caller, const httplib::Request& http,
-              httplib::Response& response) {
-    const json body = body_of(http);
-    std::vector<Breakpoint> breakpoints;
-    const std::vector<Message> chat = read_chat(body, breakpoints);
-    if (!body.contains("max_tokens")) {
+json messages(const Call& call) {
+    const json fields = renamed(call.fields);
+    if (!fields.contains("max_tokens")) {
         throw ApiError(400, "max_tokens: Field required");
     }
-    Request request = chat_request(app, caller, body, chat, "stop_sequences");
-    std::size_t marked = 0;
-    for (const Breakpoint& at : breakpoints) {
-        const std::size_t tokens =
-            app.engine.text().tokens_until(chat, at.message, at.bytes, request.prompt);
-        marked = std::max(marked, tokens);
-        request.marks.push_back({tokens, chat[at.message].role == "system" ? promptkv::Tier::system
-                                                                           : promptkv::Tier::user});
-    }
-    if (const json metadata = body.value("metadata", json());
-        request.session == 0 && metadata.is_object()) {
-        request.session = session_number(text_field(metadata, "user_id"));
-    }
-    answer(app, response, std::move(request), std::make_unique<AnthropicFormat>(app.name, marked),
-           field(body, "stream", false));
+    Request request = read_chat_request(call, fields);
+    auto format = std::make_unique<AnthropicFormat>(call.app.options.name, request.marked);
+    return answer(call, std::move(request), std::move(format));
 }
 
-void count_tokens(App& app, const Caller&, const httplib::Request& http,
-                  httplib::Response& response) {
-    std::vector<Breakpoint> breakpoints;
-    const std::vector<Message> chat = read_chat(body_of(http), breakpoints);
-    send_json(response, {{"input_tokens", app.engine.text().prompt(chat).size()}});
+json count_tokens(const Call& call) {
+    const Chat chat = read_chat(renamed(call.fields));
+    return {{"input_tokens", call.app.engine.text().prompt(chat.messages).size()}};
 }
 
 } // namespace llama_server

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <initializer_list>
+#include <optional>
 #include <random>
 #include <string_view>
 
@@ -21,101 +24,40 @@ bool same_secret(std::string_view a, std::string_view b) {
     return difference == 0;
 }
 
-std::string error_type(int status, bool anthropic) {
-    switch (status) {
-    case 401:
-        return "authentication_error";
-    case 403:
-        return "permission_error";
-    case 404:
-        return "not_found_error";
-    case 413:
-        return anthropic ? "request_too_large" : "invalid_request_error";
-    case 503:
-        return anthropic ? "overloaded_error" : "server_error";
-    default:
-        return status < 500 ? "invalid_request_error" : anthropic ? "api_error" : "server_error";
-    }
-}
-
-} // namespace
-
-Caller App::caller(const httplib::Request& request) const {
-    // A page of another site must not use a server that only listens to this machine.
-    const std::string host = request.get_header_value("Host");
-    const std::string origin = request.get_header_value("Origin");
+/// Refuses what a page of another site asks of a server that only listens to this machine.
+void check_origin(const Options& options, const httplib::Request& http) {
+    const std::string host = http.get_header_value("Host");
+    const std::string origin = http.get_header_value("Origin");
     const auto is = [&](const std::string& own) {
         return host == own || host.starts_with(own + ":");
     };
+    const bool loopback =
+        options.host == "127.0.0.1" || options.host == "localhost" || options.host == "::1";
     if ((!origin.empty() && origin != "http://" + host && origin != "https://" + host) ||
         (loopback && !is("localhost") && !is("127.0.0.1") && !is("[::1]") && !host.empty())) {
         throw ApiError(403, "requests from other web pages are refused");
     }
-    if (api_keys.empty()) {
-        return {engine.model_key(), true};
+}
+
+/// Throws:     ApiError without a valid key.
+void find_tenant(Call& call) {
+    const std::vector<std::string>& keys = call.app.options.api_keys;
+    call.model = call.app.engine.model_key();
+    if (keys.empty()) {
+        return;
     }
-    std::string key = request.get_header_value("x-api-key");
-    const std::string authorization = request.get_header_value("Authorization");
+    std::string key = call.http.get_header_value("x-api-key");
+    const std::string authorization = call.http.get_header_value("Authorization");
     if (key.empty() && authorization.starts_with("Bearer ")) {
         key = authorization.substr(7);
     }
-    std::size_t found = api_keys.size();
-    for (std::size_t i = 0; i < api_keys.size(); ++i) {
-        found = same_secret(key, api_keys[i]) ? i : found;
-    }
-    if (found == api_keys.size()) {
+    if (std::ranges::count_if(keys, [&](const auto& own) { return same_secret(key, own); }) == 0) {
         throw ApiError(401, "a valid API key is required", "", "invalid_api_key");
     }
     // The key names the tenant, not its place among the keys: a second level outlives their order.
-    const std::size_t tenant = std::hash<std::string>()(key);
-    return {engine.model_key() + " tenant " + std::to_string(tenant), found == 0};
+    call.model += " tenant " + std::to_string(std::hash<std::string>()(key));
+    call.operates = key == keys.front();
 }
-
-httplib::Server::Handler guarded(App& app, Handler handler) {
-    return [&app, handler](const httplib::Request& request, httplib::Response& response) {
-        try {
-            handler(app, app.caller(request), request, response);
-        } catch (const ApiError& error) {
-            send_error(request, response, error);
-        } catch (const std::exception& error) {
-            send_error(request, response, ApiError(500, error.what()));
-        }
-    };
-}
-
-void send_error(const httplib::Request& request, httplib::Response& response,
-                const ApiError& error) {
-    const bool anthropic = request.path.starts_with("/v1/messages");
-    json details = {{"type", error_type(error.status, anthropic)}, {"message", error.what()}};
-    json body = {{"error", details}};
-    if (anthropic) {
-        body["type"] = "error";
-    } else {
-        body["error"]["param"] = error.param.empty() ? json() : json(error.param);
-        body["error"]["code"] = error.code.empty() ? json() : json(error.code);
-    }
-    response.status = error.status == 503 && anthropic ? 529 : error.status;
-    if (error.status == 503) {
-        response.set_header("Retry-After", "1");
-    }
-    response.set_content(dump(body), "application/json");
-}
-
-void send_json(httplib::Response& response, const json& body) {
-    response.set_content(dump(body), "application/json");
-}
-
-std::string dump(const json& value) {
-    return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-std::string new_id(const char* prefix) {
-    static const auto start = std::random_device{}();
-    static std::atomic<std::uint32_t> count{0};
-    return prefix + std::to_string(start) + "-" + std::to_string(++count);
-}
-
-// reading a request ////////////////////////////////////////////////////////////////////////////////////
 
 json parse(const std::string& text) {
     const auto limit_depth = [](int depth, json::parse_event_t, json&) {
@@ -131,28 +73,137 @@ json parse(const std::string& text) {
     return value;
 }
 
-json body_of(const httplib::Request& request) {
-    json body = parse(request.body);
-    if (!body.is_object()) {
-        throw ApiError(400, "the body must be a JSON object");
+json fields_of(const httplib::Request& http) {
+    json fields = json::object();
+    if (!http.body.empty() || (http.method == "POST" && http.params.empty())) {
+        fields = parse(http.body);
+        if (!fields.is_object()) {
+            throw ApiError(400, "the body must be a JSON object");
+        }
+        return fields;
+    }
+    for (const auto& [name, value] : http.params) {
+        const bool text = name != "messages" && name != "limit" && name != "since";
+        fields[name] = text ? json(value) : parse(value);
+    }
+    return fields;
+}
+
+/// JSON as text; bytes that are no UTF-8 are replaced.
+std::string dump(const json& value) {
+    return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+bool is_anthropic(const httplib::Request& http) {
+    return http.path.starts_with("/v1/messages");
+}
+
+json error_body(const ApiError& error, bool anthropic) {
+    const int status = error.status;
+    const char* const type = status == 401                ? "authentication_error"
+                             : status == 403              ? "permission_error"
+                             : status == 404              ? "not_found_error"
+                             : status == 413 && anthropic ? "request_too_large"
+                             : status < 500               ? "invalid_request_error"
+                             : !anthropic                 ? "server_error"
+                             : status == 503              ? "overloaded_error"
+                                                          : "api_error";
+    const auto or_null = [](const std::string& text) { return text.empty() ? json() : json(text); };
+    json body = {{"error", {{"type", type}, {"message", error.what()}}}};
+    if (anthropic) {
+        body["type"] = "error";
+    } else {
+        body["error"]["param"] = or_null(error.param);
+        body["error"]["code"] = or_null(error.code);
     }
     return body;
 }
 
-std::string text_field(const json& body, const char* name) {
-    const auto found = body.find(name);
-    if (found == body.end() || found->is_null()) {
-        return {};
+} // namespace
+
+void handle(App& app, Endpoint endpoint, const httplib::Request& http,
+            httplib::Response& response) {
+    try {
+        Call call{.app = app, .http = http, .response = response};
+        check_origin(app.options, http);
+        find_tenant(call);
+        call.fields = fields_of(http);
+        if (const json answer = endpoint(call); !answer.is_null()) {
+            response.set_content(dump(answer), "application/json");
+        }
+    } catch (const ApiError& error) {
+        send_error(http, response, error);
+    } catch (const std::exception& error) {
+        send_error(http, response, ApiError(500, error.what()));
     }
-    if (!found->is_string()) {
-        throw ApiError(400, std::string("'") + name + "' must be a string", name);
-    }
-    return found->get<std::string>();
 }
 
-Request request_of(App& app, const Caller& caller, const json& body, Tokens prompt,
-                   std::size_t max_tokens, const char* stops) {
-    const std::size_t room = app.engine.context_tokens();
+void send_error(const httplib::Request& http, httplib::Response& response, const ApiError& error) {
+    response.status = error.status == 503 && is_anthropic(http) ? 529 : error.status;
+    if (error.status == 503) {
+        response.set_header("Retry-After", "1");
+    }
+    response.set_content(dump(error_body(error, is_anthropic(http))), "application/json");
+}
+
+// reading a request ////////////////////////////////////////////////////////////////////////////////////
+
+void refuse_unsupported(const json& fields, const json& neutral) {
+    for (const auto& [name, value] : neutral.items()) {
+        const json asked = fields.value(name, json());
+        if (!asked.empty() && asked != value) { // null is empty, too
+            throw ApiError(400, "'" + name + "' is supported as " + value.dump() + " only", name,
+                           "unsupported");
+        }
+    }
+}
+
+std::uint64_t session_number(const std::string& name) {
+    constexpr std::uint64_t exact = std::uint64_t{1} << 53; // numbers that every reader of JSON has
+    return name.empty() ? 0 : 1 + std::hash<std::string>()(name) % (exact - 1);
+}
+
+Chat read_chat(const json& fields) {
+    const auto check = [](bool good, const std::string& what) {
+        if (!good) {
+            throw ApiError(400, what, "messages");
+        }
+    };
+    Chat chat;
+    const json messages = fields.value("messages", json());
+    check(messages.is_array() && !messages.empty(),
+          "'messages' must be an array that is not empty");
+    for (const json& message : messages) {
+        check(message.is_object(), "each message must be an object");
+        std::string role = field<std::string>(message, "role", "");
+        if (role == "developer") {
+            role = "system";
+        }
+        check(role == "system" || role == "user" || role == "assistant" || role == "tool",
+              "unknown role '" + role + "'");
+        json content = message.value("content", json());
+        if (content.is_string()) {
+            content = json::array({{{"text", content}}});
+        }
+        check(content.is_array() || content.is_null(),
+              "a message's content must be a string or an array");
+        std::string text;
+        for (const json& part : content) {
+            check(part.is_object() && part.value("text", json()).is_string(),
+                  "only text parts are supported in a message's content");
+            text += part["text"].get<std::string>();
+            if (!part.value("cache_control", json()).is_null()) {
+                chat.breakpoints.push_back({chat.messages.size(), text.size()});
+            }
+        }
+        chat.messages.push_back({role, text});
+    }
+    check(chat.breakpoints.size() <= 4, "at most 4 parts may have 'cache_control'");
+    return chat;
+}
+
+Request read_request(const Call& call, const json& fields, Tokens prompt) {
+    const std::size_t room = call.app.engine.context_tokens();
     if (prompt.empty()) {
         throw ApiError(400, "the prompt is empty");
     }
@@ -162,110 +213,112 @@ Request request_of(App& app, const Caller& caller, const json& body, Tokens prom
                            " tokens, the context has room for " + std::to_string(room),
                        "", "context_length_exceeded");
     }
-    Request request;
-    request.prompt = std::move(prompt);
-    request.max_tokens = max_tokens;
-    Request& s = request;
-    s.temperature = field(body, "temperature", s.temperature, 0.0F, 5.0F);
-    s.top_p = field(body, "top_p", s.top_p, 0.0F, 1.0F);
-    s.min_p = field(body, "min_p", s.min_p, 0.0F, 1.0F);
-    s.top_k = field(body, "top_k", s.top_k, -1, 1'000'000);
-    const auto seed = field<std::int64_t>(body, "seed", -1);
-    s.seed = seed < 0 ? LLAMA_DEFAULT_SEED : static_cast<std::uint32_t>(seed);
-    if (const auto stop = body.find(stops); stop != body.end() && !stop->is_null()) {
-        const json list = stop->is_array() ? *stop : json::array({*stop});
-        for (const json& text : list) {
-            if (!text.is_string() || text.get_ref<const std::string&>().empty() ||
-                list.size() > 16) {
-                throw ApiError(400, std::string("'") + stops + "' must be at most 16 texts", stops);
-            }
-            request.stops.push_back(text.get<std::string>());
-        }
+    Request r;
+    r.prompt = std::move(prompt);
+    r.max_tokens = field(fields, "max_tokens", call.app.options.max_answer, std::size_t{1});
+    r.max_tokens = field(fields, "max_completion_tokens", r.max_tokens, std::size_t{1});
+    r.temperature = field(fields, "temperature", r.temperature, 0.0F, 5.0F);
+    r.top_p = field(fields, "top_p", r.top_p, 0.0F, 1.0F);
+    r.min_p = field(fields, "min_p", r.min_p, 0.0F, 1.0F);
+    r.top_k = field(fields, "top_k", r.top_k, -1, 1'000'000);
+    if (const auto seed = field<std::int64_t>(fields, "seed", -1); seed >= 0) {
+        r.seed = static_cast<std::uint32_t>(seed);
     }
-    request.model = caller.model;
-    request.cache_prompt = field(body, "cache_prompt", true);
-    request.side_request = field(body, "side_request", false);
-    request.session = session_number(text_field(body, "prompt_cache_key"));
-    return request;
+    const json stop = fields.value("stop", json());
+    for (const json& text : stop.is_array() || stop.is_null() ? stop : json::array({stop})) {
+        if (!text.is_string() || text == "" || stop.size() > 16) {
+            throw ApiError(400, "'stop' must be at most 16 texts", "stop");
+        }
+        r.stops.push_back(text.get<std::string>());
+    }
+    r.model = call.model;
+    r.cache_prompt = field(fields, "cache_prompt", true);
+    r.side_request = field(fields, "side_request", false);
+    r.session = session_number(field<std::string>(fields, "prompt_cache_key", ""));
+    return r;
 }
 
-Request chat_request(App& app, const Caller& caller, const json& body,
-                     const std::vector<Message>& chat, const char* stops) {
-    const std::size_t max_tokens =
-        field<std::size_t>(body, "max_completion_tokens",
-                           field<std::size_t>(body, "max_tokens", app.max_answer, 1), 1);
-    Request request =
-        request_of(app, caller, body, app.engine.text().prompt(chat), max_tokens, stops);
-    if (chat.front().role == "system") {
-        request.marks.push_back(
-            {app.engine.text().tokens_until(chat, 0, chat[0].content.size(), request.prompt),
-             promptkv::Tier::system});
+Request read_chat_request(const Call& call, const json& fields) {
+    const Text& text = call.app.engine.text();
+    Chat chat = read_chat(fields);
+    Request request = read_request(call, fields, text.prompt(chat.messages));
+    const auto mark = [&](std::size_t message, std::size_t bytes) {
+        const bool system = chat.messages[message].role == "system";
+        const std::size_t tokens = text.tokens_until(chat.messages, message, bytes, request.prompt);
+        request.marks.push_back({tokens, system ? promptkv::Tier::system : promptkv::Tier::user});
+        return tokens;
+    };
+    if (chat.messages[0].role == "system") {
+        mark(0, chat.messages[0].content.size());
+    }
+    for (const auto& [message, bytes] : chat.breakpoints) {
+        request.marked = std::max(request.marked, mark(message, bytes));
     }
     return request;
 }
 
 // sending an answer ////////////////////////////////////////////////////////////////////////////////////
 
+std::string new_id(const char* prefix) {
+    static const auto start = std::random_device{}();
+    static std::atomic<std::uint32_t> count{0};
+    return prefix + std::to_string(start) + "-" + std::to_string(++count);
+}
+
+std::string event(const json& data) {
+    const std::string type = data.value("type", "");
+    return (type.empty() ? "" : "event: " + type + "\n") + "data: " + dump(data) + "\n\n";
+}
+
 json diagnostics(const Result& result) {
-    if (result.lookup.request() == 0) {
+    const Lookup& found = result.lookup;
+    if (found.request() == 0) {
         return {{"type", "unavailable"}};
     }
-    const Lookup& found = result.lookup;
-    json told = {{"type", result.lookup.reused() > 0 ? "cache_hit" : "cache_miss"},
-                 {"cache_missed_tokens", result.prompt_tokens - result.lookup.reused()},
+    json told = {{"type", found ? "cache_hit" : "cache_miss"},
+                 {"cache_missed_tokens", result.prompt_tokens - found.reused()},
                  {"comparison_reusable_tokens", found.matched()},
                  {"match", name(found.match())},
-                 {"tier", result.lookup.reused() > 0 ? json(name(found.tier())) : json()}};
-    if (result.lookup.reused() == 0) {
-        told["reason"] = found.miss() == promptkv::MissReason::nothing_shared ||
-                                 found.miss() == promptkv::MissReason::below_min_reuse
-                             ? "input_changed"
-                             : "unavailable";
+                 {"tier", found ? json(name(found.tier())) : json()}};
+    if (!found) {
+        const bool changed = found.miss() == promptkv::MissReason::nothing_shared ||
+                             found.miss() == promptkv::MissReason::below_min_reuse;
+        told["reason"] = changed ? "input_changed" : "unavailable";
         told["miss"] = name(found.miss());
     }
     return told;
 }
 
-void answer(App& app, httplib::Response& response, Request request, std::unique_ptr<Format> format,
-            bool streaming) {
+json answer(const Call& call, Request request, std::unique_ptr<Format> format) {
     struct State {
-        std::shared_ptr<Job> job;
         std::unique_ptr<Format> format;
+        std::shared_ptr<Job> job;
         std::string text; // all of it, where the answer is sent at once
-        bool begun = false;
+        bool first = true;
     };
+    const bool streaming = field(call.fields, "stream", false);
+    const bool anthropic = is_anthropic(call.http);
     const auto state = std::make_shared<State>();
     state->format = std::move(format);
-    state->job = app.engine.submit(std::move(request));
+    state->job = call.app.engine.submit(std::move(request));
     if (state->job == nullptr) {
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
     }
-    const auto next = [state, streaming](std::size_t, httplib::DataSink& sink) {
-        using std::chrono_literals::operator""ms;
-        const std::optional<Job::News> news = state->job->wait(100ms);
+    const auto next = [=](std::size_t, httplib::DataSink& sink) {
+        const std::optional<Job::News> news = state->job->wait(std::chrono::milliseconds(100));
         if (!news) {
             return sink.is_writable(); // false where the client is gone: that cancels the request
         }
         const bool failed = news->result.finish == Finish::failed;
         std::string data;
-        if (streaming) {
-            if (!std::exchange(state->begun, true) && !failed) {
-                data += state->format->begin(news->result);
-            }
-            if (!news->text.empty()) {
-                data += state->format->piece(news->text);
-            }
-            if (news->done) {
-                data += failed ? state->format->failed() : state->format->end(news->result);
-            }
-        } else {
-            state->text += news->text;
-            if (news->done && failed) {
-                return false; // the connection breaks: the status has been sent
-            }
-            if (news->done) {
-                data = dump(state->format->whole(state->text, news->result));
-            }
+        if (streaming && failed) {
+            data = event(error_body(ApiError(500, "the engine failed"), anthropic));
+        } else if (streaming) {
+            data = state->format->events(*news, std::exchange(state->first, false));
+        } else if (failed) {
+            return false; // the connection breaks: the status has been sent
+        } else if (state->text += news->text; news->done) {
+            data = dump(state->format->whole(state->text, news->result));
         }
         if (!data.empty() && !sink.write(data.data(), data.size())) {
             return false;
@@ -275,9 +328,10 @@ void answer(App& app, httplib::Response& response, Request request, std::unique_
         }
         return true;
     };
-    response.set_header("Cache-Control", "no-store");
-    response.set_chunked_content_provider(streaming ? "text/event-stream" : "application/json",
-                                          next, [state](bool) { state->job->cancel(); });
+    call.response.set_header("Cache-Control", "no-store");
+    call.response.set_chunked_content_provider(streaming ? "text/event-stream" : "application/json",
+                                               next, [state](bool) { state->job->cancel(); });
+    return nullptr;
 }
 
 } // namespace llama_server

@@ -61,7 +61,7 @@ Engine::Engine(const Options& options, Metrics& metrics)
       model_(load_model(options.model_file), llama_model_free), text_(model_.get()),
       batch_(
           llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots, 0, 1)),
-      slots_(static_cast<std::size_t>(options.slots)), views_(slots_.size()) {
+      slots_(static_cast<std::size_t>(options.slots)) {
     const auto slots = static_cast<std::uint32_t>(options.slots);
     llama_context_params params = llama_context_default_params();
     params.n_ctx = options.context_tokens * slots;
@@ -79,6 +79,7 @@ Engine::Engine(const Options& options, Metrics& metrics)
     for (llama_seq_id id = 0; Slot & slot : slots_) {
         slot.id = id++;
     }
+    show_slots();
     thread_ = std::thread([this] { run(); });
 }
 
@@ -110,7 +111,7 @@ std::shared_ptr<Job> Engine::submit(Request request) {
     return job;
 }
 
-std::vector<Engine::SlotView> Engine::slots() const {
+std::vector<SlotView> Engine::slots() const {
     const std::lock_guard lock(mutex_);
     return views_;
 }
@@ -324,16 +325,13 @@ void Engine::fail_all() {
 }
 
 void Engine::show_slots() {
-    std::size_t busy = 0;
     const std::lock_guard lock(mutex_);
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-        const Slot& slot = slots_[i];
-        views_[i] = {};
-        if (slot.busy()) {
-            ++busy;
-            views_[i] = {true, slot.prompt_tokens(), slot.result.lookup.reused(), slot.done,
-                         slot.result.predicted};
-        }
+    std::size_t busy = 0;
+    views_.clear();
+    for (const Slot& slot : slots_) {
+        busy += slot.busy() ? 1 : 0;
+        views_.push_back({slot.id, slot.busy(), options_.context_tokens, slot.result.prompt_tokens,
+                          slot.result.lookup.reused(), slot.done, slot.result.predicted});
     }
     metrics_.processing.Set(static_cast<double>(busy));
 }

@@ -39,6 +39,7 @@ struct Request {
 
     Tokens prompt;
     std::vector<Mark> marks;
+    std::size_t marked = 0; // tokens up to the last mark that the client set
     std::size_t max_tokens = 256;
     std::vector<std::string> stops;
     float temperature = 0.8F; // 0: the most likely token
@@ -112,6 +113,16 @@ private:
     std::atomic<bool> cancelled_{false};
 };
 
+/// What a slot does, under the names that llama-server has for it.
+struct SlotView {
+    std::int32_t id = 0;
+    bool is_processing = false;
+    std::size_t n_ctx = 0, n_prompt_tokens = 0, n_prompt_tokens_cache = 0, n_past = 0,
+                n_decoded = 0;
+    NLOHMANN_DEFINE_TYPE_INTRUSIVE(SlotView, id, is_processing, n_ctx, n_prompt_tokens,
+                                   n_prompt_tokens_cache, n_past, n_decoded)
+};
+
 class Engine {
 public:
     struct Options {
@@ -120,14 +131,8 @@ public:
         std::uint32_t batch_tokens = 256;
         llama_seq_id slots = 4;
         int threads = 2;
-        std::size_t max_waiting = 1024;
+        std::size_t max_waiting = 128;
         Store::Options store;
-    };
-
-    /// What a slot does, for GET /slots.
-    struct SlotView {
-        bool busy = false;
-        std::size_t prompt_tokens = 0, reused = 0, computed = 0, predicted = 0;
     };
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
@@ -147,6 +152,7 @@ public:
     /// Equal only where the state of one context can serve another.
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
     [[nodiscard]] std::size_t context_tokens() const { return options_.context_tokens; }
+    /// What each slot does, for GET /slots.
     [[nodiscard]] std::vector<SlotView> slots() const;
     [[nodiscard]] std::size_t waiting() const;
 

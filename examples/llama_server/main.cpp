@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <memory>
 #include <thread>
 
 #include <sys/resource.h>
@@ -22,62 +21,43 @@ namespace {
 
 using namespace llama_server;
 
-struct Arguments {
-    std::string model, name, host = "127.0.0.1";
-    int port = 8080;
-    std::vector<std::string> api_keys;
-    Engine::Options engine;
-    std::size_t cache_mib = 1024, disk_mib = 4096, max_answer = 512, max_body_kib = 1024,
-                max_connections = 512;
-};
-
-void add_options(CLI::App& cli, Arguments& a) {
-    cli.add_option("-m,--model", a.model,
-                   "a GGUF file, or random, hybrid, recurrent: small models with random weights");
-    cli.add_option("--alias", a.name, "name of the model for clients; default: that of the file");
-    cli.add_option("--host", a.host, "address to listen on")->capture_default_str();
-    cli.add_option("--port", a.port, "0: any free one")
-        ->capture_default_str()
-        ->check(CLI::Range(0, 65535));
-    cli.add_option("--api-key", a.api_keys,
+void add_options(CLI::App& cli, Options& o) {
+    const auto add = [&](const char* names, auto& value, const char* help) {
+        return cli.add_option(names, value, help)->capture_default_str();
+    };
+    const auto add_mib = [&](const char* name, auto& bytes, const char* help) {
+        using Bytes = std::remove_reference_t<decltype(bytes)>;
+        cli.add_option_function<Bytes>(
+               name, [&](Bytes mib) { bytes = mib << 20U; }, help)
+            ->default_str(std::to_string(bytes >> 20U));
+    };
+    using CLI::Range;
+    add("-m,--model", o.engine.model_file,
+        "a GGUF file, or random, hybrid, recurrent: small models with random weights");
+    add("--alias", o.name, "name of the model for clients; default: that of the file");
+    add("--host", o.host, "address to listen on");
+    add("--port", o.port, "0: any free one")->check(Range(0, 65535));
+    cli.add_option("--api-key", o.api_keys,
                    "one for each tenant; state is shared within a tenant only")
         ->envname("LLAMA_API_KEY");
-    cli.add_option("-c,--ctx-size", a.engine.context_tokens, "tokens, of each sequence")
-        ->capture_default_str()
-        ->check(CLI::Range(64, 1 << 24));
-    cli.add_option("--parallel", a.engine.slots, "sequences that are computed together")
-        ->capture_default_str()
-        ->check(CLI::Range(1, 64));
-    cli.add_option("-b,--batch-size", a.engine.batch_tokens, "tokens of prompts in one batch")
-        ->capture_default_str()
-        ->check(CLI::Range(1, 8192));
-    cli.add_option("-t,--threads", a.engine.threads)
-        ->capture_default_str()
-        ->check(CLI::Range(1, 512));
-    cli.add_option("-n,--predict", a.max_answer,
-                   "tokens of an answer, unless the request says more or less")
-        ->capture_default_str();
-    cli.add_option("--cache-ram", a.cache_mib, "MiB, the budget of the cache")
-        ->capture_default_str();
-    cli.add_option("--block-tokens", a.engine.store.block_tokens)
-        ->capture_default_str()
-        ->check(CLI::Range(1, 4096));
-    cli.add_option("--min-reuse", a.engine.store.min_reuse, "tokens; a shorter match is a miss")
-        ->capture_default_str();
-    cli.add_option("--max-body", a.max_body_kib, "KiB of a request")->capture_default_str();
-    cli.add_option("--max-connections", a.max_connections, "served at once; further ones wait")
-        ->capture_default_str()
-        ->check(CLI::Range(1, 960));
-    cli.add_option("--max-waiting", a.engine.max_waiting, "requests; more are refused")
-        ->capture_default_str();
-    cli.add_option("--store", a.engine.store.second_level,
-                   "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
-    cli.add_option("--store-max", a.disk_mib, "MiB, the most that a folder takes")
-        ->capture_default_str();
+    add("-c,--ctx-size", o.engine.context_tokens, "tokens, of each sequence")
+        ->check(Range(64, 1 << 24));
+    add("--parallel", o.engine.slots, "sequences that are computed together")->check(Range(1, 64));
+    add("-b,--batch-size", o.engine.batch_tokens, "tokens of prompts in one batch")
+        ->check(Range(1, 8192));
+    add("-t,--threads", o.engine.threads, "that compute")->check(Range(1, 512));
+    add("-n,--predict", o.max_answer, "tokens of an answer, unless the request says more or less");
+    add_mib("--cache-ram", o.engine.store.max_bytes, "MiB, the budget of the cache");
+    add("--block-tokens", o.engine.store.block_tokens, "tokens of a block")->check(Range(1, 4096));
+    add("--max-body", o.max_body_kib, "KiB of a request");
+    add("--max-waiting", o.engine.max_waiting, "requests; more are refused")->check(Range(0, 1024));
+    add("--store", o.engine.store.second_level,
+        "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
+    add_mib("--store-max", o.engine.store.max_disk_bytes, "MiB, the most that a folder takes");
 }
 
 /// Model files by the words that stand for them.
-std::unique_ptr<random_model::TemporaryModel> make_model(std::string& name) {
+std::unique_ptr<random_model::TemporaryModel> make_model(const std::string& name) {
     random_model::Shape shape{.width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2};
     shape.layers = name == "random"      ? "aaa"
                    : name == "hybrid"    ? "mamm"
@@ -87,28 +67,33 @@ std::unique_ptr<random_model::TemporaryModel> make_model(std::string& name) {
 }
 
 void add_routes(httplib::Server& http, App& app) {
+    const auto to = [&app](Endpoint endpoint) {
+        return [&app, endpoint](const httplib::Request& request, httplib::Response& response) {
+            handle(app, endpoint, request, response);
+        };
+    };
     http.Get("/", [](const httplib::Request&, httplib::Response& response) {
         response.set_header("Content-Security-Policy",
                             "default-src 'self' 'unsafe-inline'; img-src data:");
         response.set_content(page, "text/html; charset=utf-8");
     });
     http.Get("/health", [](const httplib::Request&, httplib::Response& response) {
-        send_json(response, {{"status", "ok"}});
+        response.set_content(R"({"status":"ok"})", "application/json");
     });
-    http.Post("/v1/chat/completions", guarded(app, chat_completions));
-    http.Post("/v1/completions", guarded(app, completions));
-    http.Post("/v1/messages", guarded(app, messages));
-    http.Post("/v1/messages/count_tokens", guarded(app, count_tokens));
-    http.Get(R"(/v1/models(/.*)?)", guarded(app, models));
-    http.Get("/props", guarded(app, props));
-    http.Get("/slots", guarded(app, slots));
-    http.Post("/tokenize", guarded(app, tokenize));
-    http.Get("/metrics", guarded(app, show_metrics));
-    http.Get("/cache", guarded(app, show_cache));
-    http.Put("/cache", guarded(app, set_budget));
-    http.Delete("/cache", guarded(app, erase_cache));
-    http.Get("/cache/explain", guarded(app, explain_cache));
-    http.Post("/cache/explain", guarded(app, explain_cache));
+    http.Post("/v1/chat/completions", to(chat_completions));
+    http.Post("/v1/completions", to(completions));
+    http.Post("/v1/messages", to(messages));
+    http.Post("/v1/messages/count_tokens", to(count_tokens));
+    http.Get(R"(/v1/models(/.*)?)", to(models));
+    http.Get("/props", to(props));
+    http.Get("/slots", to(slots));
+    http.Post("/tokenize", to(tokenize));
+    http.Get("/metrics", to(show_metrics));
+    http.Get("/cache", to(show_cache));
+    http.Put("/cache", to(set_budget));
+    http.Delete("/cache", to(erase_cache));
+    http.Get("/cache/explain", to(explain_cache));
+    http.Post("/cache/explain", to(explain_cache));
     http.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
         if (response.body.empty()) { // else an endpoint has said it
             const int status = response.status;
@@ -121,28 +106,24 @@ void add_routes(httplib::Server& http, App& app) {
     });
 }
 
-int serve(Arguments& a) {
-    const auto made = make_model(a.model);
-    a.engine.model_file = made ? made->path() : a.model;
-    a.engine.store.max_bytes = a.cache_mib << 20;
-    a.engine.store.max_disk_bytes = std::uint64_t{a.disk_mib} << 20;
-    if (a.name.empty()) {
-        a.name = made ? a.model : std::filesystem::path(a.model).stem().string();
+int serve(Options& options) {
+    const auto made = make_model(options.engine.model_file);
+    if (options.name.empty()) {
+        options.name = std::filesystem::path(options.engine.model_file).stem().string();
     }
+    options.engine.model_file = made ? made->path() : options.engine.model_file;
     Metrics metrics;
-    Engine engine(a.engine, metrics);
-    App app{.engine = engine,
-            .metrics = metrics,
-            .name = a.name,
-            .api_keys = a.api_keys,
-            .max_answer = a.max_answer,
-            .most_bytes = a.engine.store.max_bytes,
-            .loopback = a.host == "127.0.0.1" || a.host == "localhost" || a.host == "::1"};
+    Engine engine(options.engine, metrics);
+    App app{options, metrics, engine};
 
     httplib::Server http;
-    // A streaming answer holds its thread for as long as it lasts: with few some clients would stall others.
-    http.new_task_queue = [&] { return new httplib::ThreadPool(a.max_connections); };
-    http.set_payload_max_length(a.max_body_kib << 10);
+    // An answer holds a thread until it is sent. Those that wait leave some for slow clients and for the
+    // other endpoints.
+    http.new_task_queue = [&] {
+        const auto slots = static_cast<std::size_t>(options.engine.slots);
+        return new httplib::ThreadPool(slots + options.engine.max_waiting + 128);
+    };
+    http.set_payload_max_length(options.max_body_kib << 10U);
     http.set_tcp_nodelay(true);
     int listener = -1;
     http.set_socket_options([&](int socket) { // not for reuse by two servers, as is the default
@@ -153,10 +134,15 @@ int serve(Arguments& a) {
     http.set_read_timeout(10);
     http.set_write_timeout(10);
     add_routes(http, app);
-    const int port = a.port != 0 ? (http.bind_to_port(a.host, a.port) ? a.port : -1)
-                                 : http.bind_to_any_port(a.host);
+    int port = options.port;
+    if (port == 0) {
+        port = http.bind_to_any_port(options.host);
+    } else if (!http.bind_to_port(options.host, port)) {
+        port = -1;
+    }
     if (port < 0) {
-        throw std::runtime_error("cannot listen on " + a.host + ":" + std::to_string(a.port));
+        throw std::runtime_error("cannot listen on " + options.host + ":" +
+                                 std::to_string(options.port));
     }
     listen(listener, 1024); // the library asks for 5 connections that wait to be accepted
     std::thread([&http] {   // ends the server when a signal says so
@@ -172,7 +158,8 @@ int serve(Arguments& a) {
         http.stop();
     })
         .detach();
-    std::printf("llama_server: %s at http://%s:%d\n", a.name.c_str(), a.host.c_str(), port);
+    std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(), options.host.c_str(),
+                port);
     std::fflush(stdout);
     return http.listen_after_bind() ? 0 : 1;
 }
@@ -180,14 +167,13 @@ int serve(Arguments& a) {
 } // namespace
 
 int main(int argc, char** argv) {
-    Arguments arguments;
-    arguments.model = std::filesystem::exists(PROMPTKV_SHARED_DIR "/models/stories260K.gguf")
-                          ? PROMPTKV_SHARED_DIR "/models/stories260K.gguf"
-                          : "random";
-    arguments.engine.threads =
+    const char* const usual = PROMPTKV_SHARED_DIR "/models/stories260K.gguf";
+    Options options;
+    options.engine.model_file = std::filesystem::exists(usual) ? usual : "random";
+    options.engine.threads =
         static_cast<int>(std::max(2U, std::thread::hardware_concurrency()) / 2);
     CLI::App cli("An OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.");
-    add_options(cli, arguments);
+    add_options(cli, options);
     CLI11_PARSE(cli, argc, argv);
     sigset_t signals; // for the thread that waits for them, so blocked in all
     sigemptyset(&signals);
@@ -201,7 +187,7 @@ int main(int argc, char** argv) {
         setrlimit(RLIMIT_NOFILE, &files);
     }
     try {
-        return serve(arguments);
+        return serve(options);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "llama_server: %s\n", error.what());
         return 2;

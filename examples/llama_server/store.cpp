@@ -16,7 +16,6 @@
 #include <exception>
 #include <functional>
 #include <iterator>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <string_view>
@@ -27,18 +26,13 @@
 namespace llama_server {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-/// What the server remembers of an entry.
-struct Facts {
-    std::uint64_t session = 0;
-    Clock::time_point stored = Clock::now();
-    std::uint64_t hits = 0;
-};
+/// A shorter match is no reuse: a BOS token, a template's header.
+constexpr promptkv::FetchOptions fetch_options{.min_reuse = 8};
 
 /// `BelowStore`: of the second level.
 template <class KV, class BelowStore>
 class StoreOf final : public Store {
+    using Clock = std::chrono::steady_clock;
     using Cache = promptkv::ConcurrentPromptCache<KV, std::string, llama_token, promptkv::Tier,
                                                   promptkv::ReuseOrder>;
     using SecondLevel = promptkv::SecondLevel<Cache, BelowStore>;
@@ -47,9 +41,10 @@ public:
     /// `below`: null for none.
     StoreOf(llama_context* context, llama_seq_id slots, const Options& options,
             std::unique_ptr<BelowStore> below)
-        : options_(options), cache_({.max_bytes = options.max_bytes}), below_(std::move(below)) {
+        : block_tokens_(options.block_tokens), cache_({.max_bytes = options.max_bytes}),
+          below_(std::move(below)) {
         for (llama_seq_id slot = 0; slot < slots; ++slot) {
-            sequences_.emplace_back(context, slot, slots, options.block_tokens);
+            sequences_.emplace_back(context, slot, slots, block_tokens_);
         }
         const auto listener = [this](auto& removal) { note(removal); };
         if (below_ == nullptr) {
@@ -59,7 +54,7 @@ public:
             second_.emplace(cache_, *below_,
                             typename SecondLevel::Options{
                                 .fingerprint = promptkv::fingerprint_of(llama_print_system_info()),
-                                .block_tokens = options.block_tokens});
+                                .block_tokens = block_tokens_});
             second_->set_removal_listener(listener);
         }
     }
@@ -85,7 +80,7 @@ public:
 
     Lookup restore(llama_seq_id slot, const std::string& model, TokenSpan prompt) override {
         auto& sequence = sequences_[static_cast<std::size_t>(slot)];
-        const auto hit = cache_.lease_nearest(model, prompt, {.min_reuse = options_.min_reuse});
+        const auto hit = cache_.lease_nearest(model, prompt, fetch_options);
         if (!hit) {
             sequence.clear();
             return hit;
@@ -106,88 +101,89 @@ public:
         return hit;
     }
 
-    promptkv::Inserted keep(llama_seq_id slot, const std::string& model, TokenSpan tokens,
-                            promptkv::Tier tier, promptkv::InsertOptions options) override {
+    void keep(llama_seq_id slot, const std::string& model, TokenSpan tokens, promptkv::Tier tier,
+              promptkv::InsertOptions options) override {
         auto& sequence = sequences_[static_cast<std::size_t>(slot)];
         auto room = cache_.reserve(model, tokens, sequence.nbytes(tokens.size()), tier, options);
         if (!room) {
-            return {.outcome = room.outcome()}; // present already, or there is no room
+            return; // present already, or there is no room
         }
-        KV kv = room.prefix().value_or(KV(options_.block_tokens));
+        KV kv = room.prefix().value_or(KV(block_tokens_));
         sequence.save(kv, room.tokens());
-        const std::size_t length = kv.length();
-        const std::size_t key = key_of(model, tokens.first(length));
-        const bool added = remember(key, options.session);
-        const promptkv::Inserted inserted = room.commit(std::move(kv));
-        const bool stored = inserted.outcome == promptkv::Outcome::stored ||
-                            inserted.outcome == promptkv::Outcome::replaced;
-        if (added && (!stored || inserted.tokens != length)) { // or stored in part
+        const TokenSpan saved = tokens.first(kv.length());
+        {
             const std::lock_guard lock(mutex_);
-            facts_.erase(key);
+            facts_[key_of(model, saved)] = {.session = options.session};
         }
-        return inserted;
+        const promptkv::Inserted inserted = room.commit(std::move(kv));
+        if (inserted.tokens != saved.size()) { // stored in part, or not at all
+            const std::lock_guard lock(mutex_);
+            shorten_facts(model, saved, inserted.tokens);
+        }
     }
 
     void clear(llama_seq_id slot) override { sequences_[static_cast<std::size_t>(slot)].clear(); }
 
     [[nodiscard]] bool cuttable() const override { return promptkv::PrefixClonable<KV>; }
 
-    [[nodiscard]] std::vector<Entry> entries(const std::string& model) const override {
-        constexpr std::size_t shown_tokens = 24;
-        std::vector<Entry> entries;
-        std::unordered_map<const void*, std::uint32_t> numbers;
+    [[nodiscard]] json show(const std::string& model, const Text& text, std::size_t limit,
+                            std::uint64_t since) const override {
+        constexpr std::size_t shown_tokens = 24; // at the begin and the end of a key
+        const std::lock_guard lock(mutex_);
+        json entries = json::array();
+        std::unordered_map<const void*, std::uint32_t> numbers; // the same for the same block
         cache_.for_each([&](const typename Cache::EntryView& view) {
             if (view.model != model) {
                 return;
             }
-            Entry entry;
-            entry.tokens = view.tokens.size();
-            entry.tier = view.tier;
-            entry.nbytes = entry.own_bytes = view.nbytes;
-            {
-                const std::lock_guard lock(mutex_);
-                if (const auto at = facts_.find(key_of(model, view.tokens)); at != facts_.end()) {
-                    const Facts& facts = at->second;
-                    entry.session = facts.session;
-                    entry.hits = facts.hits;
-                    entry.age_seconds =
-                        std::chrono::duration<double>(Clock::now() - facts.stored).count();
-                }
-            }
-            const std::size_t shown = std::min(view.tokens.size(), shown_tokens);
-            const TokenSpan first = view.tokens.first(shown);
-            const TokenSpan last = view.tokens.last(shown);
-            entry.begin.assign(first.begin(), first.end());
-            entry.end.assign(last.begin(), last.end());
+            std::size_t own_bytes = view.nbytes; // that no other entry refers to
+            std::vector<std::pair<std::uint32_t, std::uint32_t>> blocks; // ranges of numbers
             for (const auto& block : view.kv.blocks()) {
-                entry.own_bytes -= block.use().count() > 1 ? block.nbytes() : 0;
+                own_bytes -= block.use().count() > 1 ? block.nbytes() : 0;
                 const auto next = static_cast<std::uint32_t>(numbers.size());
                 const std::uint32_t number = numbers.try_emplace(&*block, next).first->second;
-                if (!entry.blocks.empty() && entry.blocks.back().second + 1 == number) {
-                    entry.blocks.back().second = number;
+                if (!blocks.empty() && blocks.back().second + 1 == number) {
+                    blocks.back().second = number;
                 } else {
-                    entry.blocks.emplace_back(number, number);
+                    blocks.emplace_back(number, number);
                 }
             }
-            entries.push_back(std::move(entry));
+            const auto known = facts_.find(key_of(model, view.tokens));
+            const Facts facts = known == facts_.end() ? Facts{} : known->second;
+            const std::size_t shown = std::min(view.tokens.size(), shown_tokens);
+            entries.push_back(
+                {{"tokens", view.tokens.size()},
+                 {"tier", name(view.tier)},
+                 {"bytes", view.nbytes},
+                 {"own_bytes", own_bytes},
+                 {"shared_bytes", view.nbytes - own_bytes},
+                 {"session", facts.session},
+                 {"age_s", std::chrono::duration<double>(Clock::now() - facts.stored).count()},
+                 {"hits", facts.hits},
+                 {"begins", text.text(view.tokens.first(shown))},
+                 {"ends", text.text(view.tokens.last(shown))},
+                 {"blocks", blocks}});
         });
-        return entries;
-    }
-
-    [[nodiscard]] std::vector<Departure> departures(const std::string& model,
-                                                    std::uint64_t since) const override {
-        const std::lock_guard lock(mutex_);
-        std::vector<Departure> found;
+        const std::size_t count = entries.size();
+        if (count > limit) {
+            entries.erase(entries.begin(), entries.end() - static_cast<std::ptrdiff_t>(limit));
+        }
+        json departures = json::array();
         for (const Departure& departure : departures_) {
-            if (departure.number > since && departure.model == model) {
-                found.push_back(departure);
+            if (departure.model == model && departure.number > since) {
+                departures.push_back(departure.shown);
             }
         }
-        return found;
+        json counters = json::object();
+        promptkv::for_each_counter(
+            cache_.stats(), [&](const char* counter, auto value) { counters[counter] = value; });
+        return {{"bytes", cache_.nbytes()}, {"max_bytes", cache_.limits().max_bytes},
+                {"count", count},           {"entries", std::move(entries)},
+                {"departures", departures}, {"stats", counters}};
     }
 
     [[nodiscard]] Explanation explain(const std::string& model, TokenSpan tokens) const override {
-        return cache_.explain(model, tokens, {.min_reuse = options_.min_reuse});
+        return cache_.explain(model, tokens, fetch_options);
     }
     std::size_t erase_session(const std::string& model, std::uint64_t session) override {
         return second_ ? second_->erase_session(model, session)
@@ -199,12 +195,10 @@ public:
     std::size_t erase_model(const std::string& model) override {
         return second_ ? second_->erase_model(model) : cache_.erase_model(model);
     }
-    void set_max_bytes(std::size_t max_bytes) override {
+    std::size_t set_max_bytes(std::size_t max_bytes) override {
         cache_.set_limits({.max_bytes = max_bytes});
+        return cache_.nbytes();
     }
-    [[nodiscard]] std::size_t max_bytes() const override { return cache_.limits().max_bytes; }
-    [[nodiscard]] std::size_t nbytes() const override { return cache_.nbytes(); }
-    [[nodiscard]] promptkv::Stats stats() const override { return cache_.stats(); }
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const override {
         auto families = promptkv_metrics::collect(cache_);
         if (second_) {
@@ -215,6 +209,19 @@ public:
     }
 
 private:
+    /// What the server remembers of an entry.
+    struct Facts {
+        std::uint64_t session = 0;
+        std::uint64_t hits = 0; // by prompts that hold its whole key
+        Clock::time_point stored = Clock::now();
+    };
+    /// A payload, or the tail of one, that left.
+    struct Departure {
+        std::uint64_t number; // counts from 1
+        std::string model;
+        json shown;
+    };
+
     /// Tells keys apart well enough for facts that are only shown.
     static std::size_t key_of(const std::string& model, TokenSpan tokens) {
         const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()),
@@ -222,33 +229,38 @@ private:
         return std::hash<std::string_view>()(bytes) ^ std::hash<std::string>()(model);
     }
 
-    bool remember(std::size_t key, std::uint64_t session) {
-        const std::lock_guard lock(mutex_);
-        const auto [at, added] = facts_.try_emplace(key);
-        at->second.session = added ? session : at->second.session;
-        return added;
+    /// An entry has become its first `kept` tokens; 0: it left. Requires: the lock.
+    void shorten_facts(const std::string& model, TokenSpan tokens, std::size_t kept) {
+        auto facts = facts_.extract(key_of(model, tokens));
+        if (facts && kept > 0) {
+            facts.key() = key_of(model, tokens.first(kept));
+            facts_.insert(std::move(facts));
+        }
     }
 
     void note(const typename Cache::Removal& removal) {
         constexpr std::size_t remembered = 512;
         const std::lock_guard lock(mutex_);
         if (removal.reason != promptkv::RemovalReason::replaced) { // else the key has an entry
-            auto facts = facts_.extract(key_of(removal.model, removal.tokens));
-            if (facts && removal.kept_tokens > 0) {
-                facts.key() = key_of(removal.model, removal.tokens.first(removal.kept_tokens));
-                facts_.insert(std::move(facts));
-            }
+            shorten_facts(removal.model, removal.tokens, removal.kept_tokens);
         }
-        departures_.push_back({++departed_, removal.model, removal.reason, removal.tier,
-                               removal.tokens.size(), removal.kept_tokens, removal.bytes});
+        ++departed_;
+        departures_.push_back({departed_,
+                               removal.model,
+                               {{"number", departed_},
+                                {"reason", name(removal.reason)},
+                                {"tier", name(removal.tier)},
+                                {"tokens", removal.tokens.size()},
+                                {"kept_tokens", removal.kept_tokens},
+                                {"bytes", removal.bytes}}});
         if (departures_.size() > remembered) {
             departures_.pop_front();
         }
     }
 
-    Options options_;
-    std::vector<llama_kv::Sequence<KV>> sequences_;
-    mutable std::mutex mutex_; // of the next three
+    std::size_t block_tokens_;
+    std::vector<llama_kv::Sequence<KV>> sequences_; // one a slot
+    mutable std::mutex mutex_;                      // of the next three
     std::unordered_map<std::size_t, Facts> facts_;
     std::deque<Departure> departures_;
     std::uint64_t departed_ = 0;
