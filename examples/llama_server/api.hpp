@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
-// What the endpoints share: callers, errors, how a request is read and its answer is sent.
+// What the endpoints share: who asks, the fields of a request, errors.
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_API_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_API_HPP
 
 #include "engine.hpp"
-#include "metrics.hpp"
 
 #include <httplib.h>
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
-#include <cstdint>
-#include <ctime>
+#include <exception>
+#include <functional>
 #include <limits>
-#include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,17 +31,10 @@ struct Options {
     Engine::Options engine;
 };
 
-/// What the endpoints use.
-struct App {
-    const Options& options;
-    Metrics& metrics;
-    Engine& engine;
-    std::time_t started = std::time(nullptr);
-};
-
 /// A request to an endpoint, of a caller who may make it.
 struct Call {
-    App& app;
+    const Options& options;
+    Engine& engine;
     const httplib::Request& http;
     httplib::Response& response;
     std::string model{}; // the cache's key of it; names the tenant: state is shared within one only
@@ -52,9 +45,6 @@ struct Call {
 /// Returns the answer; null where it is in the response already.
 using Endpoint = json (*)(const Call&);
 
-/// Calls an endpoint for a caller with a valid key. What it throws becomes an error of the API that was asked.
-void handle(App& app, Endpoint endpoint, const httplib::Request& http, httplib::Response& response);
-
 /// An answer with an error status.
 struct ApiError : std::runtime_error {
     ApiError(int http, const std::string& message, std::string field = "", std::string reason = "")
@@ -63,10 +53,6 @@ struct ApiError : std::runtime_error {
     int status;
     std::string param, code;
 };
-/// Sends an error in the form of the API that was asked.
-void send_error(const httplib::Request& http, httplib::Response& response, const ApiError& error);
-
-// reading a request ////////////////////////////////////////////////////////////////////////////////////
 
 /// A field, or `fallback` where it is missing or null.
 /// Throws:     ApiError where it has another type, or lies outside of [least, most].
@@ -97,69 +83,137 @@ T field(const json& fields, const char* name, T fallback,
     return found->template get<T>();
 }
 
-/// Refuses fields that would change the answer and are not supported. `neutral`: each with the value that
-/// asks for nothing.
-void refuse_unsupported(const json& fields, const json& neutral);
+/// Compares without telling by its time where the difference is.
+inline bool same_secret(std::string_view a, std::string_view b) {
+    unsigned difference = a.size() == b.size() ? 0 : 1;
+    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+        difference |= static_cast<unsigned>(a[i] ^ b[i]);
+    }
+    return difference == 0;
+}
 
-/// The session of a conversation that a client names; 0 for an empty name. A session belongs to its model,
-/// and so to its tenant.
-[[nodiscard]] std::uint64_t session_number(const std::string& name);
-
-struct Chat {
-    /// The end of a part with `cache_control`.
-    struct Breakpoint {
-        std::size_t message, bytes; // of its content
+/// Refuses what a page of another site asks of a server that only listens to this machine.
+inline void check_origin(const Options& options, const httplib::Request& http) {
+    const std::string host = http.get_header_value("Host");
+    const std::string origin = http.get_header_value("Origin");
+    const auto is = [&](const std::string& own) {
+        return host == own || host.starts_with(own + ":");
     };
+    const bool loopback =
+        options.host == "127.0.0.1" || options.host == "localhost" || options.host == "::1";
+    if ((!origin.empty() && origin != "http://" + host && origin != "https://" + host) ||
+        (loopback && !is("localhost") && !is("127.0.0.1") && !is("[::1]") && !host.empty())) {
+        throw ApiError(403, "requests from other web pages are refused");
+    }
+}
 
-    std::vector<Message> messages;
-    std::vector<Breakpoint> breakpoints;
-};
-/// The chat in the field `messages`.
-[[nodiscard]] Chat read_chat(const json& fields);
+/// Throws:     ApiError without a valid key.
+inline void find_tenant(Call& call) {
+    const std::vector<std::string>& keys = call.options.api_keys;
+    call.model = call.engine.model_key();
+    if (keys.empty()) {
+        return;
+    }
+    std::string key = call.http.get_header_value("x-api-key");
+    const std::string authorization = call.http.get_header_value("Authorization");
+    if (key.empty() && authorization.starts_with("Bearer ")) {
+        key = authorization.substr(7);
+    }
+    if (std::ranges::count_if(keys, [&](const auto& own) { return same_secret(key, own); }) == 0) {
+        throw ApiError(401, "a valid API key is required", "", "invalid_api_key");
+    }
+    // The key names the tenant, not its place among the keys: a second level outlives their order.
+    call.model += " tenant " + std::to_string(std::hash<std::string>()(key));
+    call.operates = key == keys.front();
+}
 
-/// A request with the sampling, limits and session that the fields have under OpenAI's names.
-/// Throws:     ApiError, also where the prompt does not fit.
-[[nodiscard]] Request read_request(const Call& call, const json& fields, Tokens prompt);
-/// That of a chat: the end of its system prompt is a mark, and so is each breakpoint.
-[[nodiscard]] Request read_chat_request(const Call& call, const json& fields);
+inline json parse(const std::string& text) {
+    const auto limit_depth = [](int depth, json::parse_event_t, json&) {
+        if (depth > 64) {
+            throw ApiError(400, "the JSON is nested too deeply");
+        }
+        return true;
+    };
+    json value = json::parse(text, limit_depth, false);
+    if (value.is_discarded()) {
+        throw ApiError(400, "this is not valid JSON");
+    }
+    return value;
+}
 
-// sending an answer ////////////////////////////////////////////////////////////////////////////////////
+inline json fields_of(const httplib::Request& http) {
+    json fields = json::object();
+    if (!http.body.empty() || (http.method == "POST" && http.params.empty())) {
+        fields = parse(http.body);
+        if (!fields.is_object()) {
+            throw ApiError(400, "the body must be a JSON object");
+        }
+        return fields;
+    }
+    for (const auto& [name, value] : http.params) {
+        const bool text = name != "messages" && name != "limit" && name != "since";
+        fields[name] = text ? json(value) : parse(value);
+    }
+    return fields;
+}
 
-/// How an API writes an answer.
-class Format {
-public:
-    virtual ~Format() = default;
-    /// All of it at once.
-    [[nodiscard]] virtual json whole(const std::string& text, const Result& result) const = 0;
-    /// What is new, as server-sent events. `first`: there was nothing before.
-    [[nodiscard]] virtual std::string events(const Job::News& news, bool first) const = 0;
-};
+/// JSON as text; bytes that are no UTF-8 are replaced.
+inline std::string dump(const json& value) {
+    return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
-/// Submits the request, and sends its answer: as it comes where the field `stream` says so. A client that
-/// goes away cancels the request.
-json answer(const Call& call, Request request, std::unique_ptr<Format> format);
+inline bool is_anthropic(const httplib::Request& http) {
+    return http.path.starts_with("/v1/messages");
+}
 
-[[nodiscard]] std::string new_id(const char* prefix);
-/// A server-sent event. It has a name where the data have a type.
-[[nodiscard]] std::string event(const json& data);
-/// Why the prompt was reused or not, in the terms of OpenAI's prompt_cache_diagnostics, and in ours.
-[[nodiscard]] json diagnostics(const Result& result);
+inline json error_body(const ApiError& error, bool anthropic) {
+    const int status = error.status;
+    const char* const type = status == 401                ? "authentication_error"
+                             : status == 403              ? "permission_error"
+                             : status == 404              ? "not_found_error"
+                             : status == 413 && anthropic ? "request_too_large"
+                             : status < 500               ? "invalid_request_error"
+                             : !anthropic                 ? "server_error"
+                             : status == 503              ? "overloaded_error"
+                                                          : "api_error";
+    const auto or_null = [](const std::string& text) { return text.empty() ? json() : json(text); };
+    json body = {{"error", {{"type", type}, {"message", error.what()}}}};
+    if (anthropic) {
+        body["type"] = "error";
+    } else {
+        body["error"]["param"] = or_null(error.param);
+        body["error"]["code"] = or_null(error.code);
+    }
+    return body;
+}
 
-// the endpoints ////////////////////////////////////////////////////////////////////////////////////////
+/// Sends an error in the form of the API that was asked.
+inline void send_error(const httplib::Request& http, httplib::Response& response,
+                       const ApiError& error) {
+    response.status = error.status == 503 && is_anthropic(http) ? 529 : error.status;
+    if (error.status == 503) {
+        response.set_header("Retry-After", "1");
+    }
+    response.set_content(dump(error_body(error, is_anthropic(http))), "application/json");
+}
 
-json chat_completions(const Call& call);
-json completions(const Call& call);
-json messages(const Call& call);
-json count_tokens(const Call& call);
-json models(const Call& call);
-json props(const Call& call);
-json slots(const Call& call);
-json tokenize(const Call& call);
-json show_metrics(const Call& call);
-json show_cache(const Call& call);
-json explain_cache(const Call& call);
-json erase_cache(const Call& call);
-json set_budget(const Call& call);
+/// Calls an endpoint for a caller with a valid key.
+inline void handle(const Options& options, Engine& engine, Endpoint endpoint,
+                   const httplib::Request& http, httplib::Response& response) {
+    try {
+        Call call{.options = options, .engine = engine, .http = http, .response = response};
+        check_origin(options, http);
+        find_tenant(call);
+        call.fields = fields_of(http);
+        if (const json answer = endpoint(call); !answer.is_null()) {
+            response.set_content(dump(answer), "application/json");
+        }
+    } catch (const ApiError& error) {
+        send_error(http, response, error);
+    } catch (const std::exception& error) {
+        send_error(http, response, ApiError(500, error.what()));
+    }
+}
 
 } // namespace llama_server
 

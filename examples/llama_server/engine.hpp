@@ -3,115 +3,34 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_ENGINE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ENGINE_HPP
 
+#include "load_model.hpp"
 #include "metrics.hpp"
+#include "model_key.hpp"
+#include "request.hpp"
 #include "store.hpp"
 #include "text.hpp"
 
-#include <promptkv/tier.hpp>
-
 #include <llama.h>
 
-#include <atomic>
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <deque>
+#include <exception>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <mutex>
-#include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 namespace llama_server {
-
-using Clock = std::chrono::steady_clock;
-
-/// What a client asks for.
-struct Request {
-    /// A prefix that gets an entry of its own.
-    struct Mark {
-        std::size_t tokens;
-        promptkv::Tier tier;
-    };
-
-    Tokens prompt;
-    std::vector<Mark> marks;
-    std::size_t marked = 0; // tokens up to the last mark that the client set
-    std::size_t max_tokens = 256;
-    std::vector<std::string> stops;
-    float temperature = 0.8F; // 0: the most likely token
-    float top_p = 0.95F;
-    float min_p = 0.05F;
-    std::int32_t top_k = 40;
-    std::uint32_t seed = LLAMA_DEFAULT_SEED;
-    std::string model; // the cache's model key
-    std::uint64_t session = 0;
-    bool side_request = false;
-    bool cache_prompt = true;
-};
-
-enum class Finish : std::uint8_t { stop, stop_text, length, cancelled, failed };
-
-struct Result {
-    Finish finish = Finish::stop;
-    std::string stopped_by; // the stop text
-    std::size_t prompt_tokens = 0, predicted = 0;
-    Lookup lookup;                          // its request() is 0 where the cache was not asked
-    double prompt_ms = 0, predicted_ms = 0; // computing the prompt; the answer
-};
-
-/// A request that was submitted, and its answer on the way from the engine to a client.
-/// Thread safety: any.
-class Job {
-public:
-    struct News {
-        std::string text; // since the last time
-        Result result;    // of the prompt; whole, once it is done
-        bool done = false;
-    };
-
-    explicit Job(Request asked) : request(std::move(asked)) {}
-
-    /// Waits until there is something new. Empty: there was nothing in that time.
-    std::optional<News> wait(std::chrono::milliseconds time) {
-        std::unique_lock lock(mutex_);
-        if (!changed_.wait_for(lock, time, [this] { return fresh_; })) {
-            return std::nullopt;
-        }
-        fresh_ = false;
-        News news = news_;
-        news_.text.clear();
-        return news;
-    }
-
-    /// The client is gone: the engine stops, and keeps what was computed.
-    void cancel() { cancelled_ = true; }
-    [[nodiscard]] bool cancelled() const { return cancelled_; }
-
-    /// For the engine: more of the answer.
-    void add(const Result& result, const std::string& text, bool done = false) {
-        const std::lock_guard lock(mutex_);
-        fresh_ = true;
-        news_.text += text;
-        news_.result = result;
-        news_.done = done;
-        changed_.notify_one();
-    }
-
-    const Request request;
-    const Clock::time_point arrived = Clock::now();
-    std::shared_ptr<void> loaded; ///< what the second level brought, until the engine restored it
-
-private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    News news_;
-    bool fresh_ = false;
-    std::atomic<bool> cancelled_{false};
-};
 
 /// What a slot does, under the names that llama-server has for it.
 struct SlotView {
@@ -122,6 +41,24 @@ struct SlotView {
     NLOHMANN_DEFINE_TYPE_INTRUSIVE(SlotView, id, is_processing, n_ctx, n_prompt_tokens,
                                    n_prompt_tokens_cache, n_past, n_decoded)
 };
+
+using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
+
+inline Sampler make_sampler(const Request& request) {
+    Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()),
+                  llama_sampler_free);
+    const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
+    if (request.temperature <= 0) {
+        add(llama_sampler_init_greedy());
+        return chain;
+    }
+    add(llama_sampler_init_top_k(request.top_k));
+    add(llama_sampler_init_top_p(request.top_p, 1));
+    add(llama_sampler_init_min_p(request.min_p, 1));
+    add(llama_sampler_init_temp(request.temperature));
+    add(llama_sampler_init_dist(request.seed));
+    return chain;
+}
 
 class Engine {
 public:
@@ -136,15 +73,65 @@ public:
     };
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
-    Engine(const Options& options, Metrics& metrics);
+    explicit Engine(const Options& options)
+        : options_(options), model_(load_model(options.model_file), llama_model_free),
+          text_(model_.get()),
+          batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots,
+                                  0, 1)),
+          slots_(static_cast<std::size_t>(options.slots)) {
+        const auto slots = static_cast<std::uint32_t>(options.slots);
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx = options.context_tokens * slots;
+        params.n_batch = params.n_ubatch = options.batch_tokens + slots;
+        params.n_seq_max = slots + 1; // with the scratch sequence
+        params.n_threads = params.n_threads_batch = options.threads;
+        params.kv_unified = true; // the sequences share cells with the scratch sequence
+        params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
+        context_.reset(llama_init_from_model(model_.get(), params));
+        if (context_ == nullptr) {
+            throw std::runtime_error("llama.cpp made no context for " + options.model_file);
+        }
+        model_key_ = llama_kv::model_key(options.model_file, params);
+        store_ = make_store(context_.get(), options.slots, options.store);
+        for (llama_seq_id id = 0; Slot & slot : slots_) {
+            slot.id = id++;
+        }
+        show_slots();
+        thread_ = std::thread([this] { run(); });
+    }
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
-    ~Engine();
+    ~Engine() {
+        {
+            const std::lock_guard lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_one();
+        thread_.join();
+        llama_batch_free(batch_);
+    }
 
     /// Queues a request, once the second level has brought what it has of the prompt. Null where too many
     /// wait.
     /// Requires: 0 < prompt.size() < context_tokens(), of valid tokens.
-    [[nodiscard]] std::shared_ptr<Job> submit(Request request);
+    [[nodiscard]] std::shared_ptr<Job> submit(Request request) {
+        const auto job = std::make_shared<Job>(std::move(request));
+        if (job->request.cache_prompt) {
+            job->loaded =
+                store_->prefetch(job->request.model, job->request.prompt, job->request.session);
+        }
+        {
+            const std::lock_guard lock(mutex_);
+            if (waiting_.size() >= options_.max_waiting || stopping_) {
+                metrics_.refused.Increment();
+                return nullptr;
+            }
+            waiting_.push_back(job);
+            metrics_.deferred.Set(static_cast<double>(waiting_.size()));
+        }
+        wake_.notify_one();
+        return job;
+    }
 
     [[nodiscard]] const Text& text() const { return text_; }
     [[nodiscard]] Store& store() { return *store_; }
@@ -153,24 +140,256 @@ public:
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
     [[nodiscard]] std::size_t context_tokens() const { return options_.context_tokens; }
     /// What each slot does, for GET /slots.
-    [[nodiscard]] std::vector<SlotView> slots() const;
-    [[nodiscard]] std::size_t waiting() const;
+    [[nodiscard]] std::vector<SlotView> slots() const {
+        const std::lock_guard lock(mutex_);
+        return views_;
+    }
+    [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const {
+        auto families = metrics_.registry.Collect();
+        std::ranges::move(store_->metrics(), std::back_inserter(families));
+        return families;
+    }
 
 private:
-    struct Slot;
+    /// A sequence of the context, and the request that it serves.
+    ///
+    ///     tokens   [ reused | computed here | answer ]
+    ///                                       ^ done: the sequence holds the tokens before it
+    struct Slot {
+        llama_seq_id id = 0;
+        std::shared_ptr<Job> job; // null: idle
+        Tokens tokens;
+        std::size_t done = 0;
+        std::vector<Request::Mark> marks; // those that are still to be kept, the last one first
+        Sampler sampler{nullptr, llama_sampler_free};
+        AnswerText answer;
+        Result result;
+        Clock::time_point begun, answered; // the request; its first token
+        std::int32_t logits = -1; // the place in the batch whose logits give the next token
 
-    void run();
-    void admit(Slot& slot);
-    void begin(Slot& slot, std::shared_ptr<Job> job);
-    bool fill_batch();
-    void take_token(Slot& slot);
-    void keep_marks(Slot& slot);
-    void end(Slot& slot, Finish finish);
-    void fail_all();
-    void show_slots();
+        [[nodiscard]] bool busy() const { return job != nullptr; }
+        [[nodiscard]] bool in_prompt() const { return done < result.prompt_tokens; }
+    };
+
+    static double milliseconds_since(Clock::time_point begin) {
+        return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    }
+
+    // the engine's thread ////////////////////////////////////////////////////////////////////////
+
+    void run() {
+        for (;;) {
+            {
+                std::unique_lock lock(mutex_);
+                wake_.wait(lock, [&] {
+                    return stopping_ || !waiting_.empty() ||
+                           std::ranges::any_of(slots_, &Slot::busy);
+                });
+                if (stopping_) {
+                    break;
+                }
+                const auto gone = std::erase_if(
+                    waiting_, [](const std::shared_ptr<Job>& job) { return job->cancelled(); });
+                metrics_.cancelled.Increment(static_cast<double>(gone));
+            }
+            for (Slot& slot : slots_) {
+                if (slot.busy() && slot.job->cancelled()) {
+                    end(slot, Finish::cancelled);
+                }
+                if (!slot.busy()) {
+                    admit(slot);
+                }
+            }
+            if (fill_batch()) {
+                metrics_.decodes.Increment();
+                if (llama_decode(context_.get(), batch_) != 0) {
+                    fail_all(); // nothing of this batch is sure
+                }
+                for (Slot& slot : slots_) {
+                    if (slot.logits >= 0) {
+                        take_token(slot); // first: a client waits for it
+                    }
+                    if (slot.busy()) {
+                        keep_marks(slot);
+                    }
+                }
+            }
+            show_slots();
+        }
+        fail_all();
+        for (const std::shared_ptr<Job>& job : waiting_) {
+            Result failed;
+            failed.finish = Finish::failed;
+            job->add(failed, "", true);
+        }
+    }
+
+    /// Gives an idle slot the request that waits longest.
+    void admit(Slot& slot) {
+        {
+            const std::lock_guard lock(mutex_);
+            if (waiting_.empty()) {
+                return;
+            }
+            slot.job = std::move(waiting_.front());
+            waiting_.pop_front();
+        }
+        const Request& request = slot.job->request;
+        slot.begun = Clock::now();
+        slot.tokens = request.prompt;
+        slot.sampler = make_sampler(request);
+        slot.answer = AnswerText(request.stops);
+        slot.result.prompt_tokens = slot.tokens.size();
+        if (request.cache_prompt) {
+            slot.result.lookup = store_->restore(slot.id, request.model, slot.tokens);
+            slot.job->loaded.reset();
+            slot.done = slot.result.lookup.reused();
+            metrics_.cache_queries.Increment(static_cast<double>(slot.tokens.size()));
+            metrics_.cache_hits.Increment(static_cast<double>(slot.done));
+            metrics_.prompt_tokens_cached.Increment(static_cast<double>(slot.done));
+            // The end of the prompt: what a next turn continues, or an answer that is asked for again. A
+            // state that serves its whole key only must leave a token to compute.
+            const std::size_t end = slot.tokens.size() - (store_->cuttable() ? 0 : 1);
+            slot.marks = request.marks;
+            slot.marks.push_back({end, promptkv::Tier::user});
+            std::ranges::sort(slot.marks, std::ranges::greater(), &Request::Mark::tokens);
+            keep_marks(slot);
+        }
+    }
+
+    /// One token of each answer, then as much of the prompts as there is room for. False: nothing to do.
+    bool fill_batch() {
+        batch_.n_tokens = 0;
+        const auto add = [&](Slot& slot) {
+            const std::int32_t i = batch_.n_tokens++;
+            batch_.token[i] = slot.tokens[slot.done];
+            batch_.pos[i] = static_cast<llama_pos>(slot.done++);
+            batch_.n_seq_id[i] = 1;
+            batch_.seq_id[i][0] = slot.id;
+            batch_.logits[i] = static_cast<std::int8_t>(slot.done == slot.tokens.size());
+            slot.logits = batch_.logits[i] != 0 ? i : -1;
+        };
+        std::vector<Slot*> prompts; // the oldest first: that it is done sooner makes none later
+        for (Slot& slot : slots_) {
+            if (slot.busy() && slot.in_prompt()) {
+                prompts.push_back(&slot);
+            } else if (slot.busy()) {
+                add(slot);
+            }
+        }
+        std::ranges::sort(prompts, {}, &Slot::begun);
+        std::size_t room = options_.batch_tokens;
+        for (Slot* slot : prompts) {
+            std::size_t end = slot->result.prompt_tokens;
+            if (!store_->cuttable() &&
+                !slot->marks.empty()) { // a state is kept when it is at its token
+                end = std::min(end, slot->marks.back().tokens);
+            }
+            for (; room > 0 && slot->done < end; --room) {
+                add(*slot);
+            }
+        }
+        return batch_.n_tokens > 0;
+    }
+
+    /// Chooses the next token of the slot's answer.
+    void take_token(Slot& slot) {
+        Result& result = slot.result;
+        const llama_token token =
+            llama_sampler_sample(slot.sampler.get(), context_.get(), slot.logits);
+        slot.logits = -1;
+        if (result.predicted++ == 0) {
+            slot.answered = Clock::now();
+            result.prompt_ms = milliseconds_since(slot.begun);
+            metrics_.prompt_tokens.Increment(
+                static_cast<double>(result.prompt_tokens - result.lookup.reused()));
+            metrics_.prompt_seconds.Increment(result.prompt_ms / 1000);
+            metrics_.first_token.Observe(milliseconds_since(slot.job->arrived) / 1000);
+        }
+        result.predicted_ms = milliseconds_since(slot.answered);
+        metrics_.predicted_tokens.Increment();
+        if (text_.ends(token)) {
+            end(slot, Finish::stop);
+            return;
+        }
+        slot.tokens.push_back(token);
+        slot.job->add(result, slot.answer.add(text_.piece(token)));
+        if (!slot.answer.stopped_by().empty()) {
+            end(slot, Finish::stop_text);
+        } else if (result.predicted >= slot.job->request.max_tokens ||
+                   slot.tokens.size() >= options_.context_tokens) {
+            end(slot, Finish::length);
+        }
+    }
+
+    /// Keeps the prefixes that are computed by now.
+    void keep_marks(Slot& slot) {
+        const Request& request = slot.job->request;
+        while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
+            const auto [tokens, tier] = slot.marks.back();
+            slot.marks.pop_back();
+            if (tokens == 0 || (!store_->cuttable() && tokens != slot.done)) {
+                continue;
+            }
+            // A system prompt belongs to no session: it outlives each.
+            const bool shared = tier == promptkv::Tier::system;
+            try {
+                store_->keep(slot.id, request.model, TokenSpan(slot.tokens).first(tokens), tier,
+                             {.session = shared ? 0 : request.session,
+                              .request = slot.result.lookup.request(),
+                              .side_request = request.side_request});
+            } catch (const std::exception& error) { // the answer does not need it
+                std::fprintf(stderr, "a state could not be kept: %s\n", error.what());
+            }
+        }
+    }
+
+    /// Ends the slot's request, and keeps what was computed of it.
+    void end(Slot& slot, Finish finish) {
+        Result& result = slot.result;
+        result.finish = finish;
+        result.stopped_by = slot.answer.stopped_by();
+        if (finish != Finish::failed && slot.job->request.cache_prompt) {
+            keep_marks(slot);
+            slot.marks = {
+                {slot.done, slot.in_prompt() ? promptkv::Tier::user : promptkv::Tier::assistant}};
+            keep_marks(slot);
+        }
+        store_->clear(slot.id);
+        if (finish == Finish::cancelled) {
+            metrics_.cancelled.Increment();
+        }
+        metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
+        slot.job->add(result, slot.answer.rest(), true);
+        const llama_seq_id id = slot.id;
+        slot = Slot();
+        slot.id = id;
+    }
+
+    void fail_all() {
+        for (Slot& slot : slots_) {
+            if (slot.busy()) {
+                end(slot, Finish::failed);
+            }
+        }
+    }
+
+    void show_slots() {
+        const std::lock_guard lock(mutex_);
+        std::size_t busy = 0;
+        views_.clear();
+        for (const Slot& slot : slots_) {
+            busy += slot.busy() ? 1 : 0;
+            views_.push_back({slot.id, slot.busy(), options_.context_tokens,
+                              slot.result.prompt_tokens, slot.result.lookup.reused(), slot.done,
+                              slot.result.predicted});
+        }
+        metrics_.processing.Set(static_cast<double>(busy));
+        metrics_.deferred.Set(static_cast<double>(waiting_.size()));
+    }
 
     Options options_;
-    Metrics& metrics_;
+    Metrics metrics_;
     std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
     Text text_;
     std::unique_ptr<llama_context, decltype(&llama_free)> context_{nullptr, llama_free};

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 // llama_server: an OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.
+#include "about.hpp"
+#include "anthropic.hpp"
 #include "api.hpp"
+#include "openai.hpp"
 #include "page.hpp"
 #include "random_model.hpp"
 
@@ -66,10 +69,10 @@ std::unique_ptr<random_model::TemporaryModel> make_model(const std::string& name
     return shape.layers.empty() ? nullptr : std::make_unique<random_model::TemporaryModel>(shape);
 }
 
-void add_routes(httplib::Server& http, App& app) {
-    const auto to = [&app](Endpoint endpoint) {
-        return [&app, endpoint](const httplib::Request& request, httplib::Response& response) {
-            handle(app, endpoint, request, response);
+void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
+    const auto to = [&](Endpoint endpoint) {
+        return [&, endpoint](const httplib::Request& request, httplib::Response& response) {
+            handle(options, engine, endpoint, request, response);
         };
     };
     http.Get("/", [](const httplib::Request&, httplib::Response& response) {
@@ -106,15 +109,13 @@ void add_routes(httplib::Server& http, App& app) {
     });
 }
 
-int serve(Options& options) {
+int serve(Options& options, const sigset_t& signals) {
     const auto made = make_model(options.engine.model_file);
     if (options.name.empty()) {
         options.name = std::filesystem::path(options.engine.model_file).stem().string();
     }
     options.engine.model_file = made ? made->path() : options.engine.model_file;
-    Metrics metrics;
-    Engine engine(options.engine, metrics);
-    App app{options, metrics, engine};
+    Engine engine(options.engine);
 
     httplib::Server http;
     // An answer holds a thread until it is sent. Those that wait leave some for slow clients and for the
@@ -133,23 +134,14 @@ int serve(Options& options) {
     http.set_keep_alive_max_count(1000);
     http.set_read_timeout(10);
     http.set_write_timeout(10);
-    add_routes(http, app);
-    int port = options.port;
-    if (port == 0) {
-        port = http.bind_to_any_port(options.host);
-    } else if (!http.bind_to_port(options.host, port)) {
-        port = -1;
-    }
-    if (port < 0) {
+    add_routes(http, options, engine);
+    const int port = options.port == 0 ? http.bind_to_any_port(options.host) : options.port;
+    if (port < 0 || (options.port != 0 && !http.bind_to_port(options.host, port))) {
         throw std::runtime_error("cannot listen on " + options.host + ":" +
                                  std::to_string(options.port));
     }
-    listen(listener, 1024); // the library asks for 5 connections that wait to be accepted
-    std::thread([&http] {   // ends the server when a signal says so
-        sigset_t signals;
-        sigemptyset(&signals);
-        sigaddset(&signals, SIGINT);
-        sigaddset(&signals, SIGTERM);
+    listen(listener, 1024);        // the library asks for 5 connections that wait to be accepted
+    std::thread([&http, signals] { // ends the server when a signal says so
         int signal = 0;
         sigwait(&signals, &signal);
         while (!http.is_running()) { // before that a stop has no effect
@@ -187,7 +179,7 @@ int main(int argc, char** argv) {
         setrlimit(RLIMIT_NOFILE, &files);
     }
     try {
-        return serve(options);
+        return serve(options, signals);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "llama_server: %s\n", error.what());
         return 2;

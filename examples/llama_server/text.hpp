@@ -30,10 +30,10 @@ class Text {
 public:
     explicit Text(const llama_model* model) : vocabulary_(llama_model_get_vocab(model)) {
         if (const char* own = llama_model_chat_template(model, nullptr)) {
-            template_ = own;
-            if (apply({{"user", "."}}, true).empty()) {
-                template_ = "chatml"; // llama.cpp knows the usual templates only
-            }
+            const llama_chat_message any{"user", "."};
+            const bool known = // llama.cpp knows the usual templates only
+                llama_chat_apply_template(own, &any, 1, true, nullptr, 0) > 0;
+            template_ = known ? own : "chatml";
         }
     }
 
@@ -94,29 +94,23 @@ public:
 
 private:
     [[nodiscard]] std::string render(const std::vector<Message>& chat, bool answer_next) const {
-        if (!template_.empty()) {
-            return apply(chat, answer_next);
-        }
         std::string text;
-        for (const Message& message : chat) {
-            text += (text.empty() || message.role == "assistant" ? "" : "\n") + message.content;
-        }
-        return text;
-    }
-
-    [[nodiscard]] std::string apply(const std::vector<Message>& chat, bool answer_next) const {
         std::vector<llama_chat_message> messages;
-        for (const Message& message : chat) {
-            messages.push_back({message.role.c_str(), message.content.c_str()});
+        for (const auto& [role, content] : chat) {
+            messages.push_back({role.c_str(), content.c_str()});
+            if (template_.empty()) {
+                text += (text.empty() || role == "assistant" ? "" : "\n") + content;
+            }
         }
-        std::string text;
         const auto write = [&] { // as much as there is room for; it says how much it needs
             return llama_chat_apply_template(template_.c_str(), messages.data(), messages.size(),
                                              answer_next, text.data(),
                                              static_cast<std::int32_t>(text.size()));
         };
-        text.resize(static_cast<std::size_t>(std::max(write(), 0)));
-        write();
+        if (!template_.empty()) {
+            text.resize(static_cast<std::size_t>(std::max(write(), 0)));
+            write();
+        }
         return text;
     }
 

@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: MIT
 // POST /v1/chat/completions and /v1/completions, as OpenAI and llama-server have them.
-#include "api.hpp"
+#ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_OPENAI_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_SERVER_OPENAI_HPP
+
+#include "answer.hpp"
+#include "read.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <memory>
+#include <string>
+#include <utility>
 
 namespace llama_server {
-namespace {
 
-json usage_of(const Result& result) {
+inline json usage_of(const Result& result) {
     return {{"prompt_tokens", result.prompt_tokens},
             {"completion_tokens", result.predicted},
             {"total_tokens", result.prompt_tokens + result.predicted},
@@ -13,7 +23,7 @@ json usage_of(const Result& result) {
 }
 
 /// As llama-server reports them.
-json timings_of(const Result& result) {
+inline json timings_of(const Result& result) {
     json timings = {{"cache_n", result.lookup.reused()}};
     const auto add = [&](const std::string& part, std::size_t tokens, double ms) {
         const auto n = static_cast<double>(tokens);
@@ -31,44 +41,40 @@ json timings_of(const Result& result) {
 class OpenAIFormat final : public Format {
 public:
     OpenAIFormat(const Call& call, bool chat)
-        : chat_(chat), model_(call.app.options.name), id_(new_id(chat ? "chatcmpl-" : "cmpl-")) {
+        : chat_(chat), base_({{"id", new_id(chat ? "chatcmpl-" : "cmpl-")},
+                              {"created", std::time(nullptr)},
+                              {"model", call.options.name}}) {
         const json options = call.fields.value("stream_options", json::object());
         include_usage_ = options.is_object() && field(options, "include_usage", false);
     }
 
     [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
-        json choice = {{"index", 0}, {"finish_reason", finish(result)}, {"logprobs", nullptr}};
-        if (chat_) {
-            choice["message"] = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
-        } else {
-            choice["text"] = text;
-        }
-        json body = object(chat_ ? "chat.completion" : "text_completion", json::array({choice}));
+        const json message = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+        json body = chat_ ? object("chat.completion", "message", message, finish(result))
+                          : object("text_completion", "text", text, finish(result));
         body["usage"] = usage_of(result);
-        body["timings"] = timings_of(result);
-        body["prompt_cache_diagnostics"] = diagnostics(result);
+        add_figures(body, result);
         return body;
     }
 
     [[nodiscard]] std::string events(const Job::News& news, bool first) const override {
         std::string events;
         if (first && chat_) {
-            events += event(chunk({{"role", "assistant"}, {"content", ""}}, nullptr));
+            events += event(piece({{"role", "assistant"}, {"content", ""}}));
         }
         if (!news.text.empty()) {
-            events += event(chunk(chat_ ? json{{"content", news.text}} : json(news.text), nullptr));
+            events += event(piece(chat_ ? json{{"content", news.text}} : json(news.text)));
         }
         if (!news.done) {
             return events;
         }
-        json last = chunk(chat_ ? json::object() : json(""), finish(news.result));
-        last["timings"] = timings_of(news.result);
-        last["prompt_cache_diagnostics"] = diagnostics(news.result);
+        json last = piece(chat_ ? json::object() : json(""), finish(news.result));
+        add_figures(last, news.result);
         events += event(last);
         if (include_usage_) {
-            json usage = object(chunk_name(), json::array());
-            usage["usage"] = usage_of(news.result);
-            events += event(usage);
+            last["choices"] = json::array();
+            last["usage"] = usage_of(news.result);
+            events += event(last);
         }
         return events + "data: [DONE]\n\n";
     }
@@ -77,31 +83,31 @@ private:
     static const char* finish(const Result& result) {
         return result.finish == Finish::length ? "length" : "stop";
     }
-    [[nodiscard]] const char* chunk_name() const {
-        return chat_ ? "chat.completion.chunk" : "text_completion";
+    static void add_figures(json& object, const Result& result) {
+        object["timings"] = timings_of(result);
+        object["prompt_cache_diagnostics"] = diagnostics(result);
     }
-    [[nodiscard]] json object(const char* kind, const json& choices) const {
-        return {{"id", id_},
-                {"object", kind},
-                {"created", created_},
-                {"model", model_},
-                {"choices", choices}};
+    [[nodiscard]] json object(const char* kind, const char* place, const json& text,
+                              const json& finish_reason) const {
+        json object = base_;
+        object["object"] = kind;
+        object["choices"] = json::array({{{"index", 0},
+                                          {place, text},
+                                          {"logprobs", nullptr},
+                                          {"finish_reason", finish_reason}}});
+        return object;
     }
-    [[nodiscard]] json chunk(const json& text, const json& finish_reason) const {
-        return object(chunk_name(), json::array({{{"index", 0},
-                                                  {chat_ ? "delta" : "text", text},
-                                                  {"logprobs", nullptr},
-                                                  {"finish_reason", finish_reason}}}));
+    [[nodiscard]] json piece(const json& text, const json& finish_reason = nullptr) const {
+        return chat_ ? object("chat.completion.chunk", "delta", text, finish_reason)
+                     : object("text_completion", "text", text, finish_reason);
     }
 
     bool chat_;
     bool include_usage_ = false;
-    std::string model_;
-    std::string id_;
-    std::time_t created_ = std::time(nullptr);
+    json base_;
 };
 
-json send(const Call& call, Request request, bool chat) {
+inline json send(const Call& call, Request request, bool chat) {
     refuse_unsupported(call.fields, {{"n", 1},
                                      {"best_of", 1},
                                      {"tools", json::array()},
@@ -117,19 +123,17 @@ json send(const Call& call, Request request, bool chat) {
     return answer(call, std::move(request), std::make_unique<OpenAIFormat>(call, chat));
 }
 
-} // namespace
-
-json chat_completions(const Call& call) {
+inline json chat_completions(const Call& call) {
     return send(call, read_chat_request(call, call.fields), true);
 }
 
-json completions(const Call& call) {
+inline json completions(const Call& call) {
     const ApiError wrong(400, "'prompt' must be one text, or an array of tokens", "prompt");
     json prompt = call.fields.value("prompt", json());
     if (prompt.is_array() && prompt.size() == 1 && !prompt[0].is_number()) {
         prompt = json(prompt[0]); // of a list of prompts, the only one
     }
-    const Text& text = call.app.engine.text();
+    const Text& text = call.engine.text();
     Tokens tokens;
     if (prompt.is_string()) {
         tokens = text.tokenize(prompt.get<std::string>(), true);
@@ -147,3 +151,5 @@ json completions(const Call& call) {
 }
 
 } // namespace llama_server
+
+#endif

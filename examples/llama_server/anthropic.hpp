@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // POST /v1/messages, as Anthropic has it. A part with `cache_control` ends a prefix that gets an entry.
-#include "api.hpp"
+#ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_ANTHROPIC_HPP
+#define PROMPTKV_EXAMPLES_LLAMA_SERVER_ANTHROPIC_HPP
+
+#include "answer.hpp"
+#include "read.hpp"
 
 #include <algorithm>
 
 namespace llama_server {
-namespace {
 
 class AnthropicFormat final : public Format {
 public:
@@ -82,7 +85,7 @@ private:
 };
 
 /// The fields, with OpenAI's names for what Anthropic calls otherwise.
-json renamed(json fields) {
+inline json renamed(json fields) {
     refuse_unsupported(fields, {{"tools", json::array()}, {"mcp_servers", json::array()}});
     json& messages = fields["messages"];
     if (const json system = fields.value("system", json());
@@ -97,21 +100,21 @@ json renamed(json fields) {
     return fields;
 }
 
-} // namespace
-
-json messages(const Call& call) {
+inline json messages(const Call& call) {
     const json fields = renamed(call.fields);
     if (!fields.contains("max_tokens")) {
         throw ApiError(400, "max_tokens: Field required");
     }
     Request request = read_chat_request(call, fields);
-    auto format = std::make_unique<AnthropicFormat>(call.app.options.name, request.marked);
+    auto format = std::make_unique<AnthropicFormat>(call.options.name, request.marked);
     return answer(call, std::move(request), std::move(format));
 }
 
-json count_tokens(const Call& call) {
+inline json count_tokens(const Call& call) {
     const Chat chat = read_chat(renamed(call.fields));
-    return {{"input_tokens", call.app.engine.text().prompt(chat.messages).size()}};
+    return {{"input_tokens", call.engine.text().prompt(chat.messages).size()}};
 }
 
 } // namespace llama_server
+
+#endif
