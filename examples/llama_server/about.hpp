@@ -139,7 +139,7 @@ inline json erase_cache(const Call& call) {
     }
     if (call.fields.contains("model")) {
         check_model(call, field<std::string>(call.fields, "model", ""));
-        return {{"erased", store.erase_model(call.model)}};
+        return {{"erased", store.erase_below(call.model, {})}};
     }
     return {{"erased", store.erase_below(call.model, prompt_of(call, false))}};
 }

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -52,47 +53,37 @@ inline json diagnostics(const Result& result) {
 }
 
 /// How an API writes an answer.
-class Format {
-public:
-    virtual ~Format() = default;
+struct Format {
     /// All of it at once.
-    [[nodiscard]] virtual json whole(const std::string& text, const Result& result) const = 0;
+    std::function<json(const std::string& text, const Result& result)> whole;
     /// What is new, as server-sent events. `first`: there was nothing before.
-    [[nodiscard]] virtual std::string events(const Job::News& news, bool first) const = 0;
+    std::function<std::string(const Job::News& news, bool first)> events;
 };
 
 /// Submits the request, and sends its answer: as it comes where the field `stream` says so. A client that
 /// goes away cancels the request.
-inline json answer(const Call& call, Request request, std::unique_ptr<Format> format) {
-    struct State {
-        std::unique_ptr<Format> format;
-        std::shared_ptr<Job> job;
-        std::string text; // all of it, where the answer is sent at once
-        bool first = true;
-    };
+inline json answer(const Call& call, Request request, const Format& format) {
     const bool streaming = field(call.fields, "stream", false);
-    const bool anthropic = is_anthropic(call.http);
-    const auto state = std::make_shared<State>();
-    state->format = std::move(format);
-    state->job = call.engine.submit(std::move(request));
-    if (state->job == nullptr) {
+    const std::string failure =
+        event(error_body(ApiError(500, "the engine failed"), is_anthropic(call.http)));
+    const std::shared_ptr<Job> job = call.engine.submit(std::move(request));
+    if (job == nullptr) {
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
     }
-    const auto next = [=](std::size_t, httplib::DataSink& sink) {
-        const std::optional<Job::News> news = state->job->wait(std::chrono::milliseconds(100));
+    const auto next = [=, text = std::string(), first = true](std::size_t,
+                                                              httplib::DataSink& sink) mutable {
+        const std::optional<Job::News> news = job->wait(std::chrono::milliseconds(100));
         if (!news) {
             return sink.is_writable(); // false where the client is gone: that cancels the request
         }
         const bool failed = news->result.finish == Finish::failed;
         std::string data;
-        if (streaming && failed) {
-            data = event(error_body(ApiError(500, "the engine failed"), anthropic));
-        } else if (streaming) {
-            data = state->format->events(*news, std::exchange(state->first, false));
+        if (streaming) {
+            data = failed ? failure : format.events(*news, std::exchange(first, false));
         } else if (failed) {
             return false; // the connection breaks: the status has been sent
-        } else if (state->text += news->text; news->done) {
-            data = dump(state->format->whole(state->text, news->result));
+        } else if (text += news->text; news->done) {
+            data = dump(format.whole(text, news->result));
         }
         if (!data.empty() && !sink.write(data.data(), data.size())) {
             return false;
@@ -104,7 +95,7 @@ inline json answer(const Call& call, Request request, std::unique_ptr<Format> fo
     };
     call.response.set_header("Cache-Control", "no-store");
     call.response.set_chunked_content_provider(streaming ? "text/event-stream" : "application/json",
-                                               next, [state](bool) { state->job->cancel(); });
+                                               next, [job](bool) { job->cancel(); });
     return nullptr;
 }
 

@@ -10,24 +10,44 @@
 
 namespace llama_server {
 
-class AnthropicFormat final : public Format {
-public:
-    AnthropicFormat(std::string model, std::size_t marked)
-        : model_(std::move(model)), marked_(marked), id_(new_id("msg_")) {}
-
-    [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
-        json body = message(result);
+/// `marked`: tokens up to the last mark.
+inline Format format_of(const std::string& model, std::size_t marked) {
+    // The prompt's tokens in three parts: read from the cache; up to the last mark, and written to the
+    // cache; the rest.
+    const auto usage = [=](const Result& result, std::size_t predicted) -> json {
+        const std::size_t read = result.lookup.reused();
+        const std::size_t known = result.lookup.request() != 0 ? std::max(marked, read) : read;
+        return {{"cache_read_input_tokens", read},
+                {"cache_creation_input_tokens", known - read},
+                {"input_tokens", result.prompt_tokens - known},
+                {"output_tokens", predicted}};
+    };
+    const auto finish = [](const Result& result) -> json {
+        const bool stopped = result.finish == Finish::stop_text;
+        return {{"stop_reason", stopped                           ? "stop_sequence"
+                                : result.finish == Finish::length ? "max_tokens"
+                                                                  : "end_turn"},
+                {"stop_sequence", stopped ? json(result.stopped_by) : json()}};
+    };
+    const json empty = {{"id", new_id("msg_")},     {"type", "message"},
+                        {"role", "assistant"},      {"model", model},
+                        {"content", json::array()}, {"stop_reason", nullptr},
+                        {"stop_sequence", nullptr}};
+    Format format;
+    format.whole = [=](const std::string& text, const Result& result) {
+        json body = empty;
         body["content"] = json::array({{{"type", "text"}, {"text", text}}});
         body.update(finish(result));
-        body["usage"]["output_tokens"] = result.predicted;
+        body["usage"] = usage(result, result.predicted);
         body["diagnostics"] = diagnostics(result);
         return body;
-    }
-
-    [[nodiscard]] std::string events(const Job::News& news, bool first) const override {
+    };
+    format.events = [=](const Job::News& news, bool first) {
         std::string events;
         if (first) {
-            events += event({{"type", "message_start"}, {"message", message(news.result)}});
+            json message = empty;
+            message["usage"] = usage(news.result, 0);
+            events += event({{"type", "message_start"}, {"message", message}});
             events += event({{"type", "content_block_start"},
                              {"index", 0},
                              {"content_block", {{"type", "text"}, {"text", ""}}}});
@@ -38,51 +58,16 @@ public:
                              {"delta", {{"type", "text_delta"}, {"text", news.text}}}});
         }
         if (news.done) {
-            json usage = usage_of(news.result);
-            usage["output_tokens"] = news.result.predicted;
             events += event({{"type", "content_block_stop"}, {"index", 0}});
-            events += event(
-                {{"type", "message_delta"}, {"delta", finish(news.result)}, {"usage", usage}});
+            events += event({{"type", "message_delta"},
+                             {"delta", finish(news.result)},
+                             {"usage", usage(news.result, news.result.predicted)}});
             events += event({{"type", "message_stop"}});
         }
         return events;
-    }
-
-private:
-    static json finish(const Result& result) {
-        const bool stopped = result.finish == Finish::stop_text;
-        return {{"stop_reason", stopped                           ? "stop_sequence"
-                                : result.finish == Finish::length ? "max_tokens"
-                                                                  : "end_turn"},
-                {"stop_sequence", stopped ? json(result.stopped_by) : json()}};
-    }
-
-    /// The prompt's tokens in three parts: read from the cache; up to the last mark, and written to the
-    /// cache; the rest.
-    [[nodiscard]] json usage_of(const Result& result) const {
-        const std::size_t read = result.lookup.reused();
-        const std::size_t known = result.lookup.request() != 0 ? std::max(marked_, read) : read;
-        return {{"cache_read_input_tokens", read},
-                {"cache_creation_input_tokens", known - read},
-                {"input_tokens", result.prompt_tokens - known},
-                {"output_tokens", 0}};
-    }
-
-    [[nodiscard]] json message(const Result& result) const {
-        return {{"id", id_},
-                {"type", "message"},
-                {"role", "assistant"},
-                {"model", model_},
-                {"content", json::array()},
-                {"stop_reason", nullptr},
-                {"stop_sequence", nullptr},
-                {"usage", usage_of(result)}};
-    }
-
-    std::string model_;
-    std::size_t marked_; // tokens up to the last mark
-    std::string id_;
-};
+    };
+    return format;
+}
 
 /// The fields, with OpenAI's names for what Anthropic calls otherwise.
 inline json renamed(json fields) {
@@ -106,8 +91,8 @@ inline json messages(const Call& call) {
         throw ApiError(400, "max_tokens: Field required");
     }
     Request request = read_chat_request(call, fields);
-    auto format = std::make_unique<AnthropicFormat>(call.options.name, request.marked);
-    return answer(call, std::move(request), std::move(format));
+    const Format format = format_of(call.options.name, request.marked);
+    return answer(call, std::move(request), format);
 }
 
 inline json count_tokens(const Call& call) {

@@ -32,16 +32,6 @@
 
 namespace llama_server {
 
-/// What a slot does, under the names that llama-server has for it.
-struct SlotView {
-    std::int32_t id = 0;
-    bool is_processing = false;
-    std::size_t n_ctx = 0, n_prompt_tokens = 0, n_prompt_tokens_cache = 0, n_past = 0,
-                n_decoded = 0;
-    NLOHMANN_DEFINE_TYPE_INTRUSIVE(SlotView, id, is_processing, n_ctx, n_prompt_tokens,
-                                   n_prompt_tokens_cache, n_past, n_decoded)
-};
-
 using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
 
 inline Sampler make_sampler(const Request& request) {
@@ -139,10 +129,10 @@ public:
     /// Equal only where the state of one context can serve another.
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
     [[nodiscard]] std::size_t context_tokens() const { return options_.context_tokens; }
-    /// What each slot does, for GET /slots.
-    [[nodiscard]] std::vector<SlotView> slots() const {
+    /// What each slot does, as llama-server shows it.
+    [[nodiscard]] json slots() const {
         const std::lock_guard lock(mutex_);
-        return views_;
+        return shown_;
     }
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const {
         auto families = metrics_.registry.Collect();
@@ -375,17 +365,20 @@ private:
     }
 
     void show_slots() {
-        const std::lock_guard lock(mutex_);
-        std::size_t busy = 0;
-        views_.clear();
+        json shown = json::array();
         for (const Slot& slot : slots_) {
-            busy += slot.busy() ? 1 : 0;
-            views_.push_back({slot.id, slot.busy(), options_.context_tokens,
-                              slot.result.prompt_tokens, slot.result.lookup.reused(), slot.done,
-                              slot.result.predicted});
+            shown.push_back({{"id", slot.id},
+                             {"is_processing", slot.busy()},
+                             {"n_ctx", options_.context_tokens},
+                             {"n_prompt_tokens", slot.result.prompt_tokens},
+                             {"n_prompt_tokens_cache", slot.result.lookup.reused()},
+                             {"n_past", slot.done},
+                             {"n_decoded", slot.result.predicted}});
         }
-        metrics_.processing.Set(static_cast<double>(busy));
+        metrics_.processing.Set(static_cast<double>(std::ranges::count_if(slots_, &Slot::busy)));
+        const std::lock_guard lock(mutex_);
         metrics_.deferred.Set(static_cast<double>(waiting_.size()));
+        shown_ = std::move(shown);
     }
 
     Options options_;
@@ -401,7 +394,7 @@ private:
     mutable std::mutex mutex_; // of what follows
     std::condition_variable wake_;
     std::deque<std::shared_ptr<Job>> waiting_;
-    std::vector<SlotView> views_;
+    json shown_; // of the slots
     bool stopping_ = false;
     std::thread thread_; // last: it uses all of the above
 };

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
-#include <memory>
 #include <string>
 #include <utility>
 
@@ -37,75 +36,62 @@ inline json timings_of(const Result& result) {
     return timings;
 }
 
-/// An answer of either endpoint: they differ in the name of the object and in where the text is.
-class OpenAIFormat final : public Format {
-public:
-    OpenAIFormat(const Call& call, bool chat)
-        : chat_(chat), base_({{"id", new_id(chat ? "chatcmpl-" : "cmpl-")},
-                              {"created", std::time(nullptr)},
-                              {"model", call.options.name}}) {
-        const json options = call.fields.value("stream_options", json::object());
-        include_usage_ = options.is_object() && field(options, "include_usage", false);
-    }
-
-    [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
+/// Of either endpoint: they differ in the name of the object and in where the text is.
+inline Format format_of(const Call& call, bool chat) {
+    const json options = call.fields.value("stream_options", json::object());
+    const bool include_usage = options.is_object() && field(options, "include_usage", false);
+    const json base = {{"id", new_id(chat ? "chatcmpl-" : "cmpl-")},
+                       {"created", std::time(nullptr)},
+                       {"model", call.options.name}};
+    const auto object_of = [=](const char* kind, const char* place, const json& text) {
+        json object = base;
+        object["object"] = chat ? kind : "text_completion";
+        object["choices"] = json::array({{{"index", 0},
+                                          {chat ? place : "text", text},
+                                          {"logprobs", nullptr},
+                                          {"finish_reason", nullptr}}});
+        return object;
+    };
+    const auto piece = [=](const json& text) {
+        return object_of("chat.completion.chunk", "delta", text);
+    };
+    const auto finish = [](json& object, const Result& result) {
+        object["choices"][0]["finish_reason"] = result.finish == Finish::length ? "length" : "stop";
+        object["timings"] = timings_of(result);
+        object["prompt_cache_diagnostics"] = diagnostics(result);
+    };
+    Format format;
+    format.whole = [=](const std::string& text, const Result& result) {
         const json message = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
-        json body = chat_ ? object("chat.completion", "message", message, finish(result))
-                          : object("text_completion", "text", text, finish(result));
+        json body = object_of("chat.completion", "message", chat ? message : json(text));
+        finish(body, result);
         body["usage"] = usage_of(result);
-        add_figures(body, result);
         return body;
-    }
-
-    [[nodiscard]] std::string events(const Job::News& news, bool first) const override {
+    };
+    format.events = [=](const Job::News& news, bool first) {
         std::string events;
-        if (first && chat_) {
+        if (first && chat) {
             events += event(piece({{"role", "assistant"}, {"content", ""}}));
         }
         if (!news.text.empty()) {
-            events += event(piece(chat_ ? json{{"content", news.text}} : json(news.text)));
+            events += event(piece(chat ? json{{"content", news.text}} : json(news.text)));
         }
         if (!news.done) {
             return events;
         }
-        json last = piece(chat_ ? json::object() : json(""), finish(news.result));
-        add_figures(last, news.result);
+        json last = piece(chat ? json::object() : json(""));
+        finish(last, news.result);
         events += event(last);
-        if (include_usage_) {
-            last["choices"] = json::array();
-            last["usage"] = usage_of(news.result);
-            events += event(last);
+        if (include_usage) {
+            json usage = piece("");
+            usage["choices"] = json::array();
+            usage["usage"] = usage_of(news.result);
+            events += event(usage);
         }
         return events + "data: [DONE]\n\n";
-    }
-
-private:
-    static const char* finish(const Result& result) {
-        return result.finish == Finish::length ? "length" : "stop";
-    }
-    static void add_figures(json& object, const Result& result) {
-        object["timings"] = timings_of(result);
-        object["prompt_cache_diagnostics"] = diagnostics(result);
-    }
-    [[nodiscard]] json object(const char* kind, const char* place, const json& text,
-                              const json& finish_reason) const {
-        json object = base_;
-        object["object"] = kind;
-        object["choices"] = json::array({{{"index", 0},
-                                          {place, text},
-                                          {"logprobs", nullptr},
-                                          {"finish_reason", finish_reason}}});
-        return object;
-    }
-    [[nodiscard]] json piece(const json& text, const json& finish_reason = nullptr) const {
-        return chat_ ? object("chat.completion.chunk", "delta", text, finish_reason)
-                     : object("text_completion", "text", text, finish_reason);
-    }
-
-    bool chat_;
-    bool include_usage_ = false;
-    json base_;
-};
+    };
+    return format;
+}
 
 inline json send(const Call& call, Request request, bool chat) {
     refuse_unsupported(call.fields, {{"n", 1},
@@ -120,7 +106,7 @@ inline json send(const Call& call, Request request, bool chat) {
                                      {"frequency_penalty", 0},
                                      {"presence_penalty", 0},
                                      {"response_format", {{"type", "text"}}}});
-    return answer(call, std::move(request), std::make_unique<OpenAIFormat>(call, chat));
+    return answer(call, std::move(request), format_of(call, chat));
 }
 
 inline json chat_completions(const Call& call) {

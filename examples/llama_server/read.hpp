@@ -21,8 +21,9 @@ inline void refuse_unsupported(const json& fields, const json& neutral) {
     for (const auto& [name, value] : neutral.items()) {
         const json asked = fields.value(name, json());
         if (!asked.empty() && asked != value) { // null is empty, too
-            throw ApiError(400, "'" + name + "' is supported as " + value.dump() + " only", name,
-                           "unsupported");
+            throw ApiError(400,
+                           "'" + name + "' must be " + value.dump() + ", the rest is not supported",
+                           name, "unsupported");
         }
     }
 }

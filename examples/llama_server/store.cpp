@@ -192,9 +192,6 @@ public:
     std::size_t erase_below(const std::string& model, TokenSpan prefix) override {
         return second_ ? second_->erase_below(model, prefix) : cache_.erase_below(model, prefix);
     }
-    std::size_t erase_model(const std::string& model) override {
-        return second_ ? second_->erase_model(model) : cache_.erase_model(model);
-    }
     std::size_t set_max_bytes(std::size_t max_bytes) override {
         cache_.set_limits({.max_bytes = max_bytes});
         return cache_.nbytes();

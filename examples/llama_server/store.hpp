@@ -66,8 +66,8 @@ public:
                                     std::uint64_t since) const = 0;
     [[nodiscard]] virtual Explanation explain(const std::string& model, TokenSpan tokens) const = 0;
     virtual std::size_t erase_session(const std::string& model, std::uint64_t session) = 0;
+    /// What begins with the prefix; all of the model where that is empty.
     virtual std::size_t erase_below(const std::string& model, TokenSpan prefix) = 0;
-    virtual std::size_t erase_model(const std::string& model) = 0;
     /// Returns the bytes that are held then.
     virtual std::size_t set_max_bytes(std::size_t max_bytes) = 0;
     [[nodiscard]] virtual std::vector<prometheus::MetricFamily> metrics() const = 0;
