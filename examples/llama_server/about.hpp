@@ -133,12 +133,15 @@ inline json explain_cache(const Call& call) {
 
 inline json erase_cache(const Call& call) {
     Store& store = call.engine.store();
-    if (call.fields.contains("session")) {
-        const auto session = session_number(field<std::string>(call.fields, "session", ""));
+    const json& fields = call.fields;
+    // The body of a chat names its model, too, and not all of that is meant.
+    const bool chat = fields.contains("prompt") || fields.contains("messages");
+    if (!chat && fields.contains("session")) {
+        const auto session = session_number(field<std::string>(fields, "session", ""));
         return {{"erased", store.erase_session(call.model, session)}};
     }
-    if (call.fields.contains("model")) {
-        check_model(call, field<std::string>(call.fields, "model", ""));
+    if (!chat && fields.contains("model")) {
+        check_model(call, field<std::string>(fields, "model", ""));
         return {{"erased", store.erase_below(call.model, {})}};
     }
     return {{"erased", store.erase_below(call.model, prompt_of(call, false))}};

@@ -39,7 +39,7 @@ struct Call {
     httplib::Response& response;
     std::string model{}; // the cache's key of it; names the tenant: state is shared within one only
     bool operates = true; // may change what concerns all tenants
-    json fields{};        // of the body, or of the query where there is none
+    json fields{};        // of the body, or of the query
 };
 
 /// Returns the answer; null where it is in the response already.
@@ -141,18 +141,20 @@ inline json parse(const std::string& text) {
     return value;
 }
 
+/// The fields of the body, or of the query where it has none.
 inline json fields_of(const httplib::Request& http) {
     json fields = json::object();
     if (!http.body.empty() || (http.method == "POST" && http.params.empty())) {
         fields = parse(http.body);
-        if (!fields.is_object()) {
-            throw ApiError(400, "the body must be a JSON object");
-        }
-        return fields;
     }
-    for (const auto& [name, value] : http.params) {
-        const bool text = name != "messages" && name != "limit" && name != "since";
-        fields[name] = text ? json(value) : parse(value);
+    if (!fields.is_object()) {
+        throw ApiError(400, "the body must be a JSON object");
+    }
+    if (fields.empty()) {
+        for (const auto& [name, value] : http.params) {
+            const bool text = name != "messages" && name != "limit" && name != "since";
+            fields[name] = text ? json(value) : parse(value);
+        }
     }
     return fields;
 }

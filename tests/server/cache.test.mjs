@@ -91,6 +91,9 @@ test('a session, a prefix and a model are erased, and nothing else', async () =>
   assert.ok(cached(await ask('A dog ran.')) > 0)
   const departures = (await cache()).departures.slice(-2)
   assert.deepEqual(departures.map(departure => departure.reason), ['erased', 'erased'])
+  // A chat's body names its model, too: that does not erase all of the model.
+  await call('DELETE', '/cache', { model: name, messages: [{ role: 'system', content: 'Another one.' }] })
+  assert.equal((await cache()).count, left.length)
   await call('DELETE', '/cache', { messages: [{ role: 'system', content: system }] })
   assert.equal((await cache()).count, 0)
 })
