@@ -37,6 +37,11 @@ inline void check_model(const Call& call, const std::string& name) {
     }
 }
 
+/// The budget that the server was started with.
+inline std::size_t most_bytes(const Call& call) {
+    return call.options.engine.store.max_mib << 20U;
+}
+
 inline json models(const Call& call) {
     static const std::time_t started = std::time(nullptr);
     const llama_model* model = call.engine.model();
@@ -105,7 +110,7 @@ inline json show_cache(const Call& call) {
     for (json& entry : shown["entries"]) {
         entry["model"] = call.options.name;
     }
-    shown["most_bytes"] = call.options.engine.store.max_bytes;
+    shown["most_bytes"] = most_bytes(call);
     return shown;
 }
 
@@ -151,7 +156,7 @@ inline json set_budget(const Call& call) {
     if (!call.operates) {
         throw ApiError(403, "only the first API key may change the budget");
     }
-    const std::size_t most = call.options.engine.store.max_bytes;
+    const std::size_t most = most_bytes(call);
     const auto max_bytes = field<std::size_t>(call.fields, "max_bytes", most, 0, most);
     const std::size_t bytes = call.engine.store().set_max_bytes(max_bytes);
     return {{"max_bytes", max_bytes}, {"bytes", bytes}};

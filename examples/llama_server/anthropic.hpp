@@ -7,6 +7,9 @@
 #include "read.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <string>
+#include <utility>
 
 namespace llama_server {
 

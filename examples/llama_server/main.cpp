@@ -15,6 +15,9 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <string>
 #include <thread>
 
 #include <sys/resource.h>
@@ -27,12 +30,6 @@ using namespace llama_server;
 void add_options(CLI::App& cli, Options& o) {
     const auto add = [&](const char* names, auto& value, const char* help) {
         return cli.add_option(names, value, help)->capture_default_str();
-    };
-    const auto add_mib = [&](const char* name, auto& bytes, const char* help) {
-        using Bytes = std::remove_reference_t<decltype(bytes)>;
-        cli.add_option_function<Bytes>(
-               name, [&](Bytes mib) { bytes = mib << 20U; }, help)
-            ->default_str(std::to_string(bytes >> 20U));
     };
     using CLI::Range;
     add("-m,--model", o.engine.model_file,
@@ -50,13 +47,13 @@ void add_options(CLI::App& cli, Options& o) {
         ->check(Range(1, 8192));
     add("-t,--threads", o.engine.threads, "that compute")->check(Range(1, 512));
     add("-n,--predict", o.max_answer, "tokens of an answer, unless the request says more or less");
-    add_mib("--cache-ram", o.engine.store.max_bytes, "MiB, the budget of the cache");
+    add("--cache-ram", o.engine.store.max_mib, "MiB, the budget of the cache");
     add("--block-tokens", o.engine.store.block_tokens, "tokens of a block")->check(Range(1, 4096));
     add("--max-body", o.max_body_kib, "KiB of a request");
     add("--max-waiting", o.engine.max_waiting, "requests; more are refused")->check(Range(0, 1024));
     add("--store", o.engine.store.second_level,
         "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
-    add_mib("--store-max", o.engine.store.max_disk_bytes, "MiB, the most that a folder takes");
+    add("--store-max", o.engine.store.max_disk_mib, "MiB, the most that a folder takes");
 }
 
 /// Model files by the words that stand for them.

@@ -5,6 +5,8 @@
 
 #include "api.hpp"
 
+#include <promptkv/tier.hpp>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

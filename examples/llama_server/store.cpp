@@ -41,7 +41,7 @@ public:
     /// `below`: null for none.
     StoreOf(llama_context* context, llama_seq_id slots, const Options& options,
             std::unique_ptr<BelowStore> below)
-        : block_tokens_(options.block_tokens), cache_({.max_bytes = options.max_bytes}),
+        : block_tokens_(options.block_tokens), cache_({.max_bytes = options.max_mib << 20U}),
           below_(std::move(below)) {
         for (llama_seq_id slot = 0; slot < slots; ++slot) {
             sequences_.emplace_back(context, slot, slots, block_tokens_);
@@ -275,7 +275,7 @@ std::unique_ptr<Store> make(llama_context* context, llama_seq_id slots,
     };
     return options.second_level.empty()
                ? on(std::unique_ptr<promptkv::FileStore>())
-               : std::visit(on, open_store(options.second_level, options.max_disk_bytes));
+               : std::visit(on, open_store(options.second_level, options.max_disk_mib << 20U));
 }
 
 } // namespace

@@ -33,10 +33,10 @@ using Explanation = promptkv::Explanation<llama_token, promptkv::Tier>;
 class Store {
 public:
     struct Options {
-        std::size_t max_bytes = std::size_t{1} << 30;
+        std::size_t max_mib = 1024;
         std::size_t block_tokens = 32;
         std::string second_level; ///< a directory or redis://HOST:PORT; empty: none
-        std::uint64_t max_disk_bytes = std::uint64_t{4} << 30;
+        std::uint64_t max_disk_mib = 4096;
     };
 
     virtual ~Store() = default;
