@@ -47,7 +47,7 @@ struct Engine {
 };
 
 int main() {
-    promptkv::LRUPromptCache<KV> cache({.max_bytes = std::size_t{8} << 30});
+    promptkv::PromptCache<KV> cache({.max_bytes = std::size_t{8} << 30});
     const char* model = "my-model"; // state of different models is never shared
 
     for (int chat = 1; chat <= 2; ++chat) {

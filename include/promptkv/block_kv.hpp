@@ -75,7 +75,7 @@ public:
         assert_belongs_to(cache);
         return false;
     }
-    /// One less of these, on any thread. Returns whether it was the last payload.
+    /// Undoes one `pin`, on any thread. Returns whether it was the last payload.
     bool unpin() const noexcept { return holders_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
 
 private:
@@ -88,7 +88,7 @@ private:
     // `holders_` rises under the lock alone, so that a block without a pin needs no atomic
     // read-modify-write: nobody else can change its counters.
     mutable std::atomic<std::uint32_t> stored_{0};  // payloads of entries; under the cache's lock
-    mutable std::atomic<std::uint32_t> holders_{0}; // all of these as one, and each other payload
+    mutable std::atomic<std::uint32_t> holders_{0}; // the entries' as one, and each other payload
     mutable std::atomic<const void*> cache_{nullptr};
 };
 
@@ -136,7 +136,7 @@ private:
 ///     blocks  [   #0   ][   #1   ][   #2   ]      #2 may hold tokens beyond 150: a restore ignores them
 ///     state                           [ S ]       at 150, of a recurrent or hybrid model
 ///
-/// Without a `State` it serves every prefix of its key, can be cut and cloned, and both share blocks.
+/// Without a `State` it serves every prefix of its key, and can be cut and cloned; a clone shares its blocks.
 /// With one it serves its whole key only, and still shares the blocks of its attention layers; as long as
 /// `set_state` was not called it serves nothing.
 ///

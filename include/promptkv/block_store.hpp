@@ -77,13 +77,13 @@ enum class PutResult : std::uint8_t {
 ///
 /// | function             | meaning                                                              |
 /// |----------------------|----------------------------------------------------------------------|
-/// | `S::is_local`        | whether `find` is a matter of microseconds: it answers `locate`       |
+/// | `S::is_local`        | whether `find` takes microseconds, as SecondLevel::locate needs       |
 /// | `find(names, infos)` | sets `infos[i]` to what is known of `names[i]`; nbytes 0: absent      |
 /// | `get(names, f)`      | calls `f(i, record)` in order, with an empty span where there is none; ends early where `f` returns false. False: the store is in trouble |
 /// | `put(writes, results)` | stores records; one that is there already is written anew           |
 /// | `erase(names)`       | removes records; returns how many there were                          |
 /// | `set_aside(name)`    | the record is damaged: it must not be found again                     |
-/// | `for_each(f)`        | `f(const RecordInfo&)` for each record that it has                    |
+/// | `for_each(f)`        | `f(const RecordInfo&)` for each record; none where it is read-only    |
 template <class S>
 concept BlockStore =
     requires(S& store, std::span<const BlockName> names, std::span<RecordInfo> infos,

@@ -21,8 +21,8 @@
 
 namespace promptkv::inline PROMPTKV_ABI {
 
-/// The relation of an entry's key to the prompt: the same, a prefix of it, or one that continues or
-/// branches off beyond the tokens that both share.
+/// The relation of an entry's key to the prompt. exact: equal tokens. shorter: the key is a prefix of the
+/// prompt. longer: the key has tokens beyond those that both share.
 enum class Match : std::uint8_t { none, exact, shorter, longer };
 
 /// The outcome of an insert.
@@ -42,8 +42,8 @@ enum class MissReason : std::uint8_t {
     nothing_shared, ///< no stored key of the model begins as the prompt does
     other_model,    ///< nothing shared in this model, but another would have hit; only by `explain`
     evicted, ///< a key that was evicted shares tokens with it; only if such keys are remembered
-    not_cuttable, ///< entries share tokens with it, and serve none of those alone; a take does not
-                  ///< cut longer entries
+    not_cuttable, ///< entries share tokens with the prompt, but none can be cut to them; a take does
+                  ///< not cut longer entries
     needs_last_token, ///< only `min_remaining` stands in the way
     leased,           ///< a take of an entry that is leased
     below_min_reuse   ///< fewer than `FetchOptions::min_reuse` tokens could be reused
@@ -104,8 +104,8 @@ struct CacheOptions {
     /// cut. 0: it is refused.
     double max_partial = 0.5;
     /// How many tokens of evicted keys are remembered, so that `explain` can say that a prompt was evicted,
-    /// and how long ago. 4 bytes a token and some 250 bytes a key. Empty: what the policy needs: none for
-    /// TieredLRU, for ReuseOrder 4 times the most tokens that were ever stored.
+    /// and how long ago. They take 4 bytes per token and some 250 bytes per key. Default: TieredLRU none,
+    /// ReuseOrder 4 times the most tokens that were ever stored at once.
     std::optional<std::size_t> remembered_tokens{};
     Rules rules = Rules::promptkv;
     PolicyOptions policy{};
@@ -134,12 +134,11 @@ struct InsertOptions {
     /// A request beside the conversation (a title, a recap): it demotes and supersedes nothing, and
     /// does not become the session's last entry.
     bool side_request = false;
-    /// For a learning policy: a kind of request, 0 to 15, that says something about whether its state comes
-    /// back. -1: the logarithm of the tokens between the lookup's prompt and the insert. TieredLRU does not
-    /// use it.
+    /// For a learning policy: a class of requests whose state is reused alike, 0 to 15. -1: the policy takes
+    /// the logarithm of the tokens that follow the lookup's prompt. TieredLRU does not use it.
     std::int8_t hint = -1;
-    /// A reservation evicts nothing of a more persistent tier: `no_room` where that does not suffice. For
-    /// state that can be had again, as from a second level.
+    /// A reservation evicts nothing of a more persistent tier, and answers `no_room` instead. For state that
+    /// can be loaded again, as from a second level.
     bool spare_upper_tiers = false;
 };
 
@@ -166,7 +165,7 @@ public:
     /// to cut.
     [[nodiscard]] std::size_t reused() const noexcept { return reused_; }
     /// Leading tokens of the prompt that a stored or remembered key shares, whether they can be used
-    /// or not: where an engine with a recurrent state should take one.
+    /// or not: where an engine with a recurrent state should save it.
     [[nodiscard]] std::size_t matched() const noexcept { return matched_; }
     [[nodiscard]] Match match() const noexcept { return match_; }
     /// Tier of the entry. Without a hit: the least persistent.
@@ -210,7 +209,7 @@ struct Explanation {
     /// token.
     std::size_t nearest_tokens = 0;
     TierEnum nearest_tier{};
-    /// The nearest key was evicted when this many bytes fewer had been evicted; empty: it has an entry.
+    /// Bytes that were evicted since the nearest key was evicted; empty: it has an entry.
     std::optional<std::uint64_t> evicted_bytes_ago{};
 };
 

@@ -43,7 +43,7 @@ concept GivenUp = std::is_void_v<T> || std::convertible_to<T, std::optional<KV>>
 /// | `truncate(KV&, n)`              | cuts it in place to `n` tokens. Only where that frees memory without copying what stays. It may return what it cut off, as `std::optional<KV>` |
 /// | `length(const KV&)`             | tokens that it holds; asserted against the key               |
 /// | `block_tokens(const KV&)`       | cuts and reservations end at its multiples; 1 without it     |
-/// | `for_each_block(const KV&, from, f)` | calls `f(const BlockUse&, nbytes, in_use)` once for each shared block whose first token is at or beyond `from`, in order. `truncate(n)` drops exactly those of `from = n`. `in_use`: somebody outside of the cache holds the block as well, so that dropping it frees nothing now |
+/// | `for_each_block(const KV&, from, f)` | calls `f(const BlockUse&, nbytes, in_use)` once for each shared block whose first token is at or beyond `from`, in order. `truncate(n)` drops exactly the blocks that `from = n` visits. `in_use`: somebody outside of the cache holds the block as well, so that dropping it frees nothing now |
 /// | `adopt_blocks(KV&, n, const KV& other)` | both hold the same first `n` tokens: takes `other`'s whole blocks of them in the place of its own. It may return what it gave up, as `std::optional<KV>` |
 /// | `shared_prefix(const KV&, n)`   | for payloads that serve their whole key only: the blocks of the first `n` tokens alone, to build a new payload on. Lookups never use it |
 ///
@@ -56,8 +56,9 @@ concept GivenUp = std::is_void_v<T> || std::convertible_to<T, std::optional<KV>>
 ///
 /// Do not round `reusable_prefix` down to blocks: `FetchOptions::align` does that for a lookup.
 ///
-/// Only `clone_prefix` and `shared_prefix` may throw; a throw of any other ends the program. But do not
-/// declare `for_each_block` noexcept: `f` may throw where it runs out of memory.
+/// `clone_prefix`, `shared_prefix`, the copy constructor, `write_block` and `make_block` may throw; a throw of
+/// any other function ends the program. But do not declare `for_each_block` noexcept: `f` may throw where
+/// it runs out of memory.
 ///
 /// The cache's own bounds hold if `nbytes`, `length`, `reusable_prefix` and `block_tokens` are O(1), and the
 /// others O(blocks) that they concern. `KV&` is valid during the call; `BlockUse&` as long as a stored or

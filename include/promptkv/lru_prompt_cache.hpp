@@ -61,21 +61,23 @@ struct NoMutex {
 /// What is evicted: the victim of the policy is cut from its tail by what is needed, rounded up to the
 /// payload's `block_tokens`. It is evicted whole if nothing would be left, if it cannot be cut, or if other
 /// entries serve what would be left. A victim whose blocks are all held by longer entries frees nothing:
-/// the nearest of these is taken in its place. Leased entries are no victims.
+/// the nearest longer entry is evicted instead. Leased entries are no victims.
 ///
 /// What a use does: an exact or shorter match makes its entry the most recent of its tier, and so every
 /// entry on its path whose key the reuse covers. A longer match leaves the recency of its entry alone
-/// and gives the entry a second chance: as a victim it first gives its tail down to the prefix that was
-/// used. Once it is cut to that prefix, it moves to the hot end, one time.
+/// and gives the entry a second chance: as a victim it is first cut to the prefix that was used. Then it
+/// becomes the most recent, once.
 ///
 /// Superseding, for payloads that cannot be cut: an insert makes the earlier entries on its path, of the
 /// same or a less persistent tier, the next victims of their tier, unless other entries continue them.
-/// Of these entries the one goes first whose removal leaves the smallest gap.
+/// Among these entries, the one whose removal leaves the smallest gap in tokens goes first.
 ///
 /// Sessions: when a session stores a key, the entry that it stored last becomes the next victim of its
 /// tier if neither key continues the other, nothing continues it, and no other session stored it. If
 /// `InsertOptions::request` is given, that lookup must have been made after the entry was stored: samples
 /// of one lookup do not demote each other.
+///
+/// "The next victim" is the first of its tier under TieredLRU, and the first of those that ReuseOrder samples.
 ///
 /// Invariants: `nbytes() <= max_bytes` and `size() <= max_entries` after every call and during it,
 /// except while a limit was lowered below what is leased or reserved. Only equal tokens match, never
@@ -87,8 +89,8 @@ struct NoMutex {
 /// takes a model may throw what its hash or its comparison throws, beside what the function itself says.
 /// Callers' code: the listener, `make` and the destructors of payloads run when the cache is whole, and
 /// may call it. A payload's other functions, and what `for_each` calls, must not.
-/// Overhead: at most 300 bytes for an entry, and 4.2 bytes for each token of its key that it shares with
-/// no other.
+/// Overhead: about 300 bytes for an entry, and 4.2 bytes for each token of its key that no other key shares.
+/// Remembered keys come on top: see CacheOptions::remembered_tokens.
 /// Source: `LRUPromptCache` of mlx-lm (pull request 1019); each function says where it differs.
 template <class KV, class Model = std::string, class Token = std::int32_t, class TierEnum = Tier,
           class Policy = TieredLRU, class Mutex = detail::NoMutex>
@@ -157,7 +159,7 @@ public:
             return payload_.get()->kv;
         }
         /// Ends the lease before its destructor does. Destroys the payload if its entry left and this is the
-        /// last lease. Complexity: O(1), and that.
+        /// last lease. Complexity: O(1), plus that destruction.
         void end() noexcept { payload_.end(); }
 
     private:
@@ -169,9 +171,9 @@ public:
 
     /// Room for a payload that is not made yet, as an asynchronous copy needs. True where room is held.
     ///
-    /// The key is not visible before `commit`. Anything may happen in between: an erase or a clear that
-    /// covers the key voids the reservation; it keeps its room until it is dropped. It may be dropped on any thread and may outlive the cache;
-    /// `commit` is a call on the cache, and follows its thread rules. Move-only.
+    /// The key is not visible before `commit`. Anything may happen in between. An erase or a clear that covers
+    /// the key voids the reservation, which keeps its room until it is destroyed. Any thread may destroy it,
+    /// even after the cache; `commit` is a call on the cache, and follows its thread rules. Move-only.
     class Reservation {
     public:
         Reservation() = default;
@@ -266,8 +268,8 @@ public:
 
     /// Copies the longest part of an entry that `tokens` can use.
     ///
-    /// From the deepest node that matches up, each node on the path offers its own entry and longer ones,
-    /// of these at most 16 in all. The longest reuse wins, at equal reuse an entry that needs no cut, then
+    /// From the deepest node that matches up, each node on the path offers its own entry and longer ones, at
+    /// most 16 longer ones in total. The longest reuse wins, at equal reuse an entry that needs no cut, then
     /// the one asked first.
     /// Returns:    a miss where nothing, or less than min_reuse, can be reused. A part of an entry is used
     ///             only where the payload has `clone_prefix`.
@@ -370,7 +372,8 @@ public:
     /// never falls.
     /// Requires:   where the payload knows its length, it is tokens.size().
     /// Effects:    `kv` is moved from only where it is stored or replaced.
-    /// Throws:     what an allocation throws, or the copy of the model.
+    /// Throws:     what an allocation throws, or the copy of the model; std::length_error for a key of
+    ///             2^32 - 1 tokens or more.
     /// Complexity: O(tokens + blocks), and the evictions.
     /// Differs:    the reference empties itself for what is too large, lets the tier fall, may evict what
     ///             it has just stored, and deletes a system entry that a longer one contains.
@@ -409,9 +412,9 @@ public:
     }
 
     /// Holds room for a payload of these tokens that will refer to `nbytes` bytes, an estimate. The room is
-    /// `nbytes` minus the bytes of the blocks in `prefix()`. `present` also where the key has an entry, the state of exactly
-    /// these tokens; its tier is raised if need be. Else it decides as an insert does.
-    /// Throws:     what an allocation or the copy of the model throws, or the clone of what is stored.
+    /// `nbytes` minus the bytes of the blocks in `prefix()`. Unlike an insert: if the key has an entry, it
+    /// answers `present`, and raises the tier of the entry if need be. Otherwise it decides as an insert does.
+    /// Throws:     what an insert throws, or the clone of what is stored.
     /// Complexity: O(tokens + blocks), and the evictions.
     [[nodiscard]] Reservation reserve(ModelView model, Tokens tokens, std::size_t nbytes,
                                       TierEnum tier, InsertOptions options = {}) {
@@ -454,7 +457,8 @@ public:
         Call call(*cache_);
         return cache_->erasing(call).erase(model, tokens);
     }
-    /// Removes the entry at `tokens` and all that continue it, whoever stored them. Complexity: also O(these).
+    /// Removes the entry at `tokens` and all entries that continue it, whoever stored them.
+    /// Complexity: also O(removed entries).
     std::size_t erase_below(ModelView model, Tokens tokens) {
         Call call(*cache_);
         return cache_->erasing(call).erase_below(model, tokens);
@@ -569,8 +573,9 @@ public:
     }
 
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
-    /// hottest: storing the payloads elsewhere in this order restores the order of eviction (where payloads
-    /// cannot be cut: as side requests, which supersede nothing). `f` must not call the cache.
+    /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU (where
+    /// payloads cannot be cut: as side requests, which supersede nothing). ReuseOrder learns anew. `f` must not
+    /// call the cache.
     /// Throws:     what an allocation or `f` throws.
     /// Complexity: O(all tokens).
     template <class F>

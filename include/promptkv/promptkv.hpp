@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// promptkv: a prompt KV cache. This header includes the library except format.hpp (which needs fmt) and
-// concurrent_prompt_cache.hpp (which needs threads).
+// promptkv: a prompt KV cache. This header includes the library except format.hpp (which needs fmt),
+// concurrent_prompt_cache.hpp (which needs threads), and the second level with its stores and codec.
 #ifndef PROMPTKV_PROMPTKV_HPP
 #define PROMPTKV_PROMPTKV_HPP
 

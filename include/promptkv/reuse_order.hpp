@@ -27,12 +27,12 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// What is observed are edges: runs of tokens without a branch, or, for payloads that serve their whole
 /// key only, entries. It goes on observing them after they were evicted, while their keys are remembered.
 /// An edge is of a kind: how often it was used, the requests between its last two uses, how many
-/// siblings it had at first, its length, its tier, and a hint of the caller's. The victim is the least
-/// worth of the next `sample` candidates of a sweep. What was just stored can be the victim, so an
+/// siblings it had at first, its length, its tier, and a hint of the caller's. The victim has the least
+/// worth among the next `sample` candidates of a sweep. What was just stored can be the victim, so an
 /// insert may keep a part only, or nothing (`declined`).
 ///
 /// No clock and no random numbers: equal calls have equal victims.
-/// Complexity: O(sample) a victim; a lesson of about 1 ms after every 1,365 uses.
+/// Complexity: O(sample) per victim, and a lesson after at most 1,365 uses, which takes some 0.3 ms.
 struct ReuseOrder {
     struct Options {
         std::uint32_t sample = 32; ///< candidates looked at for each victim

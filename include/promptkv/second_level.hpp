@@ -46,8 +46,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// these bytes are not in the cache's `nbytes()`. A full queue drops what comes; a request never waits.
 ///
 /// A record is used only where its tokens and the name of the block before are those of the prompt, its
-/// checksums are right, and `make_block` takes it. State that was computed by something else than the fingerprint
-/// says is served: the fingerprint must change with everything that the state depends on.
+/// checksums are right, and `make_block` takes it. A wrong fingerprint is not detected: it must change with
+/// everything that the state depends on.
 ///
 /// Erase through the functions here: they remove what only the store has as well. An erase that was made
 /// at the cache itself removes the records of the entries that it erased; so does `clear`. To end, flush and
@@ -98,8 +98,9 @@ public:
         Codec codec{};
     };
 
-    /// A load that is under way, or was made. What it loaded stays in memory as long as this lives.
-    /// Move-only. Must end before the cache.
+    /// A load that is under way, or was made. What it loaded stays in memory as long as this lives. The
+    /// destructor cancels a load that still runs. One that was made by its default constructor may be assigned,
+    /// cancelled or destroyed only. Move-only. Must be destroyed before the cache.
     class Prefetch {
     public:
         Prefetch() = default;
@@ -301,7 +302,7 @@ public:
     }
     /// Removes the entries in memory that this session alone stored, and their records. A record does not say
     /// whose it is, since sessions share blocks: what was evicted before stays and can come back. To erase
-    /// a conversation from both levels call `erase_below` with its first tokens that nobody else has.
+    /// a conversation from both levels, call `erase_below` with a prefix that only this conversation has.
     std::size_t erase_session(ModelView model, std::uint64_t session) {
         return cache_.erase_session(model, session);
     }

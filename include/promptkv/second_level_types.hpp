@@ -80,19 +80,20 @@ template <class TierEnum>
 struct LoadOptions {
     using Clock = std::chrono::steady_clock;
 
-    /// What is not loaded by then is left.
+    /// Loading stops then.
     Clock::time_point deadline = (Clock::time_point::max)();
-    /// What computing a token takes. A load that would take longer is not made. 0: it is always made.
+    /// What computing a token takes. A load that would take longer is not made, but for one in 64, to measure
+    /// the store again. 0: every load is made.
     double seconds_per_token = 0;
     /// The tier of the entry; empty: that in which it was stored.
     std::optional<TierEnum> tier{};
     std::uint64_t session = 0; ///< as InsertOptions::session
-    /// Tokens that an engine must compute itself. A payload with a State is loaded at a key of at most
-    /// so many tokens less than the prompt has.
+    /// Tokens that an engine must compute itself. With a State: a key of at most so many tokens less than the
+    /// prompt has is loaded.
     std::size_t min_remaining = 1;
 };
 
-/// Counters since the second level was made; they only grow.
+/// Counters since the second level was made, which only grow; the last two are gauges.
 struct SecondLevelStats {
     std::uint64_t written = 0;        ///< records
     std::uint64_t bytes_written = 0;  ///< of these, as they were stored

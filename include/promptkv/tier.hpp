@@ -52,7 +52,7 @@ name_of(Enum value, const std::array<std::string_view, N>& names) noexcept {
 }
 
 /// The number of a tier. A value outside the enum is a broken precondition; without assertions it
-/// counts as the most persistent tier, so that no array is left.
+/// counts as the most persistent tier, so that no index is out of range.
 template <class TierEnum>
 [[nodiscard]] constexpr std::size_t tier_index(TierEnum tier) noexcept {
     const auto i = static_cast<std::size_t>(tier);

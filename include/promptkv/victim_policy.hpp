@@ -32,10 +32,10 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `used(r)`      | a lookup used the entry                                                     |
 /// | `demote(r)`    | the entry is obsolete: let it be the next victim of its tier                |
 /// | `leave(r)`     | the entry left                                                              |
-/// | `set_aside(r)` | it cannot be a victim now, since it is leased; it came up as one            |
-/// | `put_back(r)`  | it can again; it is the coldest of its tier                                 |
+/// | `set_aside(r)` | it is no victim for now: it is leased, is being stored, or frees nothing    |
+/// | `put_back(r)`  | it can be a victim again, as the coldest of its tier                        |
 /// | `victim()`     | the next victim, which stays where it is; null: there is none               |
-/// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the next victim to the last one     |
+/// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the coldest to the hottest          |
 ///
 /// `used`, `demote` and `leave` may concern a record that is set aside; the first two end that.
 ///
@@ -48,10 +48,14 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `used(hook, use)`           | a request ran over the whole edge                             |
 /// | `born(hook, siblings, use)` | a request made the edge                                       |
 /// | `resident_leaf(r, is)`      | entries that continue the record's state came or left         |
+/// | `separated(hook)`           | an edge was split by the request that has used it last        |
+/// | `extend_request(number, n)` | a request stores a key of `n` tokens                          |
+/// | `hint(hook, hint)`          | what the request that used an edge last says of it            |
 ///
-/// The hook itself has `is_observed()`, and what RadixNode asks for where edges are split and joined. Of an
-/// edge that is not there yet the cache makes a hook by `begin` or `lengthen`. Lookups tell of every node
-/// that they run over, evicted or not, so there is no call for a miss. See ReuseOrder, ObservedEdge.
+/// The cache also asks it for `now()`, `extension(number, n)`, `watch()` and `nbytes()`. The hook has
+/// `is_observed()`, and what RadixNode asks for where edges are split and joined; for an edge that is not there
+/// yet the cache makes a hook by `begin` or `continued`. A lookup reports every node that it runs over,
+/// evicted or not, so there is no call for a miss. ReuseOrder is the example; this part may still change.
 template <class P, class R, class TierEnum>
 concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::template Order<R, TierEnum> asked, R& record,

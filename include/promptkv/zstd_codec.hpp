@@ -16,7 +16,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 
 /// A codec for SecondLevel: `SecondLevel<Cache, Store, ZstdCodec>`. A record that does not get smaller is
 /// stored as it is. KV state gains little, 7 to 9 % with level 1: use it where a network or a disk is slower than
-/// zstd, 0.5 to 1 GB/s of a core.
+/// zstd (0.5 to 1 GB/s per core).
 struct ZstdCodec {
     static constexpr std::uint8_t number = 1;
 

@@ -210,33 +210,33 @@ TEST_CASE("A key that is to come is expected to be what it becomes", "[edges]") 
     Requests requests;
     requests.look_up("abcdefgh");
     requests.store("abcdefgh");
-    std::string next, absorbed;
+    const auto compare = [&](std::string_view next, std::string_view absorbed) {
+        const std::uint64_t request = requests.look_up(next);
+        const Hook expected = requests.expected(next);
+        requests.store(next, {}, {}, absorbed);
+        const Hook& made = requests.edge(next);
+        CHECK(expected.last == request);
+        CHECK(made.last == request);
+        CHECK(made.uses == expected.uses);
+        CHECK(made.features == expected.features);
+    };
     SECTION("where it goes on from an entry") {
-        next = "abcdefghij";
-        absorbed = "abcdefgh";
+        compare("abcdefghij", "abcdefgh");
     }
     SECTION("where it branches off from one") {
-        next = "abcxy";
+        compare("abcxy", "");
     }
     SECTION("where it ends within one") {
-        next = "abcd";
+        compare("abcd", "");
     }
     SECTION("where it is one more branch") {
         requests.look_up("abcxy");
         requests.store("abcxy");
-        next = "abcpq";
+        compare("abcpq", "");
     }
     SECTION("where it shares nothing") {
-        next = "xy";
+        compare("xy", "");
     }
-    const std::uint64_t request = requests.look_up(next);
-    const Hook expected = requests.expected(next);
-    requests.store(next, {}, {}, absorbed);
-    const Hook& made = requests.edge(next);
-    CHECK(expected.last == request);
-    CHECK(made.last == request);
-    CHECK(made.uses == expected.uses);
-    CHECK(made.features == expected.features);
 }
 
 TEST_CASE("A key is expected to be an edge of its own below an entry that stays", "[edges]") {

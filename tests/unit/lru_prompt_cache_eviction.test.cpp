@@ -593,7 +593,7 @@ TEST_CASE("A pool that the cache cannot see is freed block by block") {
     CHECK(contents(cache) == "ab1 pqrs1");
 }
 
-TEST_CASE("Nothing is remembered of an evicted key") {
+TEST_CASE("By default LRUPromptCache remembers no evicted key") {
     Cache cache;
     store(cache, "abc", Tier::user);
     CHECK(cache.trim_to({.max_entries = 0}) == 1);

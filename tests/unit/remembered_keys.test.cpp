@@ -45,7 +45,8 @@ void evict_all(Cache& cache) {
     CHECK(cache.check_invariants());
 }
 
-TEMPLATE_TEST_CASE("explain says how many evictions ago a key was evicted", "", Cache, Learning) {
+TEMPLATE_TEST_CASE("explain says how many bytes were evicted since a key was", "", Cache,
+                   Learning) {
     const bool listens = GENERATE(false, true);
     CAPTURE(listens);
     TestType cache({.remembered_tokens = 100});
