@@ -75,5 +75,5 @@ done
             printf "lines %.1f %% (%d of %d), branches %.1f %% (%d of %d)\n",
                 percent(n_ran, n_lines), n_ran, n_lines,
                 percent(n_taken, n_branches), n_taken, n_branches
-            exit percent(n_ran, n_lines) < 94 || percent(n_taken, n_branches) < 85
+            exit percent(n_ran, n_lines) < 95 || percent(n_taken, n_branches) < 86
         }'

@@ -592,7 +592,8 @@ private:
         bool used = false;       // by a lookup
         bool superseded = false; // since it was used last
         std::set<std::uint64_t> sessions;
-        std::uint64_t stored_at = 0; // lookups counted then
+        std::uint64_t stored_at = 0;     // lookups counted then
+        mutable bool maybe_used = false; // it, or another entry that serves the same key
 
         friend bool operator==(const Entry&, const Entry&) = default;
     };
@@ -1018,12 +1019,17 @@ private:
     }
 
     /// A longer entry that serves the key, of the tier or a more persistent one; 0: none does.
+    /// Where several do, it is open which of them the cache uses.
     int longer_for(const Key& key, Tier tier, Choices& choices) const {
         std::vector<int> found;
         for (const int longer : below(key)) {
             if (entries_.at(longer).tier >= tier && kv_of(longer).serves(key.size())) {
                 found.push_back(longer);
             }
+        }
+        for (const int longer : found) {
+            const Entry& entry = entries_.at(longer);
+            entry.maybe_used = entry.maybe_used || found.size() > 1;
         }
         return found.empty() ? 0 : found[choices.choose(found.size())];
     }
@@ -1105,7 +1111,8 @@ private:
     }
 
     void refresh(int found, Match match, const Key& prompt, std::size_t reused) {
-        entries_.at(found).used = true;
+        Entry& entry = entries_.at(found);
+        entry.used = entry.used || match != Match::longer || !entry.maybe_used;
         if (!promptkv_rules()) {
             return;
         }
@@ -1376,7 +1383,9 @@ private:
         for (const int prefix : above(Key(entries_.at(number).key))) {
             const Entry& entry = entries_.at(prefix);
             if (kv.serves(entry.key.size()) && (entry.tier <= tier || !promptkv_rules())) {
-                entries_.at(number).used = entries_.at(number).used || entry.used;
+                Entry& longer = entries_.at(number);
+                longer.used = longer.used || entry.used;
+                longer.maybe_used = longer.maybe_used || entry.maybe_used;
                 ++result.absorbed;
                 ++stats_.absorbed;
                 remove(prefix, RemovalReason::absorbed);
@@ -1501,7 +1510,7 @@ private:
             while ((victim = coldest(incoming, hopeless)) != 0) {
                 if (shares_with_victims(victim, incoming, truly)) {
                     passed_over = {};
-                    return drop(victim, incoming, truly, result);
+                    return drop(victim, incoming, truly, result, choices);
                 }
                 hopeless.insert(victim);
             }
@@ -1511,7 +1520,7 @@ private:
             if (wanted > 0) {
                 victim = one_that_frees(victim, incoming, truly, passed_over, choices);
             }
-            return victim == 0 ? 0 : drop(victim, incoming, truly, result);
+            return victim == 0 ? 0 : drop(victim, incoming, truly, result, choices);
         }
         const std::size_t chance = entries_.at(victim).chance;
         if (chance > 0 &&
@@ -1535,7 +1544,7 @@ private:
             }
         }
         if (wanted == 0) {
-            return drop(victim, incoming, truly, result);
+            return drop(victim, incoming, truly, result, choices);
         }
         victim = one_that_frees(victim, incoming, truly, passed_over, choices);
         if (victim == 0) {
@@ -1721,7 +1730,7 @@ private:
         Entry& entry = entries_.at(number);
         const Key shorter = prefix_of(entry.key, kept);
         if (kept == 0 || others_serve(shorter, number, incoming, choices)) {
-            return drop(number, incoming, truly, result);
+            return drop(number, incoming, truly, result, choices);
         }
         const std::size_t freed = freed_by_cut(number, kept, incoming, truly);
         const std::size_t accounted = freed_by_cut(number, kept, incoming, false);
@@ -1744,7 +1753,8 @@ private:
         return freed;
     }
 
-    std::size_t drop(int number, const Incoming* incoming, bool truly, Inserted& result) {
+    std::size_t drop(int number, const Incoming* incoming, bool truly, Inserted& result,
+                     Choices& choices) {
         const Entry& entry = entries_.at(number);
         const std::size_t freed = freed_by_cut(number, 0, incoming, truly);
         ++result.evicted;
@@ -1752,7 +1762,8 @@ private:
         ++tier_stats_[index(entry.tier)].evicted;
         stats_.tokens_evicted += entry.key.size();
         stats_.bytes_evicted += freed_by_cut(number, 0, incoming, false);
-        stats_.evicted_unused += entry.used ? 0U : 1U;
+        const bool unused = !entry.used && (!entry.maybe_used || choices.choose(2) == 0);
+        stats_.evicted_unused += unused ? 1U : 0U;
         remember(entry.key);
         remove(number, RemovalReason::evicted);
         return freed;
