@@ -128,7 +128,7 @@ inline constexpr std::uint32_t max_record_tokens = std::uint32_t{1} << 20U;
         return fault;
     if (record.size() != view.header.nbytes())
         return RecordFault::damaged;
-    view.payload = record.subspan(view.header.payload_at());
+    view.payload = record.subspan(static_cast<std::size_t>(view.header.payload_at()));
     return checksum(view.payload) == view.header.payload_check ? RecordFault::none
                                                                : RecordFault::damaged;
 }
@@ -159,7 +159,7 @@ namespace detail {
 inline void begin_record(std::vector<std::byte>& record, const RecordHeader& header,
                          std::span<const std::byte> tokens) {
     record.clear();
-    record.resize(header.payload_at());
+    record.resize(static_cast<std::size_t>(header.payload_at()));
     if (!tokens.empty())
         std::memcpy(record.data() + sizeof header, tokens.data(), tokens.size());
 }

@@ -21,13 +21,19 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// A per-process secret, so that chosen tokens cannot force collisions: the addresses of the process
 /// and the table, and the time in nanoseconds. Source: abseil seeds its hashes by an address.
 [[nodiscard]] inline std::uint64_t hash_secret(const void* table) noexcept {
+#ifdef TIME_UTC
     std::timespec now{};
     std::timespec_get(&now, TIME_UTC);
+    const auto seconds = static_cast<std::uint64_t>(now.tv_sec);
+    const auto part = static_cast<std::uint64_t>(now.tv_nsec);
+#else // MinGW has no timespec_get
+    const auto seconds = static_cast<std::uint64_t>(std::time(nullptr));
+    const auto part = static_cast<std::uint64_t>(std::clock());
+#endif
     std::uint64_t secret = reinterpret_cast<std::uintptr_t>(table);
     for (const std::uint64_t more :
-         {std::uint64_t{reinterpret_cast<std::uintptr_t>(&now)},
-          std::uint64_t{reinterpret_cast<std::uintptr_t>(&hash_secret)},
-          static_cast<std::uint64_t>(now.tv_sec), static_cast<std::uint64_t>(now.tv_nsec)}) {
+         {std::uint64_t{reinterpret_cast<std::uintptr_t>(&part)},
+          std::uint64_t{reinterpret_cast<std::uintptr_t>(&hash_secret)}, seconds, part}) {
         secret = (secret ^ more) * 0x9e3779b97f4a7c15U;
         secret ^= secret >> 29U;
     }
