@@ -125,7 +125,7 @@ inline Request read_request(const Call& call, const json& fields, Tokens prompt)
     return r;
 }
 
-/// That of a chat: the end of its system prompt is a mark, and so is each breakpoint.
+/// Reads the request of a chat. The end of the system prompt is a mark. Each breakpoint is a mark, too.
 inline Request read_chat_request(const Call& call, const json& fields) {
     const Text& text = call.engine.text();
     Chat chat = read_chat(fields);

@@ -253,21 +253,14 @@ TEST_CASE("A key is expected to be an edge of its own below an entry that stays"
 }
 
 TEST_CASE("What was declined belongs to the edge above, unless the entry there stays", "[edges]") {
+    const Tier tier = GENERATE(Tier::user, Tier::assistant); // of the key that was declined
+    const bool gives_way = tier == Tier::user;               // the entry above
     Requests requests;
     requests.look_up("abcdef");
     requests.store("abcd");
-    SECTION("it would have given way") {
-        requests.decline("abcdef", Tier::user);
-        CHECK(requests.edge("abcdef").is_tail);
-        requests.look_up("abcdef");
-        CHECK(requests.uses("abcd") == 2);
-        CHECK(requests.uses("abcdef") == 0);
-    }
-    SECTION("it is of a more persistent tier") {
-        requests.decline("abcdef", Tier::assistant);
-        CHECK_FALSE(requests.edge("abcdef").is_tail);
-        requests.look_up("abcdef");
-        CHECK(requests.uses("abcd") == 2);
-        CHECK(requests.uses("abcdef") == 2);
-    }
+    requests.decline("abcdef", tier);
+    CHECK(requests.edge("abcdef").is_tail == gives_way);
+    requests.look_up("abcdef");
+    CHECK(requests.uses("abcd") == 2);
+    CHECK(requests.uses("abcdef") == (gives_way ? 0 : 2));
 }

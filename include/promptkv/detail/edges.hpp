@@ -158,8 +158,8 @@ private:
             edge = edge->parent;
         return edge;
     }
-    /// The request `now` ran over the node. Counts once a request. The first part of an edge that was split
-    /// just now may be used by an earlier request than the last one of the whole.
+    /// The request `now` ran over the node, which counts once per request. The first part of an edge that was
+    /// split just now may be used by an earlier request than the last one of the whole edge.
     void use(Node& node, std::uint32_t now) noexcept {
         auto& hook = node.hook;
         const bool is_later = static_cast<std::int32_t>(now - hook.last) > 0;
