@@ -68,7 +68,8 @@ Tokens stories(Engine& engine, llama_kv::Sequence<KV>& sequence, std::size_t n) 
         "The cat saw a mouse."};
     Tokens tokens;
     for (std::size_t i = 0; tokens.size() < n && i < 10 * beginnings.size(); ++i) {
-        const Tokens more = engine.tokenize(beginnings[i % beginnings.size()], tokens.empty());
+        const Tokens more =
+            engine.text().tokenize(beginnings[i % beginnings.size()], tokens.empty());
         tokens.insert(tokens.end(), more.begin(), more.end());
         sequence.clear();
         engine.prefill(tokens, 0);
@@ -88,7 +89,7 @@ Tokens some_text(const Engine& engine, std::size_t n) {
     Tokens tokens;
     for (std::size_t i = 0; tokens.size() < n; ++i) {
         const Tokens more =
-            engine.tokenize(line + "It was day " + std::to_string(i) + ". ", i == 0);
+            engine.text().tokenize(line + "It was day " + std::to_string(i) + ". ", i == 0);
         tokens.insert(tokens.end(), more.begin(), more.end());
     }
     tokens.resize(n);

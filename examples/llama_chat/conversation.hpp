@@ -38,20 +38,21 @@ public:
 
     /// The tokens of the whole chat, up to where the model answers.
     [[nodiscard]] Tokens prompt(const Engine& engine) const {
-        std::vector<Message> messages = {{"system", system_}};
+        const LlamaText& model = engine.text();
+        Chat messages = {{"system", system_}};
         std::string text;
         Tokens tokens;
         for (const Turn& turn : turns_) {
             messages.push_back({"user", turn.text});
-            const std::string full = render(engine, messages, true);
+            const std::string full = model.render(messages, true);
             if (tokens.empty() || !full.starts_with(text)) { // a template that rewrites history
-                tokens = engine.tokenize(full, true);
+                tokens = model.tokenize(full, true);
             } else {
-                const Tokens added = engine.tokenize(full.substr(text.size()), false);
+                const Tokens added = model.tokenize(full.substr(text.size()), false);
                 tokens.insert(tokens.end(), added.begin(), added.end());
             }
-            messages.push_back({"assistant", engine.text(turn.answer)});
-            text = full + messages.back().text;
+            messages.push_back({"assistant", model.text(turn.answer)});
+            text = full + messages.back().content;
             tokens.insert(tokens.end(), turn.answer.begin(), turn.answer.end());
         }
         return tokens;
@@ -59,48 +60,14 @@ public:
 
     /// How many tokens of `prompt` belong to the system prompt.
     [[nodiscard]] std::size_t system_tokens(const Engine& engine, const Tokens& prompt) const {
-        const Tokens system = engine.tokenize(render(engine, {{"system", system_}}, false), true);
-        return static_cast<std::size_t>(std::ranges::mismatch(system, prompt).in1 - system.begin());
+        return engine.text().tokens_of({{"system", system_}}, prompt);
     }
 
 private:
-    struct Message {
-        const char* role;
-        std::string text;
-    };
     struct Turn {
         std::string text;
         Tokens answer;
     };
-
-    /// The text of a chat in the model's own template, or one line a message where it has none.
-    static std::string render(const Engine& engine, const std::vector<Message>& messages,
-                              bool model_is_next) {
-        const char* chat_template = llama_model_chat_template(engine.model(), nullptr);
-        std::string text;
-        if (chat_template == nullptr) {
-            for (const Message& message : messages) {
-                const bool answer = message.role == std::string("assistant");
-                text += (text.empty() || answer ? "" : "\n") + message.text;
-            }
-            return text;
-        }
-        std::vector<llama_chat_message> chat;
-        std::size_t size = 1024;
-        for (const Message& message : messages) {
-            chat.push_back({message.role, message.text.c_str()});
-            size += 2 * message.text.size() + 256;
-        }
-        text.resize(size);
-        const std::int32_t written =
-            llama_chat_apply_template(chat_template, chat.data(), chat.size(), model_is_next,
-                                      text.data(), static_cast<std::int32_t>(text.size()));
-        if (written < 0 || static_cast<std::size_t>(written) > text.size()) {
-            throw std::runtime_error("llama.cpp does not know this model's chat template");
-        }
-        text.resize(static_cast<std::size_t>(written));
-        return text;
-    }
 
     std::string system_;
     std::vector<Turn> turns_;

@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 
+#include "llama_text.hpp"
 #include "load_model.hpp"
 #include "model_key.hpp"
 
@@ -16,8 +17,6 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-using Tokens = std::vector<llama_token>;
 
 /// A model and a context with two sequences: 0 is computed on, 1 is scratch.
 ///
@@ -36,7 +35,8 @@ public:
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
     Engine(const std::string& model_file, const Options& options)
-        : model_(load_model(model_file), llama_model_free), context_(nullptr, llama_free),
+        : model_(load_model(model_file), llama_model_free), text_(model_.get()),
+          context_(nullptr, llama_free),
           batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens), 0, 1)),
           batch_tokens_(options.batch_tokens) {
         llama_context_params params = llama_context_default_params();
@@ -83,8 +83,8 @@ public:
         Tokens answer;
         while (answer.size() < count) {
             const llama_token token = choose(answer.empty() ? first_choice : 0);
-            if (llama_vocab_is_eog(vocabulary(), token) || token == llama_vocab_bos(vocabulary())) {
-                break; // some small models begin a new text where this one ends
+            if (text_.ends(token)) {
+                break;
             }
             answer.push_back(token);
             if (answer.size() < count) {
@@ -98,44 +98,14 @@ public:
     /// Invalidates the span: the next computation.
     [[nodiscard]] std::span<const float> logits() {
         return {llama_get_logits_ith(context_.get(), -1),
-                static_cast<std::size_t>(llama_vocab_n_tokens(vocabulary()))};
-    }
-
-    // text ////////////////////////////////////////////////////////////////////////////////////////
-
-    /// Tokens of a text; `first` adds what the model wants at the start of a prompt.
-    [[nodiscard]] Tokens tokenize(const std::string& text, bool first) const {
-        const auto length = static_cast<std::int32_t>(text.size());
-        Tokens tokens(text.size() + 8);
-        const std::int32_t count =
-            llama_tokenize(vocabulary(), text.data(), length, tokens.data(),
-                           static_cast<std::int32_t>(tokens.size()), first, true);
-        if (count < 0) {
-            throw std::runtime_error("llama.cpp could not tokenize a text");
-        }
-        tokens.resize(static_cast<std::size_t>(count));
-        return tokens;
-    }
-
-    [[nodiscard]] std::string text(std::span<const llama_token> tokens) const {
-        std::string text;
-        for (const llama_token token : tokens) {
-            std::string piece(64, '\0');
-            const std::int32_t size =
-                llama_token_to_piece(vocabulary(), token, piece.data(),
-                                     static_cast<std::int32_t>(piece.size()), 0, true);
-            text.append(piece, 0, static_cast<std::size_t>(std::max(size, 0)));
-        }
-        return text;
+                static_cast<std::size_t>(text_.vocabulary_size())};
     }
 
     // observers ///////////////////////////////////////////////////////////////////////////////////
 
     [[nodiscard]] llama_context* context() { return context_.get(); }
     [[nodiscard]] const llama_model* model() const { return model_.get(); }
-    [[nodiscard]] const llama_vocab* vocabulary() const {
-        return llama_model_get_vocab(model_.get());
-    }
+    [[nodiscard]] const LlamaText& text() const { return text_; }
     [[nodiscard]] std::size_t batch_tokens() const { return batch_tokens_; }
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
 
@@ -172,6 +142,7 @@ private:
     }
 
     std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
+    LlamaText text_;
     std::unique_ptr<llama_context, decltype(&llama_free)> context_;
     llama_batch batch_;
     std::size_t batch_tokens_;

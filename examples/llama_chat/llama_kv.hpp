@@ -23,7 +23,6 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -66,7 +65,7 @@ using RecurrentKV = promptkv::BlockKV<Bytes, Bytes>;
 template <class KV>
 class Sequence {
 public:
-    static constexpr bool has_state = std::is_same_v<KV, RecurrentKV>;
+    static constexpr bool has_state = requires(const KV& kv) { kv.state(); };
 
     Sequence(llama_context* context, llama_seq_id sequence, llama_seq_id scratch,
              std::size_t block_tokens)

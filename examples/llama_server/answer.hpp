@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: MIT
-// How an answer is sent.
+// The answers of a model: in the forms of OpenAI and of Anthropic, at once or as they come.
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_ANSWER_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ANSWER_HPP
 
-#include "api.hpp"
+#include "read.hpp"
 
-#include <promptkv/cache_types.hpp>
-
-#include <atomic>
-#include <chrono>
-#include <cstddef>
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <optional>
+#include <ctime>
 #include <random>
-#include <string>
-#include <utility>
 
 namespace llama_server {
 
-inline std::string new_id(const char* prefix) {
-    static const auto start = std::random_device{}();
-    static std::atomic<std::uint32_t> count{0};
-    return prefix + std::to_string(start) + "-" + std::to_string(++count);
-}
+/// How an API writes an answer: whole, or as server-sent events.
+class Format {
+public:
+    virtual ~Format() = default;
+    [[nodiscard]] virtual json whole(const std::string& text, const Result& result) const = 0;
+    [[nodiscard]] virtual std::string first(const Result& result) const = 0;
+    [[nodiscard]] virtual std::string more(const std::string& text) const = 0;
+    [[nodiscard]] virtual std::string last(const Result& result) const = 0;
+};
 
 /// A server-sent event. It has a name where the data have a type.
 inline std::string event(const json& data) {
     const std::string type = data.value("type", "");
     return (type.empty() ? "" : "event: " + type + "\n") + "data: " + dump(data) + "\n\n";
+}
+
+inline std::string new_id(const char* prefix) {
+    static const auto start = std::random_device{}();
+    static std::atomic<std::uint32_t> count{0};
+    return prefix + std::to_string(start) + "-" + std::to_string(++count);
 }
 
 /// Why the prompt was reused or not, in the terms of OpenAI's prompt_cache_diagnostics, and in ours.
@@ -52,20 +52,11 @@ inline json diagnostics(const Result& result) {
     return told;
 }
 
-/// How an API writes an answer.
-struct Format {
-    /// All of it at once.
-    std::function<json(const std::string& text, const Result& result)> whole;
-    /// What is new, as server-sent events. `first`: there was nothing before.
-    std::function<std::string(const Job::News& news, bool first)> events;
-};
-
 /// Submits the request, and sends its answer: as it comes where the field `stream` says so. A client that
 /// goes away cancels the request.
-inline json answer(const Call& call, Request request, const Format& format) {
+inline json answer(const Call& call, Request request, std::shared_ptr<const Format> format) {
     const bool streaming = field(call.fields, "stream", false);
-    const std::string failure =
-        event(error_body(ApiError(500, "the engine failed"), is_anthropic(call.http)));
+    const std::string failure = event(error_body(ApiError(500, "the engine failed"), call.http));
     const std::shared_ptr<Job> job = call.engine.submit(std::move(request));
     if (job == nullptr) {
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
@@ -76,14 +67,19 @@ inline json answer(const Call& call, Request request, const Format& format) {
         if (!news) {
             return sink.is_writable(); // false where the client is gone: that cancels the request
         }
-        const bool failed = news->result.finish == Finish::failed;
+        const Result& result = news->result;
         std::string data;
-        if (streaming) {
-            data = failed ? failure : format.events(*news, std::exchange(first, false));
-        } else if (failed) {
-            return false; // the connection breaks: the status has been sent
+        if (result.finish == Finish::failed) {
+            if (!streaming) {
+                return false; // the connection breaks: the status has been sent
+            }
+            data = failure;
+        } else if (streaming) {
+            data = (std::exchange(first, false) ? format->first(result) : "") +
+                   (news->text.empty() ? "" : format->more(news->text)) +
+                   (news->done ? format->last(result) : "");
         } else if (text += news->text; news->done) {
-            data = dump(format.whole(text, news->result));
+            data = dump(format->whole(text, result));
         }
         if (!data.empty() && !sink.write(data.data(), data.size())) {
             return false;
@@ -97,6 +93,223 @@ inline json answer(const Call& call, Request request, const Format& format) {
     call.response.set_chunked_content_provider(streaming ? "text/event-stream" : "application/json",
                                                next, [job](bool) { job->cancel(); });
     return nullptr;
+}
+
+// OpenAI and llama-server ////////////////////////////////////////////////////////////////////////
+
+/// Of chats and of completions: they differ in the name of the object and in where the text is.
+class OpenAi final : public Format {
+public:
+    OpenAi(const Call& call, bool chat) : chat_(chat) {
+        const json options = call.fields.value("stream_options", json::object());
+        include_usage_ = options.is_object() && field(options, "include_usage", false);
+        base_ = {{"id", new_id(chat ? "chatcmpl-" : "cmpl-")},
+                 {"created", std::time(nullptr)},
+                 {"model", call.options.name}};
+    }
+    [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
+        json body = object("chat.completion", "message",
+                           {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}}, text);
+        finish(body, result);
+        body["usage"] = usage(result);
+        return body;
+    }
+    [[nodiscard]] std::string first(const Result&) const override {
+        return chat_ ? event(chunk({{"role", "assistant"}, {"content", ""}}, "")) : "";
+    }
+    [[nodiscard]] std::string more(const std::string& text) const override {
+        return event(chunk({{"content", text}}, text));
+    }
+    [[nodiscard]] std::string last(const Result& result) const override {
+        json end = chunk(json::object(), "");
+        finish(end, result);
+        std::string events = event(end);
+        if (include_usage_) {
+            json told = chunk(json::object(), "");
+            told["choices"] = json::array();
+            told["usage"] = usage(result);
+            events += event(told);
+        }
+        return events + "data: [DONE]\n\n";
+    }
+
+private:
+    [[nodiscard]] json object(const char* kind, const char* place, const json& message,
+                              const std::string& text) const {
+        json object = base_;
+        object["object"] = chat_ ? kind : "text_completion";
+        object["choices"] = json::array({{{"index", 0},
+                                          {chat_ ? place : "text", chat_ ? message : json(text)},
+                                          {"logprobs", nullptr},
+                                          {"finish_reason", nullptr}}});
+        return object;
+    }
+    [[nodiscard]] json chunk(const json& delta, const std::string& text) const {
+        return object("chat.completion.chunk", "delta", delta, text);
+    }
+    static json usage(const Result& result) {
+        return {{"prompt_tokens", result.prompt_tokens},
+                {"completion_tokens", result.predicted},
+                {"total_tokens", result.prompt_tokens + result.predicted},
+                {"prompt_tokens_details", {{"cached_tokens", result.lookup.reused()}}}};
+    }
+    static void finish(json& object, const Result& result) {
+        json timings = {{"cache_n", result.lookup.reused()}};
+        const auto add = [&](const std::string& part, std::size_t tokens, double ms) {
+            const auto n = static_cast<double>(tokens);
+            timings[part + "_n"] = tokens;
+            timings[part + "_ms"] = ms;
+            timings[part + "_per_token_ms"] = tokens > 0 ? ms / n : 0;
+            timings[part + "_per_second"] = ms > 0 ? 1000 * n / ms : 0;
+        };
+        add("prompt", result.prompt_tokens - result.lookup.reused(), result.prompt_ms);
+        add("predicted", result.predicted, result.predicted_ms);
+        object["choices"][0]["finish_reason"] = result.finish == Finish::length ? "length" : "stop";
+        object["timings"] = timings;
+        object["prompt_cache_diagnostics"] = diagnostics(result);
+    }
+
+    bool chat_;
+    bool include_usage_ = false;
+    json base_;
+};
+
+inline json answer_openai(const Call& call, Request request, bool chat) {
+    refuse_unsupported(call.fields, {{"n", 1},
+                                     {"best_of", 1},
+                                     {"tools", json::array()},
+                                     {"functions", json::array()},
+                                     {"suffix", ""},
+                                     {"audio", nullptr},
+                                     {"logit_bias", json::object()},
+                                     {"logprobs", chat ? json(false) : json(0)},
+                                     {"echo", false},
+                                     {"frequency_penalty", 0},
+                                     {"presence_penalty", 0},
+                                     {"response_format", {{"type", "text"}}}});
+    return answer(call, std::move(request), std::make_shared<OpenAi>(call, chat));
+}
+
+inline json chat_completions(const Call& call) {
+    return answer_openai(call, read_chat_request(call, call.fields), true);
+}
+
+inline json completions(const Call& call) {
+    const LlamaText& text = call.engine.text();
+    json prompt = call.fields.value("prompt", json());
+    if (prompt.is_array() && prompt.size() == 1 && !prompt[0].is_number()) {
+        prompt = json(prompt[0]); // of a list of prompts, the only one
+    }
+    Tokens tokens;
+    if (prompt.is_string()) {
+        tokens = text.tokenize(prompt.get<std::string>(), true);
+    } else {
+        const auto is_token = [&](const json& token) {
+            return token.is_number_integer() && token >= 0 && token < text.vocabulary_size();
+        };
+        if (!prompt.is_array() || !std::ranges::all_of(prompt, is_token)) {
+            throw ApiError(400, "'prompt' must be one text, or an array of tokens", "prompt");
+        }
+        tokens = prompt.get<Tokens>();
+    }
+    return answer_openai(call, read_request(call, call.fields, std::move(tokens)), false);
+}
+
+// Anthropic: a part with `cache_control` ends a prefix that gets an entry ////////////////////////
+
+class Anthropic final : public Format {
+public:
+    /// `marked`: tokens up to the last mark.
+    Anthropic(const Call& call, std::size_t marked)
+        : marked_(marked), base_({{"id", new_id("msg_")},
+                                  {"type", "message"},
+                                  {"role", "assistant"},
+                                  {"model", call.options.name},
+                                  {"content", json::array()},
+                                  {"stop_reason", nullptr},
+                                  {"stop_sequence", nullptr}}) {}
+    [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
+        json body = base_;
+        body["content"] = json::array({{{"type", "text"}, {"text", text}}});
+        body.update(finish(result));
+        body["usage"] = usage(result);
+        body["diagnostics"] = diagnostics(result);
+        return body;
+    }
+    [[nodiscard]] std::string first(const Result& result) const override {
+        json message = base_;
+        message["usage"] = usage(result);
+        return event({{"type", "message_start"}, {"message", message}}) +
+               event({{"type", "content_block_start"},
+                      {"index", 0},
+                      {"content_block", {{"type", "text"}, {"text", ""}}}});
+    }
+    [[nodiscard]] std::string more(const std::string& text) const override {
+        return event({{"type", "content_block_delta"},
+                      {"index", 0},
+                      {"delta", {{"type", "text_delta"}, {"text", text}}}});
+    }
+    [[nodiscard]] std::string last(const Result& result) const override {
+        return event({{"type", "content_block_stop"}, {"index", 0}}) +
+               event({{"type", "message_delta"},
+                      {"delta", finish(result)},
+                      {"usage", usage(result)}}) +
+               event({{"type", "message_stop"}});
+    }
+
+private:
+    /// The prompt's tokens in three parts: read from the cache; up to the last mark, and written to the
+    /// cache; the rest.
+    [[nodiscard]] json usage(const Result& result) const {
+        const std::size_t read = result.lookup.reused();
+        const std::size_t known = result.lookup.request() != 0 ? std::max(marked_, read) : read;
+        return {{"cache_read_input_tokens", read},
+                {"cache_creation_input_tokens", known - read},
+                {"input_tokens", result.prompt_tokens - known},
+                {"output_tokens", result.predicted}};
+    }
+    static json finish(const Result& result) {
+        const bool stopped = result.finish == Finish::stop_text;
+        return {{"stop_reason", stopped                           ? "stop_sequence"
+                                : result.finish == Finish::length ? "max_tokens"
+                                                                  : "end_turn"},
+                {"stop_sequence", stopped ? json(result.stopped_by) : json()}};
+    }
+
+    std::size_t marked_;
+    json base_;
+};
+
+/// The fields, with OpenAI's names for what Anthropic calls otherwise.
+inline json renamed(json fields) {
+    refuse_unsupported(fields, {{"tools", json::array()}, {"mcp_servers", json::array()}});
+    json& messages = fields["messages"];
+    if (const json system = fields.value("system", json());
+        messages.is_array() && !system.empty()) {
+        messages.insert(messages.begin(), json{{"role", "system"}, {"content", system}});
+    }
+    fields["stop"] = fields.value("stop_sequences", json());
+    const json metadata = fields.value("metadata", json());
+    if (metadata.is_object() && !fields.contains("prompt_cache_key")) {
+        fields["prompt_cache_key"] = metadata.value("user_id", json());
+    }
+    return fields;
+}
+
+inline json messages(const Call& call) {
+    const json fields = renamed(call.fields);
+    if (!fields.contains("max_tokens")) {
+        throw ApiError(400, "max_tokens: Field required");
+    }
+    Request request = read_chat_request(call, fields);
+    const auto format = std::make_shared<Anthropic>(call, request.marked);
+    return answer(call, std::move(request), format);
+}
+
+inline json count_tokens(const Call& call) {
+    const LlamaText& text = call.engine.text();
+    const std::string chat = text.render(read_chat(renamed(call.fields)), true);
+    return {{"input_tokens", text.tokenize(chat, true).size()}};
 }
 
 } // namespace llama_server

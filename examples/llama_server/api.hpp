@@ -9,13 +9,11 @@
 
 #include <algorithm>
 #include <concepts>
-#include <cstddef>
-#include <exception>
 #include <functional>
 #include <limits>
+#include <regex>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -83,26 +81,27 @@ T field(const json& fields, const char* name, T fallback,
     return found->template get<T>();
 }
 
-/// Compares without telling by its time where the difference is.
-inline bool same_secret(std::string_view a, std::string_view b) {
-    unsigned difference = a.size() == b.size() ? 0 : 1;
-    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-        difference |= static_cast<unsigned>(a[i] ^ b[i]);
+/// Refuses fields that would change the answer and are not supported. `neutral`: each with the value that
+/// asks for nothing.
+inline void refuse_unsupported(const json& fields, const json& neutral) {
+    for (const auto& [name, value] : neutral.items()) {
+        const json asked = fields.value(name, json());
+        if (!asked.empty() && asked != value) { // null is empty, too
+            throw ApiError(400,
+                           "'" + name + "' must be " + value.dump() + ", the rest is not supported",
+                           name, "unsupported");
+        }
     }
-    return difference == 0;
 }
 
 /// Refuses what a page of another site asks of a server that only listens to this machine.
-inline void check_origin(const Options& options, const httplib::Request& http) {
-    const std::string host = http.get_header_value("Host");
-    const std::string origin = http.get_header_value("Origin");
-    const auto is = [&](const std::string& own) {
-        return host == own || host.starts_with(own + ":");
-    };
-    const bool loopback =
-        options.host == "127.0.0.1" || options.host == "localhost" || options.host == "::1";
-    if ((!origin.empty() && origin != "http://" + host && origin != "https://" + host) ||
-        (loopback && !is("localhost") && !is("127.0.0.1") && !is("[::1]") && !host.empty())) {
+inline void check_origin(const Call& call) {
+    static const std::regex own_name(R"(((localhost|127\.0\.0\.1|\[::1\])(:\d+)?)?)");
+    const std::string host = call.http.get_header_value("Host");
+    const std::string origin = call.http.get_header_value("Origin");
+    const bool loopback = std::regex_match(call.options.host, own_name);
+    if ((loopback && !std::regex_match(host, own_name)) ||
+        (!origin.empty() && origin != "http://" + host && origin != "https://" + host)) {
         throw ApiError(403, "requests from other web pages are refused");
     }
 }
@@ -114,16 +113,17 @@ inline void find_tenant(Call& call) {
     if (keys.empty()) {
         return;
     }
+    const auto hash = std::hash<std::string>(); // so the time tells nothing of where keys differ
     std::string key = call.http.get_header_value("x-api-key");
     const std::string authorization = call.http.get_header_value("Authorization");
     if (key.empty() && authorization.starts_with("Bearer ")) {
         key = authorization.substr(7);
     }
-    if (std::ranges::count_if(keys, [&](const auto& own) { return same_secret(key, own); }) == 0) {
+    if (std::ranges::find(keys, hash(key), hash) == keys.end()) {
         throw ApiError(401, "a valid API key is required", "", "invalid_api_key");
     }
     // The key names the tenant, not its place among the keys: a second level outlives their order.
-    call.model += " tenant " + std::to_string(std::hash<std::string>()(key));
+    call.model += " tenant " + std::to_string(hash(key));
     call.operates = key == keys.front();
 }
 
@@ -152,8 +152,7 @@ inline json fields_of(const httplib::Request& http) {
     }
     if (fields.empty()) {
         for (const auto& [name, value] : http.params) {
-            const bool text = name != "messages" && name != "limit" && name != "since";
-            fields[name] = text ? json(value) : parse(value);
+            fields[name] = name == "messages" || name == "limit" ? parse(value) : json(value);
         }
     }
     return fields;
@@ -164,12 +163,10 @@ inline std::string dump(const json& value) {
     return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-inline bool is_anthropic(const httplib::Request& http) {
-    return http.path.starts_with("/v1/messages");
-}
-
-inline json error_body(const ApiError& error, bool anthropic) {
+/// An error in the form of the API that was asked.
+inline json error_body(const ApiError& error, const httplib::Request& http) {
     const int status = error.status;
+    const bool anthropic = http.path.starts_with("/v1/messages");
     const char* const type = status == 401                ? "authentication_error"
                              : status == 403              ? "permission_error"
                              : status == 404              ? "not_found_error"
@@ -178,25 +175,22 @@ inline json error_body(const ApiError& error, bool anthropic) {
                              : !anthropic                 ? "server_error"
                              : status == 503              ? "overloaded_error"
                                                           : "api_error";
-    const auto or_null = [](const std::string& text) { return text.empty() ? json() : json(text); };
-    json body = {{"error", {{"type", type}, {"message", error.what()}}}};
+    json told = {{"type", type}, {"message", error.what()}};
     if (anthropic) {
-        body["type"] = "error";
-    } else {
-        body["error"]["param"] = or_null(error.param);
-        body["error"]["code"] = or_null(error.code);
+        return {{"type", "error"}, {"error", told}};
     }
-    return body;
+    told["param"] = error.param.empty() ? json() : json(error.param);
+    told["code"] = error.code.empty() ? json() : json(error.code);
+    return {{"error", told}};
 }
 
-/// Sends an error in the form of the API that was asked.
 inline void send_error(const httplib::Request& http, httplib::Response& response,
                        const ApiError& error) {
-    response.status = error.status == 503 && is_anthropic(http) ? 529 : error.status;
+    response.status = error.status;
     if (error.status == 503) {
         response.set_header("Retry-After", "1");
     }
-    response.set_content(dump(error_body(error, is_anthropic(http))), "application/json");
+    response.set_content(dump(error_body(error, http)), "application/json");
 }
 
 /// Calls an endpoint for a caller with a valid key.
@@ -204,7 +198,7 @@ inline void handle(const Options& options, Engine& engine, Endpoint endpoint,
                    const httplib::Request& http, httplib::Response& response) {
     try {
         Call call{.options = options, .engine = engine, .http = http, .response = response};
-        check_origin(options, http);
+        check_origin(call);
         find_tenant(call);
         call.fields = fields_of(http);
         if (const json answer = endpoint(call); !answer.is_null()) {

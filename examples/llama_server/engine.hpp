@@ -7,28 +7,14 @@
 #include "metrics.hpp"
 #include "model_key.hpp"
 #include "request.hpp"
-#include "store.hpp"
-#include "text.hpp"
 
-#include <llama.h>
-
-#include <algorithm>
-#include <chrono>
-#include <condition_variable>
-#include <cstddef>
-#include <cstdint>
 #include <cstdio>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <iterator>
-#include <memory>
-#include <mutex>
 #include <stdexcept>
-#include <string>
 #include <thread>
-#include <utility>
-#include <vector>
 
 namespace llama_server {
 
@@ -104,11 +90,11 @@ public:
     /// Queues a request, once the second level has brought what it has of the prompt. Null where too many
     /// wait.
     /// Requires: 0 < prompt.size() < context_tokens(), of valid tokens.
-    [[nodiscard]] std::shared_ptr<Job> submit(Request request) {
-        const auto job = std::make_shared<Job>(std::move(request));
-        if (job->request.cache_prompt) {
-            job->loaded =
-                store_->prefetch(job->request.model, job->request.prompt, job->request.session);
+    [[nodiscard]] std::shared_ptr<Job> submit(Request asked) {
+        const auto job = std::make_shared<Job>(std::move(asked));
+        const Request& request = job->request;
+        if (request.cache_prompt) {
+            job->loaded = store_->prefetch(request.model, request.prompt, request.session);
         }
         {
             const std::lock_guard lock(mutex_);
@@ -123,7 +109,7 @@ public:
         return job;
     }
 
-    [[nodiscard]] const Text& text() const { return text_; }
+    [[nodiscard]] const LlamaText& text() const { return text_; }
     [[nodiscard]] Store& store() { return *store_; }
     [[nodiscard]] const llama_model* model() const { return model_.get(); }
     /// Equal only where the state of one context can serve another.
@@ -168,43 +154,29 @@ private:
     // the engine's thread ////////////////////////////////////////////////////////////////////////
 
     void run() {
-        for (;;) {
-            {
-                std::unique_lock lock(mutex_);
-                wake_.wait(lock, [&] {
-                    return stopping_ || !waiting_.empty() ||
-                           std::ranges::any_of(slots_, &Slot::busy);
-                });
-                if (stopping_) {
-                    break;
-                }
-                const auto gone = std::erase_if(
-                    waiting_, [](const std::shared_ptr<Job>& job) { return job->cancelled(); });
-                metrics_.cancelled.Increment(static_cast<double>(gone));
-            }
+        std::unique_lock lock(mutex_);
+        while (!stopping_) {
+            std::erase_if(waiting_, [&](const std::shared_ptr<Job>& job) {
+                metrics_.cancelled.Increment(job->cancelled() ? 1 : 0);
+                return job->cancelled();
+            });
+            std::vector<Slot*> admitted;
             for (Slot& slot : slots_) {
-                if (slot.busy() && slot.job->cancelled()) {
-                    end(slot, Finish::cancelled);
-                }
-                if (!slot.busy()) {
-                    admit(slot);
-                }
-            }
-            if (fill_batch()) {
-                metrics_.decodes.Increment();
-                if (llama_decode(context_.get(), batch_) != 0) {
-                    fail_all(); // nothing of this batch is sure
-                }
-                for (Slot& slot : slots_) {
-                    if (slot.logits >= 0) {
-                        take_token(slot); // first: a client waits for it
-                    }
-                    if (slot.busy()) {
-                        keep_marks(slot);
-                    }
+                if (!slot.busy() && !waiting_.empty()) {
+                    slot.job = std::move(waiting_.front());
+                    waiting_.pop_front();
+                    admitted.push_back(&slot);
                 }
             }
             show_slots();
+            if (std::ranges::none_of(slots_, &Slot::busy)) {
+                wake_.wait(lock);
+                continue;
+            }
+            lock.unlock();
+            std::ranges::for_each(admitted, [this](Slot* slot) { begin(*slot); });
+            step();
+            lock.lock();
         }
         fail_all();
         for (const std::shared_ptr<Job>& job : waiting_) {
@@ -214,16 +186,8 @@ private:
         }
     }
 
-    /// Gives an idle slot the request that waits longest.
-    void admit(Slot& slot) {
-        {
-            const std::lock_guard lock(mutex_);
-            if (waiting_.empty()) {
-                return;
-            }
-            slot.job = std::move(waiting_.front());
-            waiting_.pop_front();
-        }
+    /// Begins the slot's request with what is stored of its prompt.
+    void begin(Slot& slot) {
         const Request& request = slot.job->request;
         slot.begun = Clock::now();
         slot.tokens = request.prompt;
@@ -244,6 +208,30 @@ private:
             slot.marks.push_back({end, promptkv::Tier::user});
             std::ranges::sort(slot.marks, std::ranges::greater(), &Request::Mark::tokens);
             keep_marks(slot);
+        }
+    }
+
+    /// Computes one batch.
+    void step() {
+        for (Slot& slot : slots_) {
+            if (slot.busy() && slot.job->cancelled()) {
+                end(slot, Finish::cancelled);
+            }
+        }
+        if (!fill_batch()) {
+            return;
+        }
+        metrics_.decodes.Increment();
+        if (llama_decode(context_.get(), batch_) != 0) {
+            fail_all(); // nothing of this batch is sure
+        }
+        for (Slot& slot : slots_) {
+            if (slot.logits >= 0) {
+                take_token(slot); // first: a client waits for it
+            }
+            if (slot.busy()) {
+                keep_marks(slot);
+            }
         }
     }
 
@@ -271,9 +259,8 @@ private:
         std::size_t room = options_.batch_tokens;
         for (Slot* slot : prompts) {
             std::size_t end = slot->result.prompt_tokens;
-            if (!store_->cuttable() &&
-                !slot->marks.empty()) { // a state is kept when it is at its token
-                end = std::min(end, slot->marks.back().tokens);
+            if (!store_->cuttable() && !slot->marks.empty()) {
+                end = std::min(end, slot->marks.back().tokens); // where a state is kept
             }
             for (; room > 0 && slot->done < end; --room) {
                 add(*slot);
@@ -294,7 +281,6 @@ private:
             metrics_.prompt_tokens.Increment(
                 static_cast<double>(result.prompt_tokens - result.lookup.reused()));
             metrics_.prompt_seconds.Increment(result.prompt_ms / 1000);
-            metrics_.first_token.Observe(milliseconds_since(slot.job->arrived) / 1000);
         }
         result.predicted_ms = milliseconds_since(slot.answered);
         metrics_.predicted_tokens.Increment();
@@ -346,9 +332,7 @@ private:
             keep_marks(slot);
         }
         store_->clear(slot.id);
-        if (finish == Finish::cancelled) {
-            metrics_.cancelled.Increment();
-        }
+        metrics_.cancelled.Increment(finish == Finish::cancelled ? 1 : 0);
         metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
         slot.job->add(result, slot.answer.rest(), true);
         const llama_seq_id id = slot.id;
@@ -364,27 +348,26 @@ private:
         }
     }
 
+    /// Requires: the lock.
     void show_slots() {
-        json shown = json::array();
+        shown_ = json::array();
         for (const Slot& slot : slots_) {
-            shown.push_back({{"id", slot.id},
-                             {"is_processing", slot.busy()},
-                             {"n_ctx", options_.context_tokens},
-                             {"n_prompt_tokens", slot.result.prompt_tokens},
-                             {"n_prompt_tokens_cache", slot.result.lookup.reused()},
-                             {"n_past", slot.done},
-                             {"n_decoded", slot.result.predicted}});
+            shown_.push_back({{"id", slot.id},
+                              {"is_processing", slot.busy()},
+                              {"n_ctx", options_.context_tokens},
+                              {"n_prompt_tokens", slot.result.prompt_tokens},
+                              {"n_prompt_tokens_cache", slot.result.lookup.reused()},
+                              {"n_past", slot.done},
+                              {"n_decoded", slot.result.predicted}});
         }
         metrics_.processing.Set(static_cast<double>(std::ranges::count_if(slots_, &Slot::busy)));
-        const std::lock_guard lock(mutex_);
         metrics_.deferred.Set(static_cast<double>(waiting_.size()));
-        shown_ = std::move(shown);
     }
 
     Options options_;
     Metrics metrics_;
     std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
-    Text text_;
+    LlamaText text_;
     std::unique_ptr<llama_context, decltype(&llama_free)> context_{nullptr, llama_free};
     std::unique_ptr<Store> store_;
     std::string model_key_;

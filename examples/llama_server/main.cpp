@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 // llama_server: an OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.
 #include "about.hpp"
-#include "anthropic.hpp"
-#include "api.hpp"
-#include "openai.hpp"
+#include "answer.hpp"
 #include "page.hpp"
 #include "random_model.hpp"
 
@@ -84,7 +82,7 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
     http.Post("/v1/completions", to(completions));
     http.Post("/v1/messages", to(messages));
     http.Post("/v1/messages/count_tokens", to(count_tokens));
-    http.Get(R"(/v1/models(/.*)?)", to(models));
+    http.Get("/v1/models", to(models));
     http.Get("/props", to(props));
     http.Get("/slots", to(slots));
     http.Post("/tokenize", to(tokenize));

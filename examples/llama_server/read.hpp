@@ -1,34 +1,11 @@
 // SPDX-License-Identifier: MIT
-// How a request is read.
+// How chats and the wishes for an answer are read.
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_READ_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_READ_HPP
 
 #include "api.hpp"
 
-#include <promptkv/tier.hpp>
-
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <functional>
-#include <string>
-#include <utility>
-#include <vector>
-
 namespace llama_server {
-
-/// Refuses fields that would change the answer and are not supported. `neutral`: each with the value that
-/// asks for nothing.
-inline void refuse_unsupported(const json& fields, const json& neutral) {
-    for (const auto& [name, value] : neutral.items()) {
-        const json asked = fields.value(name, json());
-        if (!asked.empty() && asked != value) { // null is empty, too
-            throw ApiError(400,
-                           "'" + name + "' must be " + value.dump() + ", the rest is not supported",
-                           name, "unsupported");
-        }
-    }
-}
 
 /// The session of a conversation that a client names; 0 for an empty name. A session belongs to its model,
 /// and so to its tenant.
@@ -37,18 +14,8 @@ inline std::uint64_t session_number(const std::string& name) {
     return name.empty() ? 0 : 1 + std::hash<std::string>()(name) % (exact - 1);
 }
 
-struct Chat {
-    /// The end of a part with `cache_control`.
-    struct Breakpoint {
-        std::size_t message, bytes; // of its content
-    };
-
-    std::vector<Message> messages;
-    std::vector<Breakpoint> breakpoints;
-};
-
-/// The chat in the field `messages`.
-inline Chat read_chat(const json& fields) {
+/// The field `messages`. `breakpoints`: its parts with `cache_control`, each as the chat up to its end.
+inline Chat read_chat(const json& fields, std::vector<Chat>* breakpoints = nullptr) {
     const auto check = [](bool good, const std::string& what) {
         if (!good) {
             throw ApiError(400, what, "messages");
@@ -61,29 +28,24 @@ inline Chat read_chat(const json& fields) {
     for (const json& message : messages) {
         check(message.is_object(), "each message must be an object");
         std::string role = field<std::string>(message, "role", "");
-        if (role == "developer") {
-            role = "system";
-        }
+        role = role == "developer" ? "system" : role;
         check(role == "system" || role == "user" || role == "assistant" || role == "tool",
               "unknown role '" + role + "'");
+        chat.push_back({role, ""});
         json content = message.value("content", json());
-        if (content.is_string()) {
-            content = json::array({{{"text", content}}});
-        }
+        content = content.is_string() ? json::array({{{"text", content}}}) : content;
         check(content.is_array() || content.is_null(),
               "a message's content must be a string or an array");
-        std::string text;
         for (const json& part : content) {
             check(part.is_object() && part.value("text", json()).is_string(),
                   "only text parts are supported in a message's content");
-            text += part["text"].get<std::string>();
-            if (!part.value("cache_control", json()).is_null()) {
-                chat.breakpoints.push_back({chat.messages.size(), text.size()});
+            chat.back().content += part["text"].get<std::string>();
+            if (breakpoints != nullptr && !part.value("cache_control", json()).is_null()) {
+                breakpoints->push_back(chat);
+                check(breakpoints->size() <= 4, "at most 4 parts may have 'cache_control'");
             }
         }
-        chat.messages.push_back({role, text});
     }
-    check(chat.breakpoints.size() <= 4, "at most 4 parts may have 'cache_control'");
     return chat;
 }
 
@@ -91,14 +53,12 @@ inline Chat read_chat(const json& fields) {
 /// Throws:     ApiError, also where the prompt does not fit.
 inline Request read_request(const Call& call, const json& fields, Tokens prompt) {
     const std::size_t room = call.engine.context_tokens();
-    if (prompt.empty()) {
-        throw ApiError(400, "the prompt is empty");
-    }
-    if (prompt.size() >= room) {
+    if (prompt.empty() || prompt.size() >= room) {
         throw ApiError(400,
                        "the prompt has " + std::to_string(prompt.size()) +
-                           " tokens, the context has room for " + std::to_string(room),
-                       "", "context_length_exceeded");
+                           " tokens; it must have one or more, and the context has room for " +
+                           std::to_string(room),
+                       "", prompt.empty() ? "" : "context_length_exceeded");
     }
     Request r;
     r.prompt = std::move(prompt);
@@ -125,22 +85,23 @@ inline Request read_request(const Call& call, const json& fields, Tokens prompt)
     return r;
 }
 
-/// Reads the request of a chat. The end of the system prompt is a mark. Each breakpoint is a mark, too.
+/// Reads the request of a chat. The ends of the system prompt and of each breakpoint are marks.
 inline Request read_chat_request(const Call& call, const json& fields) {
-    const Text& text = call.engine.text();
-    Chat chat = read_chat(fields);
-    Request request = read_request(call, fields, text.prompt(chat.messages));
-    const auto mark = [&](std::size_t message, std::size_t bytes) {
-        const bool system = chat.messages[message].role == "system";
-        const std::size_t tokens = text.tokens_until(chat.messages, message, bytes, request.prompt);
+    const LlamaText& text = call.engine.text();
+    std::vector<Chat> breakpoints;
+    const Chat chat = read_chat(fields, &breakpoints);
+    Request request = read_request(call, fields, text.tokenize(text.render(chat, true), true));
+    const auto mark = [&](const Chat& part) {
+        const bool system = part.back().role == "system";
+        const std::size_t tokens = text.tokens_of(part, request.prompt);
         request.marks.push_back({tokens, system ? promptkv::Tier::system : promptkv::Tier::user});
         return tokens;
     };
-    if (chat.messages[0].role == "system") {
-        mark(0, chat.messages[0].content.size());
+    if (chat.front().role == "system") {
+        mark({chat.front()});
     }
-    for (const auto& [message, bytes] : chat.breakpoints) {
-        request.marked = std::max(request.marked, mark(message, bytes));
+    for (const Chat& part : breakpoints) {
+        request.marked = std::max(request.marked, mark(part));
     }
     return request;
 }

@@ -4,27 +4,16 @@
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_REQUEST_HPP
 
 #include "store.hpp"
-#include "text.hpp"
 
-#include <promptkv/tier.hpp>
-
-#include <llama.h>
-
+#include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
-#include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
 #include <utility>
-#include <vector>
 
 namespace llama_server {
-
-using Clock = std::chrono::steady_clock;
 
 /// What a client asks for.
 struct Request {
@@ -98,7 +87,6 @@ public:
     }
 
     const Request request;
-    const Clock::time_point arrived = Clock::now();
     std::shared_ptr<void> loaded; ///< what the second level brought, until the engine restored it
 
 private:
@@ -107,6 +95,53 @@ private:
     News news_;
     bool fresh_ = false;
     std::atomic<bool> cancelled_{false};
+};
+
+/// The text of an answer as it grows: whole characters, and nothing that may be the start of a stop text.
+class AnswerText {
+public:
+    explicit AnswerText(std::vector<std::string> stops = {}) : stops_(std::move(stops)) {}
+
+    /// Adds a piece, and returns what may be shown now.
+    std::string add(std::string_view piece) {
+        held_ += piece;
+        std::size_t hold = incomplete_character();
+        for (const std::string& stop : stops_) {
+            if (const std::size_t at = held_.find(stop); at != std::string::npos) {
+                stopped_by_ = stop;
+                held_.resize(at);
+                return rest();
+            }
+            std::size_t n = std::min(stop.size() - 1, held_.size());
+            while (n > hold && !held_.ends_with(std::string_view(stop).substr(0, n))) {
+                --n;
+            }
+            hold = std::max(hold, n);
+        }
+        std::string shown = held_.substr(0, held_.size() - hold);
+        held_.erase(0, shown.size());
+        return shown;
+    }
+
+    /// What was held back.
+    std::string rest() { return std::exchange(held_, {}); }
+    /// The stop text that ended the answer, or nothing.
+    [[nodiscard]] const std::string& stopped_by() const { return stopped_by_; }
+
+private:
+    /// Bytes at the end that begin a UTF-8 character which is not whole.
+    [[nodiscard]] std::size_t incomplete_character() const {
+        const auto first = std::find_if(held_.rbegin(), held_.rend(),
+                                        [](unsigned char byte) { return (byte & 0xc0U) != 0x80; });
+        const unsigned char byte = first == held_.rend() ? 0 : static_cast<unsigned char>(*first);
+        const auto bytes = static_cast<std::size_t>(first - held_.rbegin()) + 1;
+        const std::size_t whole = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+        return bytes < whole ? bytes : 0;
+    }
+
+    std::vector<std::string> stops_;
+    std::string held_;
+    std::string stopped_by_;
 };
 
 } // namespace llama_server

@@ -10,15 +10,14 @@
 #include <promptkv/second_level.hpp>
 
 #include <algorithm>
-#include <chrono>
+#include <array>
+#include <atomic>
 #include <cstdio>
 #include <deque>
 #include <exception>
-#include <functional>
 #include <iterator>
 #include <mutex>
 #include <optional>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <variant>
@@ -29,10 +28,21 @@ namespace {
 /// A shorter match is no reuse: a BOS token, a template's header.
 constexpr promptkv::FetchOptions fetch_options{.min_reuse = 8};
 
+/// A block that knows, for GET /cache, since when it is there and how many requests used it.
+struct Block : llama_kv::Bytes {
+    Block(Bytes bytes) : Bytes(std::move(bytes)) {} // NOLINT: it is the same
+    Block(Block&& other) noexcept : Bytes(std::move(other)), made(other.made) {}
+    static std::optional<Block> make_block(std::span<const std::byte> bytes) {
+        return Bytes::make_block(bytes);
+    }
+
+    Clock::time_point made = Clock::now();
+    mutable std::atomic<std::uint64_t> uses{0};
+};
+
 /// `BelowStore`: of the second level.
 template <class KV, class BelowStore>
 class StoreOf final : public Store {
-    using Clock = std::chrono::steady_clock;
     using Cache = promptkv::ConcurrentPromptCache<KV, std::string, llama_token, promptkv::Tier,
                                                   promptkv::ReuseOrder>;
     using SecondLevel = promptkv::SecondLevel<Cache, BelowStore>;
@@ -91,12 +101,8 @@ public:
             std::fprintf(stderr, "a state could not be restored: %s\n", error.what());
             return {}; // the sequence is empty: the prompt is computed
         }
-        if (hit.match() != promptkv::Match::longer) { // else the entry's key is not known here
-            const std::lock_guard lock(mutex_);
-            if (const auto at = facts_.find(key_of(model, prompt.first(hit.entry_tokens())));
-                at != facts_.end()) {
-                ++at->second.hits;
-            }
+        for (std::size_t i = 0; i * block_tokens_ < hit.reused(); ++i) {
+            ++hit.kv().blocks()[i]->uses;
         }
         return hit;
     }
@@ -110,46 +116,35 @@ public:
         }
         KV kv = room.prefix().value_or(KV(block_tokens_));
         sequence.save(kv, room.tokens());
-        const TokenSpan saved = tokens.first(kv.length());
-        {
-            const std::lock_guard lock(mutex_);
-            facts_[key_of(model, saved)] = {.session = options.session};
-        }
-        const promptkv::Inserted inserted = room.commit(std::move(kv));
-        if (inserted.tokens != saved.size()) { // stored in part, or not at all
-            const std::lock_guard lock(mutex_);
-            shorten_facts(model, saved, inserted.tokens);
-        }
+        room.commit(std::move(kv));
     }
 
     void clear(llama_seq_id slot) override { sequences_[static_cast<std::size_t>(slot)].clear(); }
 
     [[nodiscard]] bool cuttable() const override { return promptkv::PrefixClonable<KV>; }
 
-    [[nodiscard]] json show(const std::string& model, const Text& text, std::size_t limit,
-                            std::uint64_t since) const override {
+    [[nodiscard]] json show(const std::string& model, const LlamaText& text,
+                            std::size_t limit) const override {
         constexpr std::size_t shown_tokens = 24; // at the begin and the end of a key
-        const std::lock_guard lock(mutex_);
         json entries = json::array();
-        std::unordered_map<const void*, std::uint32_t> numbers; // the same for the same block
+        std::unordered_map<const void*, std::size_t> numbers; // the same for the same block
         cache_.for_each([&](const typename Cache::EntryView& view) {
             if (view.model != model) {
                 return;
             }
-            std::size_t own_bytes = view.nbytes; // that no other entry refers to
-            std::vector<std::pair<std::uint32_t, std::uint32_t>> blocks; // ranges of numbers
+            std::size_t own_bytes = view.nbytes;            // that no other entry refers to
+            std::vector<std::array<std::size_t, 2>> blocks; // ranges of numbers
             for (const auto& block : view.kv.blocks()) {
                 own_bytes -= block.use().count() > 1 ? block.nbytes() : 0;
-                const auto next = static_cast<std::uint32_t>(numbers.size());
-                const std::uint32_t number = numbers.try_emplace(&*block, next).first->second;
-                if (!blocks.empty() && blocks.back().second + 1 == number) {
-                    blocks.back().second = number;
+                const std::size_t number =
+                    numbers.try_emplace(&*block, numbers.size()).first->second;
+                if (!blocks.empty() && blocks.back()[1] + 1 == number) {
+                    blocks.back()[1] = number;
                 } else {
-                    blocks.emplace_back(number, number);
+                    blocks.push_back({number, number});
                 }
             }
-            const auto known = facts_.find(key_of(model, view.tokens));
-            const Facts facts = known == facts_.end() ? Facts{} : known->second;
+            const Block& last = *view.kv.blocks().back();
             const std::size_t shown = std::min(view.tokens.size(), shown_tokens);
             entries.push_back(
                 {{"tokens", view.tokens.size()},
@@ -157,21 +152,29 @@ public:
                  {"bytes", view.nbytes},
                  {"own_bytes", own_bytes},
                  {"shared_bytes", view.nbytes - own_bytes},
-                 {"session", facts.session},
-                 {"age_s", std::chrono::duration<double>(Clock::now() - facts.stored).count()},
-                 {"hits", facts.hits},
-                 {"begins", text.text(view.tokens.first(shown))},
-                 {"ends", text.text(view.tokens.last(shown))},
+                 {"session", view.session},
+                 {"age_s", std::chrono::duration<double>(Clock::now() - last.made).count()},
+                 {"hits", last.uses.load()},
+                 {"begins", view.tokens.first(shown)},
+                 {"ends", view.tokens.last(shown)},
                  {"blocks", blocks}});
         });
         const std::size_t count = entries.size();
         if (count > limit) {
             entries.erase(entries.begin(), entries.end() - static_cast<std::ptrdiff_t>(limit));
         }
+        for (json& entry : entries) { // after the cache's lock
+            for (const char* end : {"begins", "ends"}) {
+                entry[end] = text.text(entry[end].get<Tokens>());
+            }
+        }
         json departures = json::array();
-        for (const Departure& departure : departures_) {
-            if (departure.model == model && departure.number > since) {
-                departures.push_back(departure.shown);
+        {
+            const std::lock_guard lock(mutex_);
+            for (const auto& [of, departure] : departures_) {
+                if (of == model) {
+                    departures.push_back(departure);
+                }
             }
         }
         json counters = json::object();
@@ -206,60 +209,25 @@ public:
     }
 
 private:
-    /// What the server remembers of an entry.
-    struct Facts {
-        std::uint64_t session = 0;
-        std::uint64_t hits = 0; // by prompts that hold its whole key
-        Clock::time_point stored = Clock::now();
-    };
-    /// A payload, or the tail of one, that left.
-    struct Departure {
-        std::uint64_t number; // counts from 1
-        std::string model;
-        json shown;
-    };
-
-    /// Tells keys apart well enough for facts that are only shown.
-    static std::size_t key_of(const std::string& model, TokenSpan tokens) {
-        const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()),
-                                     tokens.size_bytes());
-        return std::hash<std::string_view>()(bytes) ^ std::hash<std::string>()(model);
-    }
-
-    /// An entry has become its first `kept` tokens; 0: it left. Requires: the lock.
-    void shorten_facts(const std::string& model, TokenSpan tokens, std::size_t kept) {
-        auto facts = facts_.extract(key_of(model, tokens));
-        if (facts && kept > 0) {
-            facts.key() = key_of(model, tokens.first(kept));
-            facts_.insert(std::move(facts));
-        }
-    }
-
+    /// Remembers what left: payloads, and the tails of those that were cut.
     void note(const typename Cache::Removal& removal) {
         constexpr std::size_t remembered = 512;
         const std::lock_guard lock(mutex_);
-        if (removal.reason != promptkv::RemovalReason::replaced) { // else the key has an entry
-            shorten_facts(removal.model, removal.tokens, removal.kept_tokens);
-        }
-        ++departed_;
-        departures_.push_back({departed_,
-                               removal.model,
-                               {{"number", departed_},
-                                {"reason", name(removal.reason)},
-                                {"tier", name(removal.tier)},
-                                {"tokens", removal.tokens.size()},
-                                {"kept_tokens", removal.kept_tokens},
-                                {"bytes", removal.bytes}}});
+        departures_.emplace_back(removal.model, json{{"number", ++departed_},
+                                                     {"reason", name(removal.reason)},
+                                                     {"tier", name(removal.tier)},
+                                                     {"tokens", removal.tokens.size()},
+                                                     {"kept_tokens", removal.kept_tokens},
+                                                     {"bytes", removal.bytes}});
         if (departures_.size() > remembered) {
             departures_.pop_front();
         }
     }
 
     std::size_t block_tokens_;
-    std::vector<llama_kv::Sequence<KV>> sequences_; // one a slot
-    mutable std::mutex mutex_;                      // of the next three
-    std::unordered_map<std::size_t, Facts> facts_;
-    std::deque<Departure> departures_;
+    std::vector<llama_kv::Sequence<KV>> sequences_;       // one a slot
+    mutable std::mutex mutex_;                            // of the next two
+    std::deque<std::pair<std::string, json>> departures_; // with their models, the last one last
     std::uint64_t departed_ = 0;
     Cache cache_; // after these: it calls note()
     std::unique_ptr<BelowStore> below_;
@@ -283,8 +251,8 @@ std::unique_ptr<Store> make(llama_context* context, llama_seq_id slots,
 std::unique_ptr<Store> make_store(llama_context* context, llama_seq_id slots,
                                   const Store::Options& options) {
     return llama_kv::is_recurrent(llama_get_model(context))
-               ? make<llama_kv::RecurrentKV>(context, slots, options)
-               : make<llama_kv::AttentionKV>(context, slots, options);
+               ? make<promptkv::BlockKV<Block, llama_kv::Bytes>>(context, slots, options)
+               : make<promptkv::BlockKV<Block>>(context, slots, options);
 }
 
 } // namespace llama_server

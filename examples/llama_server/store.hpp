@@ -3,15 +3,15 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_STORE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_STORE_HPP
 
-#include "text.hpp"
+#include "llama_text.hpp"
 
 #include <promptkv/cache_types.hpp>
-#include <promptkv/tier.hpp>
 
 #include <llama.h>
 #include <nlohmann/json.hpp>
 #include <prometheus/metric_family.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,6 +21,7 @@
 namespace llama_server {
 
 using json = nlohmann::json;
+using Clock = std::chrono::steady_clock;
 using Lookup = promptkv::Lookup<llama_token, promptkv::Tier>;
 using Explanation = promptkv::Explanation<llama_token, promptkv::Tier>;
 
@@ -46,8 +47,6 @@ public:
     virtual std::shared_ptr<void> prefetch(const std::string& model, TokenSpan prompt,
                                            std::uint64_t session) = 0;
 
-    // state of a slot's sequence /////////////////////////////////////////////////////////////////
-
     /// Makes the slot's sequence the longest prefix of the prompt that is stored: `reused()` tokens.
     virtual Lookup restore(llama_seq_id slot, const std::string& model, TokenSpan prompt) = 0;
     /// Stores these tokens of the slot's sequence. Copies only what is not stored.
@@ -56,14 +55,12 @@ public:
                       promptkv::Tier tier, promptkv::InsertOptions options) = 0;
     virtual void clear(llama_seq_id slot) = 0;
 
-    // the cache //////////////////////////////////////////////////////////////////////////////////
-
     /// Whether an entry serves any prefix of its key.
     [[nodiscard]] virtual bool cuttable() const = 0;
     /// As GET /cache shows it: the `limit` entries of a model that are evicted last, tier by tier, the next
-    /// victims first; what left of it after departure number `since`, as far as it is remembered.
-    [[nodiscard]] virtual json show(const std::string& model, const Text& text, std::size_t limit,
-                                    std::uint64_t since) const = 0;
+    /// victims first; what left of it lately; the counters.
+    [[nodiscard]] virtual json show(const std::string& model, const LlamaText& text,
+                                    std::size_t limit) const = 0;
     [[nodiscard]] virtual Explanation explain(const std::string& model, TokenSpan tokens) const = 0;
     virtual std::size_t erase_session(const std::string& model, std::uint64_t session) = 0;
     /// What begins with the prefix; all of the model where that is empty.

@@ -234,6 +234,7 @@ public:
         TierEnum tier;
         std::size_t nbytes; ///< that the payload refers to
         const KV& kv;
+        std::uint64_t session; ///< the first that stored it; 0: none
     };
 
     /// An entry as `snapshot` hands it out.
@@ -584,7 +585,7 @@ public:
         cache_->for_each([&](const Record& record) {
             const std::vector<Token> tokens = record.node->key();
             const EntryView entry{record.home->model, tokens, record.tier, record.payload->nbytes,
-                                  record.kv()};
+                                  record.kv(), record.session};
             f(entry);
         });
     }

@@ -112,10 +112,10 @@ TEST_CASE("loads that are under way end when the second level does") {
     CHECK(cache.check_invariants());
 }
 
-/// A block whose functions throw, if it is told to.
+/// A block that cannot be assigned to, and whose functions throw, if it is told to.
 struct Fragile {
     enum class Throws : std::uint8_t { never, when_written, when_made };
-    Throws throws;
+    const Throws throws;
 
     static std::size_t nbytes() noexcept { return 1; }
     void write_block(promptkv::BlockSink& sink) const {

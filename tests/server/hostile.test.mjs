@@ -46,7 +46,7 @@ test('bad bodies are refused with an error that says what is wrong', async () =>
   assert.equal(status, 400)
   assert.equal(json.type, 'error')
   assert.equal((await call('GET', '/cache?limit=x')).status, 400)
-  assert.equal((await call('GET', '/cache?since=99999999999999999999')).status, 400)
+  assert.equal((await call('GET', '/cache?limit=99999999999999999999')).status, 400)
   assert.equal((await call('GET', '/nothing')).json.error.type, 'not_found_error')
 })
 

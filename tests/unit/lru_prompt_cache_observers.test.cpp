@@ -36,14 +36,15 @@ std::string visited(const C& cache) {
 TEST_CASE("for_each shows every entry with what is known of it") {
     Cache cache;
     cache.insert("a", key("abc"), Tape("abc"), Tier::user);
-    cache.insert("b", key("xy"), Tape("xy", {.bytes_per_token = 5}), Tier::system);
+    cache.insert("b", key("xy"), Tape("xy", {.bytes_per_token = 5}), Tier::system, {.session = 7});
     std::vector<std::string> seen;
     std::as_const(cache).for_each([&seen](const Cache::EntryView& entry) {
         seen.push_back(entry.model + "/" + word(entry.tokens) + "@" +
                        std::string(name(entry.tier)) + "=" + std::to_string(entry.nbytes) + ":" +
-                       text_of(entry.kv));
+                       text_of(entry.kv) + " of session " + std::to_string(entry.session));
     });
-    CHECK(seen == std::vector<std::string>{"a/abc@user=3:abc", "b/xy@system=10:xy"});
+    CHECK(seen == std::vector<std::string>{"a/abc@user=3:abc of session 0",
+                                           "b/xy@system=10:xy of session 7"});
 }
 
 TEST_CASE("for_each visits tier by tier, within a tier from the coldest to the hottest") {

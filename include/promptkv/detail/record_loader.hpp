@@ -313,12 +313,10 @@ private:
 
     [[nodiscard]] RecordFault append_payload(const Step& step, std::span<const std::byte> payload,
                                              std::size_t block_bytes, KV& kv) const {
-        std::optional<Block> block;
-        if (step.n > 0) {
-            block = kv_traits<Block>::make_block(payload.first(block_bytes));
-            if (!block)
-                return RecordFault::refused;
-        }
+        std::optional<Block> block =
+            step.n > 0 ? kv_traits<Block>::make_block(payload.first(block_bytes)) : std::nullopt;
+        if (step.n > 0 && !block)
+            return RecordFault::refused;
         if constexpr (Types::has_states) {
             if (step.kind == RecordKind::end) {
                 using State = typename Types::State;
