@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// An engine with a paged pool of its own: running requests and the cache share the pool's blocks.
-// What you learn here: a payload over your own reference counts, with a BlockUse beside each block;
-// `evict`, for a pool that the cache cannot see; and how the cache compares with a plain block LRU.
+// An engine with a paged pool of its own, beside a plain block LRU. What you learn here: a payload over
+// your own reference counts, a BlockUse beside each block; `evict`, for a pool that the cache cannot see.
 #include <promptkv/promptkv.hpp>
 
 #include <algorithm>

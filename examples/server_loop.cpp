@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The loop of a server: worker threads, each with an engine, serve many chats with one cache.
-// What you learn here: what to store, and when. A prompt is stored at the end of its prefill, or as far
-// as it came if the client goes away. What is generated is stored if a later prompt repeats it: a tool
-// call, but no answer, since its thinking is dropped. Sessions tell the cache which branches are dead.
+// The loop of a server: worker threads, each with an engine, serve many chats with one cache. A prompt is
+// stored at the end of its prefill, or as far as it came if the client goes away; what is generated only if
+// a later prompt repeats it, without thinking. Sessions tell the cache which branches are dead.
 #include <promptkv/concurrent_prompt_cache.hpp>
 #include <promptkv/promptkv.hpp>
 
