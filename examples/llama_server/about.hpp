@@ -114,9 +114,9 @@ inline json erase_cache(const Call& call) {
         const auto session = session_number(field<std::string>(fields, "session", ""));
         return {{"erased", store.erase_session(call.model, session)}};
     }
-    if (field<std::string>(fields, "model", "") != call.options.name) {
-        throw ApiError(404, "name a session, a prompt, messages, or the model of this server",
-                       "model", "model_not_found");
+    if (const auto name = field<std::string>(fields, "model", ""); name != call.options.name) {
+        throw ApiError(name.empty() ? 400 : 404,
+                       "name a session, a prompt, messages, or the model of this server", "model");
     }
     return {{"erased", store.erase_below(call.model, {})}};
 }

@@ -96,7 +96,7 @@ inline void refuse_unsupported(const json& fields, const json& neutral) {
 
 /// Refuses what a page of another site asks of a server that only listens to this machine.
 inline void check_origin(const Call& call) {
-    static const std::regex own_name(R"(((localhost|127\.0\.0\.1|\[::1\])(:\d+)?)?)");
+    static const std::regex own_name(R"(((localhost|127\.0\.0\.1|\[?::1\]?)(:\d+)?)?)");
     const std::string host = call.http.get_header_value("Host");
     const std::string origin = call.http.get_header_value("Origin");
     const bool loopback = std::regex_match(call.options.host, own_name);

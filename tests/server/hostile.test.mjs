@@ -47,6 +47,8 @@ test('bad bodies are refused with an error that says what is wrong', async () =>
   assert.equal(json.type, 'error')
   assert.equal((await call('GET', '/cache?limit=x')).status, 400)
   assert.equal((await call('GET', '/cache?limit=99999999999999999999')).status, 400)
+  assert.equal((await call('DELETE', '/cache')).status, 400)
+  assert.equal((await call('DELETE', '/cache?model=other')).status, 404)
   assert.equal((await call('GET', '/nothing')).json.error.type, 'not_found_error')
 })
 
