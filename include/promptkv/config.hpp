@@ -3,8 +3,6 @@
 #ifndef PROMPTKV_CONFIG_HPP
 #define PROMPTKV_CONFIG_HPP
 
-#include <promptkv/version.hpp>
-
 /// Checks what a caller guarantees ("Requires" in the comments). Define it before the first include
 /// to report in another way. By default it is `assert`: nothing is checked under NDEBUG.
 #ifndef PROMPTKV_ASSERT

@@ -10,7 +10,6 @@
 #include <fmt/format.h>
 
 #include <concepts>
-#include <string>
 #include <string_view>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {

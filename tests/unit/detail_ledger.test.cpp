@@ -191,7 +191,7 @@ TEST_CASE("The sums of leases that were not walked never say too little") {
     Book book;
     R& record = book.add(blocks("abcd"));
     auto lease = book.ledger.lease(*record.payload);
-    CHECK(book.ledger.leased_at_most() == 4);
+    CHECK(book.ledger.pinned_at_most() == 4);
     CHECK(book.ledger.leased_entries_at_most() == 1);
     lease.end();
     CHECK(book.ledger.leased().nbytes == 0);
@@ -203,7 +203,7 @@ TEST_CASE("The sums of leases that were not walked never say too little") {
             book.ledger.lease(*other.payload).end();
             book.remove(other);
         }
-        CHECK(book.ledger.leased_at_most() <= 10);
+        CHECK(book.ledger.pinned_at_most() <= 10);
         CHECK(book.is_sound());
     }
 }

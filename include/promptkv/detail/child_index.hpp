@@ -57,13 +57,6 @@ public:
     static constexpr Nearest none = (std::numeric_limits<Nearest>::max)();
     static constexpr std::uint32_t scan_limit = 16;
 
-    void swap(ChildIndex& other) noexcept {
-        std::swap(slots_, other.slots_);
-        std::swap(table_, other.table_);
-        std::swap(size_, other.size_);
-        std::swap(capacity_, other.capacity_);
-    }
-
     [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
     [[nodiscard]] Node* operator[](std::uint32_t slot) const noexcept { return slots_[slot].child; }
     [[nodiscard]] Nearest nearest_depth() const noexcept {

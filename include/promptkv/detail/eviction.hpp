@@ -9,19 +9,15 @@
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/parts.hpp>
-#include <promptkv/detail/record.hpp>
 #include <promptkv/detail/removals.hpp>
 #include <promptkv/kv_traits.hpp>
-#include <promptkv/stats.hpp>
 #include <promptkv/version.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <optional>
 #include <unordered_map>
 #include <utility>
 

@@ -17,6 +17,7 @@
 #include <string>
 #include <type_traits>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -381,7 +382,6 @@ public:
     [[nodiscard]] std::uint64_t evicted() const noexcept { return remembered_keys_.evicted(); }
     /// Tokens of all edges but those of remembered keys.
     [[nodiscard]] std::size_t resident_tokens() const noexcept { return tokens_ - remembered_; }
-    [[nodiscard]] std::size_t remembered_tokens() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t remembered_keys() const noexcept { return remembered_keys_.size(); }
 
     /// Bytes of the partitions and tries.

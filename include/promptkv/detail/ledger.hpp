@@ -3,10 +3,8 @@
 #ifndef PROMPTKV_DETAIL_LEDGER_HPP
 #define PROMPTKV_DETAIL_LEDGER_HPP
 
-#include <promptkv/cache_types.hpp>
 #include <promptkv/detail/shared_payload.hpp>
 #include <promptkv/kv_traits.hpp>
-#include <promptkv/stats.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
@@ -257,9 +255,8 @@ public:
     [[nodiscard]] std::size_t reserved() const noexcept {
         return account_->reserved.load(std::memory_order_acquire);
     }
-    /// Never less than what leased payloads refer to; some of these leases may have ended.
-    [[nodiscard]] std::size_t leased_at_most() const noexcept { return leased_.nbytes; }
-    /// That, and what is reserved.
+    /// What is reserved, and never less than what leased payloads refer to; some of these leases may have
+    /// ended.
     [[nodiscard]] std::size_t pinned_at_most() const noexcept {
         return more(leased_.nbytes, reserved());
     }

@@ -53,10 +53,7 @@ public:
     RadixTree() = default;
     RadixTree(const RadixTree&) = delete;
     RadixTree& operator=(const RadixTree&) = delete;
-    ~RadixTree() {
-        clear();
-        delete root_;
-    }
+    ~RadixTree() { clear(); }
 
     // values /////////////////////////////////////////////////////////////////
 

@@ -4,15 +4,12 @@
 #define PROMPTKV_DETAIL_REMOVALS_HPP
 
 #include <promptkv/cache_types.hpp>
-#include <promptkv/detail/exceptions.hpp>
-#include <promptkv/detail/record.hpp>
 #include <promptkv/version.hpp>
 
-#include <cstddef>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <utility>
-#include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 

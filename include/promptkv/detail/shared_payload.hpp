@@ -4,7 +4,6 @@
 #define PROMPTKV_DETAIL_SHARED_PAYLOAD_HPP
 
 #include <promptkv/block_kv.hpp>
-#include <promptkv/config.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 

@@ -3,7 +3,6 @@
 #ifndef PROMPTKV_DETAIL_TIER_QUEUES_HPP
 #define PROMPTKV_DETAIL_TIER_QUEUES_HPP
 
-#include <promptkv/config.hpp>
 #include <promptkv/detail/hook_list.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>

@@ -14,7 +14,6 @@
 #include <mutex>
 #include <span>
 #include <unordered_map>
-#include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
