@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -36,10 +37,9 @@ public:
         for (R* record : entries_)
             remove(*record);
         parts_.index.remember_at_most(0);
-        parts_.index.forget_surplus();
-        while (R* forgotten = parts_.index.pop_forgotten()) {
+        for (R* forgotten = parts_.index.take_forgotten(); forgotten != nullptr;) {
             forgotten->home->release();
-            delete forgotten;
+            delete std::exchange(forgotten, forgotten->next);
         }
     }
 

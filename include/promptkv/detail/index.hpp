@@ -196,10 +196,12 @@ public:
         while (remembered_ > tokens)
             forget(*remembered_keys_.oldest());
     }
-    void forget_surplus() noexcept { forget_down_to(remember_at_most_); }
-    /// A key that was forgotten, to be destroyed by the caller, who owns a part in its partition; null:
-    /// there is none.
-    [[nodiscard]] R* pop_forgotten() noexcept { return remembered_keys_.pop_forgotten(); }
+    /// Forgets the keys that are too many, and hands over all that were forgotten: a chain for the caller to
+    /// destroy, who owns a part in the partition of each; null: there is none.
+    [[nodiscard]] R* take_forgotten() noexcept {
+        forget_down_to(remember_at_most_);
+        return remembered_keys_.take_forgotten();
+    }
 
     // lookup /////////////////////////////////////////////////////////////////
 

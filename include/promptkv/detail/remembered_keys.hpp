@@ -48,13 +48,8 @@ public:
     /// The key that was evicted first. Null: there is none.
     [[nodiscard]] R* oldest() const noexcept { return list_.coldest; }
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
-    /// A record that left the list, for the caller to destroy; null: there is none.
-    [[nodiscard]] R* pop_forgotten() noexcept {
-        R* record = forgotten_;
-        if (record != nullptr)
-            forgotten_ = std::exchange(record->next, nullptr);
-        return record;
-    }
+    /// Hands over the records that left the list, a chain for the caller to destroy; null: there is none.
+    [[nodiscard]] R* take_forgotten() noexcept { return std::exchange(forgotten_, nullptr); }
 
     /// Whether the list has `size` records.
     [[nodiscard]] bool check_invariants(std::size_t size) const noexcept {

@@ -18,8 +18,9 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 template <class R>
 class Removals {
 public:
-    using Listener = std::function<void(
-        Removal<typename R::KV, typename R::Model, typename R::Token, typename R::TierEnum>&)>;
+    using Removal = promptkv::Removal<typename R::KV, typename R::Model, typename R::Token,
+                                      typename R::TierEnum>;
+    using Listener = std::function<void(Removal&)>;
 
     Removals() = default;
     Removals(const Removals&) = delete;
@@ -30,78 +31,50 @@ public:
     void push(R& record) noexcept {
         record.home->owners.fetch_add(1, std::memory_order_relaxed);
         record.next = nullptr;
-        (last_ != nullptr ? last_->next : first_) = &record;
-        last_ = &record;
+        *end_ = &record;
+        end_ = &record.next;
     }
 
-    /// Reports each record and destroys it with its payload. `lock` is locked before and afterwards not;
-    /// only the index is touched under it, and one key at a time is read from there.
+    /// Reports each record and destroys it with its payload; forgotten keys are destroyed, and not reported.
+    /// `lock` is locked before and afterwards not; only the index is touched under it, and one key at a time
+    /// is read from there.
     template <class Index, class Mutex>
     void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener) noexcept {
-        take_forgotten(index);
-        if (listener == nullptr) {
-            lock.unlock();
-            while (R* record = pop())
+        R* forgotten = index.take_forgotten();
+        R* forgotten_later = nullptr;
+        if (listener != nullptr) {
+            while (R* record = first_) {
+                first_ = record->next;
+                if (record->node != nullptr) {
+                    auto key = index.copy_of_key(*record->node);
+                    index.unlink(*record);
+                    record->keep(std::move(key));
+                }
+                lock.unlock();
+                report(*record, *listener);
                 destroy(record);
-            destroy_forgotten();
-            return;
-        }
-        while (R* record = pop()) {
-            if (record->node != nullptr) {
-                auto key = index.copy_of_key(*record->node);
-                index.unlink(*record);
-                record->keep(std::move(key));
+                lock.lock();
             }
-            lock.unlock();
-            report(*record, *listener);
-            destroy(record);
-            lock.lock();
+            forgotten_later = index.take_forgotten();
         }
-        take_forgotten(index);
         lock.unlock();
-        destroy_forgotten();
+        destroy_all(std::exchange(first_, nullptr));
+        destroy_all(forgotten);
+        destroy_all(forgotten_later);
     }
 
 private:
-    R* pop() noexcept {
-        R* record = first_;
-        if (record != nullptr) {
-            first_ = record->next;
-            if (first_ == nullptr)
-                last_ = nullptr;
-        }
-        return record;
-    }
-
-    /// Takes over the keys that the index forgot, and lets it forget what is too many: they are destroyed, and
-    /// not reported.
-    template <class Index>
-    void take_forgotten(Index& index) noexcept {
-        index.forget_surplus();
-        while (R* forgotten = index.pop_forgotten())
-            forgotten->next = std::exchange(forgotten_, forgotten);
-    }
-    void destroy_forgotten() noexcept {
-        while (R* record = forgotten_) {
-            forgotten_ = record->next;
-            destroy(record);
-        }
-    }
-
     static void report(R& record, const Listener& listener) noexcept {
-        const std::span<const typename R::Token> tokens =
-            record.keeps_tokens ? std::span<const typename R::Token>(*record.left_tokens)
-                                : std::span<const typename R::Token>();
+        using Tokens = typename R::Tokens;
         const bool can_move = record.payload != nullptr && record.payload->has_kv &&
                               record.reason != RemovalReason::taken;
-        Removal<typename R::KV, typename R::Model, typename R::Token, typename R::TierEnum> removal{
-            record.home->model,
-            tokens,
-            record.left_kept,
-            record.tier,
-            record.left_bytes,
-            record.reason,
-            can_move ? std::addressof(record.payload->kv) : nullptr};
+        Removal removal{record.home->model,
+                        record.keeps_tokens ? Tokens(*record.left_tokens) : Tokens(),
+                        record.left_kept,
+                        record.tier,
+                        record.left_bytes,
+                        record.reason,
+                        can_move ? std::addressof(record.payload->kv) : nullptr};
         listener(removal);
     }
 
@@ -113,10 +86,13 @@ private:
         record->home->release();
         delete record;
     }
+    static void destroy_all(R* chain) noexcept {
+        while (chain != nullptr)
+            destroy(std::exchange(chain, chain->next));
+    }
 
     R* first_ = nullptr;
-    R* last_ = nullptr;
-    R* forgotten_ = nullptr; // a chain
+    R** end_ = &first_; // where the next one is linked
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail
