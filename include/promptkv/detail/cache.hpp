@@ -113,11 +113,11 @@ public:
 
     /// Counts a lookup and does what it does to recency. Returns its number.
     std::uint64_t count(const Choice<R>& choice, Tokens tokens) noexcept {
-        return Usage<R>(parts_).count(choice, tokens);
+        return count_lookup(parts_, choice, tokens);
     }
     void refresh(const Choice<R>& choice, Tokens tokens) noexcept {
         Edges<R>(parts_).touched(choice.spot, choice.record);
-        Usage<R>(parts_).refresh(choice, tokens);
+        detail::refresh(parts_, choice, tokens);
     }
 
     [[nodiscard]] PayloadLease<KV> lease(R& record) noexcept {
@@ -173,7 +173,7 @@ public:
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }
-        ++counter(inserted.outcome);
+        count_insert(inserted.outcome);
         return inserted;
     }
 
@@ -217,7 +217,7 @@ public:
         Reserved reserved = reservations_.hold(model, tokens, decision, incoming, sharing, spot,
                                                tier, options, call.gone);
         if (reserved.claim == nullptr) {
-            ++counter(reserved.outcome);
+            count_insert(reserved.outcome);
             call.pin = std::move(reserved.prefix);
         }
         if (reserved.outcome == Outcome::declined)
@@ -446,24 +446,11 @@ private:
                 tokens.first(decision.tokens));
     }
 
-    [[nodiscard]] std::uint64_t& counter(Outcome outcome) noexcept {
-        Stats& stats = parts_.stats;
-        switch (outcome) {
-        case Outcome::stored:
-            return stats.stored;
-        case Outcome::replaced:
-            return stats.replaced;
-        case Outcome::present:
-            return stats.present;
-        case Outcome::declined:
-            return stats.declined;
-        case Outcome::cancelled:
-            return stats.cancelled;
-        case Outcome::too_large:
-            return stats.too_large;
-        default:
-            return stats.no_room;
-        }
+    void count_insert(Outcome outcome) noexcept {
+        constexpr std::array<std::uint64_t Stats::*, 7> counters{
+            &Stats::stored,    &Stats::replaced,  &Stats::present, &Stats::declined,
+            &Stats::cancelled, &Stats::too_large, &Stats::no_room};
+        ++(parts_.stats.*counters[static_cast<std::size_t>(outcome)]);
     }
 
     Parts<R> parts_;

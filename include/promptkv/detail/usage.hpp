@@ -12,88 +12,66 @@
 #include <promptkv/version.hpp>
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// Tells the counters and the policy of a lookup's choice.
+/// What a use of a match does to recency.
 template <class R>
-class Usage {
-public:
-    using Tokens = typename R::Tokens;
+void refresh(Parts<R>& parts, const Choice<R>& choice, typename R::Tokens tokens) noexcept {
+    R& match = *choice.record;
+    match.used = true;
+    if (parts.is_mlx_lm())
+        return;
+    const R* above = Index<R>::entry_at_or_above(choice.spot.place.node);
+    if (above != nullptr && (above != &match || Index<R>::prefix_of(match) != nullptr)) {
+        Index<R>::for_each_on_path(choice.spot, tokens, choice.reused, [&](R& entry) {
+            if (&entry != &match)
+                parts.use(entry);
+        });
+    }
+    if (choice.match == Match::longer)
+        match.chance = (std::max)(match.chance, static_cast<std::uint32_t>(choice.reused));
+    else
+        parts.use(match);
+}
 
-    explicit Usage(Parts<R>& parts) noexcept : parts_(parts) {}
-
-    /// Counts a lookup and does what it does to recency. Returns its number.
-    std::uint64_t count(const Choice<R>& choice, Tokens tokens) noexcept {
-        Stats& stats = parts_.stats;
-        ++stats.lookups;
-        stats.tokens_requested += tokens.size();
-        stats.tokens_reused += choice.reused;
-        Edges<R>(parts_).looked_up(choice, tokens);
-        switch (choice.match) {
-        case Match::none:
-            ++missed(choice.miss);
-            return stats.lookups;
-        case Match::exact:
-            ++stats.hits_exact;
-            break;
-        case Match::shorter:
-            ++stats.hits_shorter;
-            break;
-        case Match::longer:
-            ++stats.hits_longer;
-            break;
-        }
-        if (choice.reused < Stats::tiny_reuse)
-            ++stats.hits_tiny;
-        TierStats& tier = parts_.tiers[tier_index(choice.record->tier)];
-        ++tier.hits;
-        tier.tokens_reused += choice.reused;
-        refresh(choice, tokens);
+/// Counts a lookup and does what it does to recency. Returns its number.
+template <class R>
+std::uint64_t count_lookup(Parts<R>& parts, const Choice<R>& choice,
+                           typename R::Tokens tokens) noexcept {
+    using Counter = std::uint64_t Stats::*;
+    constexpr std::array<Counter, 4> hits{nullptr, &Stats::hits_exact, &Stats::hits_shorter,
+                                          &Stats::hits_longer};
+    // Null: no lookup misses for this reason.
+    constexpr std::array<Counter, 8> misses{nullptr,
+                                            &Stats::missed_nothing_shared,
+                                            nullptr,
+                                            &Stats::missed_evicted,
+                                            &Stats::missed_not_cuttable,
+                                            &Stats::missed_needs_last_token,
+                                            &Stats::missed_leased,
+                                            &Stats::missed_below_min_reuse};
+    Stats& stats = parts.stats;
+    ++stats.lookups;
+    stats.tokens_requested += tokens.size();
+    stats.tokens_reused += choice.reused;
+    Edges<R>(parts).looked_up(choice, tokens);
+    if (choice.record == nullptr) {
+        ++(stats.*misses[static_cast<std::size_t>(choice.miss)]);
         return stats.lookups;
     }
-
-    /// What a use of a match does to recency.
-    void refresh(const Choice<R>& choice, Tokens tokens) noexcept {
-        R& match = *choice.record;
-        match.used = true;
-        if (parts_.is_mlx_lm())
-            return;
-        const R* above = Index<R>::entry_at_or_above(choice.spot.place.node);
-        if (above != nullptr && (above != &match || Index<R>::prefix_of(match) != nullptr)) {
-            Index<R>::for_each_on_path(choice.spot, tokens, choice.reused, [&](R& entry) {
-                if (&entry != &match)
-                    parts_.use(entry);
-            });
-        }
-        if (choice.match == Match::longer)
-            match.chance = (std::max)(match.chance, static_cast<std::uint32_t>(choice.reused));
-        else
-            parts_.use(match);
-    }
-
-private:
-    [[nodiscard]] std::uint64_t& missed(MissReason reason) noexcept {
-        Stats& stats = parts_.stats;
-        switch (reason) {
-        case MissReason::evicted:
-            return stats.missed_evicted;
-        case MissReason::not_cuttable:
-            return stats.missed_not_cuttable;
-        case MissReason::needs_last_token:
-            return stats.missed_needs_last_token;
-        case MissReason::leased:
-            return stats.missed_leased;
-        case MissReason::below_min_reuse:
-            return stats.missed_below_min_reuse;
-        default:
-            return stats.missed_nothing_shared;
-        }
-    }
-
-    Parts<R>& parts_;
-};
+    ++(stats.*hits[static_cast<std::size_t>(choice.match)]);
+    if (choice.reused < Stats::tiny_reuse)
+        ++stats.hits_tiny;
+    TierStats& tier = parts.tiers[tier_index(choice.record->tier)];
+    ++tier.hits;
+    tier.tokens_reused += choice.reused;
+    refresh(parts, choice, tokens);
+    return stats.lookups;
+}
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail
 
