@@ -206,11 +206,11 @@ public:
         ///           is stored. The reservation is used up.
         /// Throws:   what an insert throws; the reservation is as before.
         /// Complexity: as an insert.
-        Inserted commit(KV&& kv) { return commit(kv, std::nullopt); }
+        Inserted commit(KV&& kv) { return commit(std::addressof(kv), std::nullopt); }
 
     private:
         friend BasicPromptCache;
-        Inserted commit(KV& kv, std::optional<Tokens> whole) {
+        Inserted commit(KV* kv, std::optional<Tokens> whole) {
             Inserted inserted;
             inserted.outcome = Outcome::cancelled;
             if (const std::shared_ptr<Cache> cache = cache_.lock()) {
@@ -281,7 +281,7 @@ public:
     Fetched fetch_nearest(ModelView model, Tokens tokens, FetchOptions options = {})
         requires ClonablePayload<KV>
     {
-        const Lease lease = begin_lease(model, tokens, options, detail::can_clone<KV>);
+        const Lease lease = begin_lease(model, tokens, options, detail::can_fetch<KV>);
         Fetched fetched(lease);
         if (lease)
             fetched.kv.emplace(detail::clone(lease.kv(), lease.reused()));
@@ -402,10 +402,8 @@ public:
             const std::size_t evicted = room.reserved_.evicted;
             const std::size_t cut = room.reserved_.cut;
             std::optional<KV> kv(make());
-            if (!kv)
-                inserted = cancel();
-            else // if there is room for a part, what was made is cut
-                inserted = room.commit(*kv, tokens);
+            // If there is room for a part, what was made is cut.
+            inserted = room.commit(kv ? std::addressof(*kv) : nullptr, tokens);
             inserted.evicted += evicted;
             inserted.cut += cut;
         }
@@ -635,11 +633,6 @@ private:
     void close() noexcept {
         if (cache_ != nullptr)
             cache_->close();
-    }
-
-    Inserted cancel() noexcept {
-        Call call(*cache_);
-        return cache_->cancel();
     }
 
     template <class F>

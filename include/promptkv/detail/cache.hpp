@@ -107,7 +107,6 @@ public:
     [[nodiscard]] Choice<R> choose(ModelView model, Tokens tokens, FetchOptions options,
                                    Eligibility can) const {
         PROMPTKV_ASSERT(options.align >= 1);
-        options.align = std::max<std::size_t>(options.align, 1);
         return detail::choose<R>(parts_.index.locate(model, tokens), tokens.size(), options, can);
     }
 
@@ -137,7 +136,6 @@ public:
     }
 
     [[nodiscard]] auto explain(ModelView model, Tokens tokens, FetchOptions options) const {
-        options.align = std::max<std::size_t>(options.align, 1);
         return detail::explain<R>(parts_.index, model, tokens, options, can_fetch<KV>);
     }
 
@@ -180,15 +178,11 @@ public:
     bool mark(ModelView model, Tokens tokens, TierEnum tier, Call& call) {
         tier = static_cast<TierEnum>(tier_index(tier));
         const auto spot = parts_.index.locate(model, tokens);
-        R* own = spot.record(tokens.size());
-        if (own != nullptr && own->is_entry) {
-            Storing<R>(parts_, call.gone).raise(*own, tier);
-            refresh({spot, own, tokens.size(), Match::exact, MissReason::none}, tokens);
-            return true;
-        }
-        if (R* longer = longer_serving<R>(spot, tokens.size(), tier);
-            longer != nullptr && !parts_.is_mlx_lm()) {
-            refresh({spot, longer, tokens.size(), Match::longer, MissReason::none}, tokens);
+        Decision<R> needed = present_or_stored(parts_, spot, tokens.size(), tier, true);
+        if (needed.outcome == Outcome::replaced) // by the rules of mlx-lm nothing is present
+            needed.present = spot.record(tokens.size());
+        if (needed.present != nullptr) {
+            use_present(needed, spot, tokens, tier, {}, call);
             return true;
         }
         if constexpr (PrefixClonable<KV>) {
@@ -225,12 +219,12 @@ public:
         return reserved;
     }
 
-    /// Stores what a reservation was made for. If it throws, the reservation is as before.
-    /// `whole`: the key of a payload that may be larger than the part that there is room for.
-    Inserted commit(Reserved& reserved, KV& kv, TierEnum tier, const InsertOptions& options,
-                    Call& call, std::optional<Tokens> whole = std::nullopt) {
+    /// Stores what a reservation was made for; null: nothing was made. If it throws, the reservation is as
+    /// before. `whole`: the key of a payload that may be larger than the part that there is room for.
+    Inserted commit(Reserved& reserved, KV* kv, TierEnum tier, const InsertOptions& options,
+                    Call& call, std::optional<Tokens> whole) {
         const auto store = [&](const auto& spot, ModelView model, Tokens tokens) {
-            return insert(spot, model, tokens, kv, tier, options, true, call);
+            return insert(spot, model, tokens, *kv, tier, options, true, call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
         if (reserved.claim != nullptr && !reserved.claim->rest.empty() &&
@@ -246,9 +240,6 @@ public:
         }
         return inserted;
     }
-
-    /// A caller who had room made no payload.
-    Inserted cancel() noexcept { return reservations_.cancel(); }
 
     // removal ////////////////////////////////////////////////////////////////
 
@@ -276,9 +267,7 @@ public:
 
     // observers; under Look //////////////////////////////////////////////////
 
-    [[nodiscard]] CacheLimits limits() const noexcept {
-        return {parts_.options.max_bytes, parts_.options.max_entries};
-    }
+    [[nodiscard]] CacheLimits limits() const noexcept { return parts_.limits(); }
     [[nodiscard]] std::size_t size() const noexcept { return parts_.ledger.size(); }
     [[nodiscard]] std::size_t nbytes() const noexcept { return parts_.ledger.nbytes(); }
     [[nodiscard]] std::size_t nbytes(ModelView model) const {

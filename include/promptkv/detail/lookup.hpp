@@ -23,14 +23,13 @@ struct Eligibility {
     bool leased;
 };
 template <class KV>
-inline constexpr Eligibility can_clone{PrefixClonable<KV>, PrefixClonable<KV>, true};
-template <class KV>
 inline constexpr Eligibility can_lease{true, PrefixReusable<KV>, true};
 template <class KV>
 inline constexpr Eligibility can_take{TruncatablePayload<KV>, false, false};
 /// What a fetch can use; a lease, where the payload cannot be copied.
 template <class KV>
-inline constexpr Eligibility can_fetch = ClonablePayload<KV> ? can_clone<KV> : can_lease<KV>;
+inline constexpr Eligibility can_fetch =
+    ClonablePayload<KV> ? Eligibility{PrefixClonable<KV>, PrefixClonable<KV>, true} : can_lease<KV>;
 
 /// The choice of a lookup.
 template <class R>
@@ -92,6 +91,7 @@ template <class R>
                                FetchOptions options, Eligibility can) noexcept {
     using Node = typename R::Node;
     constexpr std::size_t max_longer = 16;
+    options.align = std::max<std::size_t>(options.align, 1);
     const std::size_t limit = less(n_tokens, options.min_remaining);
     const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
     Choice<R> best;

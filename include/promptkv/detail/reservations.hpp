@@ -132,14 +132,15 @@ public:
         return reserved;
     }
 
-    /// Calls `store(spot, model, tokens)` for the tokens that `kv` holds of a reservation's key, or of
-    /// `whole`, a longer one. If it throws, the reservation is as before. `given_up` gets the blocks for
-    /// which `kv` takes stored ones.
+    /// Calls `store(spot, model, tokens)` for the tokens that a payload holds of a reservation's key, or of
+    /// `whole`, a longer one. Null: nothing was made. If it throws, the reservation is as before. `given_up`
+    /// gets the blocks for which the payload takes stored ones.
     template <class Store>
-    Inserted commit(Reserved& reserved, KV& kv, std::optional<Tokens> whole,
+    Inserted commit(Reserved& reserved, KV* made, std::optional<Tokens> whole,
                     std::optional<KV>& given_up, Store store) {
-        if (reserved.claim == nullptr || reserved.claim->is_void)
+        if (reserved.claim == nullptr || reserved.claim->is_void || made == nullptr)
             return cancel();
+        KV& kv = *made;
         const Tokens key = whole.value_or(Tokens(reserved.claim->tokens));
         std::size_t n = key.size();
         if constexpr (MeasuredPayload<KV>) {
