@@ -192,7 +192,7 @@ public:
     /// O(nodes); throws what `f` throws.
     template <class F>
     void for_each(F f) const {
-        for (Node* node = tree_.root(); node != nullptr; node = node->next()) {
+        for (Node* node = tree_.root(); node != nullptr; node = node->next(tree_.root())) {
             if (node->value)
                 f(Handle(node));
         }

@@ -93,13 +93,18 @@ TEST_CASE("shorten cuts a key, also where another key needs the node") {
     test.remove(record);
 }
 
-TEST_CASE("for_each_on_path visits the entries on the prefixes, the shortest first") {
+TEST_CASE("for_each_on_path visits the nodes on the prefixes, the shortest first") {
     TestIndex test;
     for (const std::string_view each : {"", "a", "abc", "abcd", "abx", "b"})
         test.add(each);
     const auto on_path = [&](std::string_view text, std::size_t n) {
         const Key tokens = key(text);
-        return words([&](auto f) { Index::for_each_on_path(test.locate(text), tokens, n, f); });
+        return words([&](auto f) {
+            Index::for_each_on_path(test.locate(text), tokens, n, [&](const R::Node& node) {
+                if (node.value != nullptr)
+                    f(*node.value);
+            });
+        });
     };
     CHECK(on_path("abcde", 5) == "a abc abcd");
     CHECK(on_path("abcde", 3) == "a abc");

@@ -223,24 +223,16 @@ private:
             watch.use(known ? node->hook.last : 0, known, end - at);
             at = end;
         };
-        for (const Node* node = place.node != nullptr && place.node->parent != nullptr
-                                    ? top_of(choice.spot)
-                                    : nullptr;
-             node != nullptr;
-             node = node != place.node ? node->children.find(tokens[node->depth]) : nullptr)
-            use_to(node, node->depth);
+        if (place.node != nullptr)
+            Index<R>::for_each_on_path(choice.spot, tokens, tokens.size(), [&](const Node& node) {
+                if (node.depth > 0)
+                    use_to(&node, node.depth);
+            });
         if (place.inside != nullptr && place.common > at)
             use_to(place.inside, place.common);
         if (tokens.size() > at)
             use_to(nullptr, tokens.size());
         watch.end(choice.reused);
-    }
-    /// The node below the root on the way to a spot. Requires: there is one.
-    [[nodiscard]] static const Node* top_of(const Spot& spot) noexcept {
-        const Node* node = spot.place.node;
-        while (node->parent->parent != nullptr)
-            node = node->parent;
-        return node;
     }
 
     Parts<R>& parts_;

@@ -234,36 +234,26 @@ public:
         return node != nullptr ? node->value : nullptr;
     }
 
-    /// Calls `f(entry)` for the entries on the prefixes of a key that has `spot`, of at most `n` tokens,
-    /// the shortest first. Compares no tokens. O(nodes above the spot).
+    /// Calls `f(node)` for the nodes on the way to `spot`, of at most `n` tokens, from the root on. Compares no
+    /// tokens. Requires: there is a node. O(nodes above the spot).
     template <class F>
     static void for_each_on_path(const Spot& spot, Tokens tokens, std::size_t n, F f) {
         Node* node = spot.home->tree.root();
-        for (;;) {
-            R* record = node->value;
-            Node* next =
-                node != spot.place.node ? node->children.find(tokens[node->depth]) : nullptr;
-            if (record != nullptr && record->is_entry)
-                f(*record);
-            if (next == nullptr || next->depth > n)
-                return;
-            node = next;
-        }
+        do {
+            f(*node);
+            node = node != spot.place.node ? node->children.find(tokens[node->depth]) : nullptr;
+        } while (node != nullptr && node->depth <= n);
     }
 
     /// Calls `f(entry)` for shown entries that continue the tokens at the spot, nearest first, until `f`
     /// returns false or it has gone far enough. O(1) for the first one.
     template <class F>
     static void for_each_longer(const Spot& spot, std::uint32_t& steps, F f) {
-        if (spot.place.inside != nullptr) {
-            if (spot.place.inside->visible() && !f(*spot.place.inside->value))
-                return;
-            Tree::for_each_beyond(spot.place.inside, steps,
-                                  [&](Node* node) { return f(*node->value); });
-        } else if (spot.place.node != nullptr) {
-            Tree::for_each_beyond(spot.place.node, steps,
-                                  [&](Node* node) { return f(*node->value); });
-        }
+        const Node* inside = spot.place.inside;
+        if (inside != nullptr && inside->visible() && !f(*inside->value))
+            return;
+        if (const Node* node = spot.place.below())
+            Tree::for_each_beyond(node, steps, [&](Node* each) { return f(*each->value); });
     }
 
     /// An entry that shares most tokens with the key that was located, and how many. Null: none was found
@@ -340,22 +330,13 @@ public:
     /// `f` must not change the index.
     template <class F>
     static void for_each_below(const Spot& spot, std::size_t n, F f) {
-        Node* top = spot.common() == n ? spot.place.below() : nullptr;
-        if (top == nullptr)
-            return;
-        const Node* end = behind(*top);
-        for (Node* node = top; node != end; node = node->next()) {
-            if (node->value != nullptr)
-                f(*node->value);
-        }
+        if (spot.common() == n)
+            for_each_from(spot.place.below(), f);
     }
 
     template <class F>
     static void for_each(Home& home, F f) {
-        for (Node* node = home.tree.root(); node != nullptr; node = node->next()) {
-            if (node->value != nullptr)
-                f(*node->value);
-        }
+        for_each_from(home.tree.root(), f);
     }
 
     template <class F>
@@ -469,21 +450,20 @@ private:
     template <class Is>
     [[nodiscard]] static R* first_below(Node& top, Is is) noexcept {
         constexpr int max_steps = 64;
-        const Node* end = behind(top);
         Node* node = &top;
-        for (int i = 0; i < max_steps && node != end; ++i, node = node->next()) {
+        for (int i = 0; i < max_steps && node != nullptr; ++i, node = node->next(&top)) {
             if (node->value != nullptr && is(*node->value))
                 return node->value;
         }
         return nullptr;
     }
 
-    /// The first node in preorder that is not below `top`; null: there is none.
-    [[nodiscard]] static const Node* behind(const Node& top) noexcept {
-        const Node* end = &top;
-        while (end->parent != nullptr && end->slot + 1 == end->parent->children.size())
-            end = end->parent;
-        return end->parent != nullptr ? end->parent->children[end->slot + 1] : nullptr;
+    template <class F>
+    static void for_each_from(Node* top, F f) {
+        for (Node* node = top; node != nullptr; node = node->next(top)) {
+            if (node->value != nullptr)
+                f(*node->value);
+        }
     }
 
     /// Gives a node its record. What was there waits to be reported, or is forgotten, or loses its place.

@@ -112,11 +112,11 @@ struct RadixNode {
         return tokens;
     }
 
-    /// The next node in preorder; null: it is the last.
-    [[nodiscard]] RadixNode* next() const noexcept {
+    /// The next node in preorder, of those at or below `top`; null: this is the last.
+    [[nodiscard]] RadixNode* next(const RadixNode* top) const noexcept {
         if (children.size() > 0)
             return children[0];
-        for (const RadixNode* node = this; node->parent != nullptr; node = node->parent) {
+        for (const RadixNode* node = this; node != top; node = node->parent) {
             if (node->slot + 1 < node->parent->children.size())
                 return node->parent->children[node->slot + 1];
         }

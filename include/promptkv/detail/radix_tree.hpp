@@ -262,7 +262,7 @@ public:
 
     [[nodiscard]] bool check_invariants() const noexcept {
         std::size_t values = 0, nodes = 0, bytes = 0, tokens = 0, remembered = 0;
-        for (Node* node = root_; node != nullptr; node = node->next()) {
+        for (Node* node = root_; node != nullptr; node = node->next(root_)) {
             ++nodes;
             values += node->value ? std::size_t{1} : 0;
             if (node->nearest != node->find_nearest() || !node->children.check_invariants())

@@ -27,9 +27,10 @@ void refresh(Parts<R>& parts, const Choice<R>& choice, typename R::Tokens tokens
         return;
     const R* above = Index<R>::entry_at_or_above(choice.spot.place.node);
     if (above != nullptr && (above != &match || Index<R>::prefix_of(match) != nullptr)) {
-        Index<R>::for_each_on_path(choice.spot, tokens, choice.reused, [&](R& entry) {
-            if (&entry != &match)
-                parts.use(entry);
+        Index<R>::for_each_on_path(choice.spot, tokens, choice.reused, [&](auto& node) {
+            R* entry = node.value;
+            if (entry != nullptr && entry->is_entry && entry != &match)
+                parts.use(*entry);
         });
     }
     if (choice.match == Match::longer)
