@@ -64,13 +64,11 @@ public:
 
     CacheOrder() = default;
     /// Positions stay valid and belong to the new order; the other one is empty.
-    CacheOrder(CacheOrder&& other) noexcept
-        : queues_(std::exchange(other.queues_, Queues())), size_(std::exchange(other.size_, 0)) {}
+    CacheOrder(CacheOrder&& other) noexcept : queues_(std::exchange(other.queues_, Queues())) {}
     CacheOrder& operator=(CacheOrder&& other) noexcept {
         if (this != &other) {
             clear();
             queues_ = std::exchange(other.queues_, Queues());
-            size_ = std::exchange(other.size_, 0);
         }
         return *this;
     }
@@ -86,7 +84,6 @@ public:
                       "a key must be moved without throwing");
         Node* node = new Node{std::move(key), static_cast<TierEnum>(detail::tier_index(tier)), {}};
         queues_.push_hot(*node);
-        ++size_;
         return Position(node);
     }
 
@@ -110,7 +107,6 @@ public:
     void remove(Position position) noexcept {
         queues_.remove(*position.node_, false);
         delete position.node_;
-        --size_;
     }
 
     /// Removes the victim by the rule and returns it. Invalidates its position. Empty: the order is empty.
@@ -125,8 +121,7 @@ public:
 
     /// Removes everything. Invalidates all positions. O(keys).
     void clear() noexcept {
-        Queues queues = std::exchange(queues_, Queues());
-        size_ = 0;
+        const Queues queues = std::exchange(queues_, Queues());
         queues.for_each([](Node& node) { delete std::addressof(node); });
     }
 
@@ -140,12 +135,12 @@ public:
     [[nodiscard]] const Key& key(Position position) const noexcept { return position.node_->key; }
     [[nodiscard]] TierEnum tier(Position position) const noexcept { return position.node_->tier; }
 
-    [[nodiscard]] bool empty() const noexcept { return size_ == 0; }
-    [[nodiscard]] std::size_t size() const noexcept { return size_; }
+    [[nodiscard]] bool empty() const noexcept { return size() == 0; }
+    [[nodiscard]] std::size_t size() const noexcept { return queues_.size(); }
     [[nodiscard]] std::size_t size(TierEnum tier) const noexcept { return queues_.size(tier); }
 
     /// Bytes of the queues' nodes.
-    [[nodiscard]] std::size_t nbytes() const noexcept { return size_ * sizeof(Node); }
+    [[nodiscard]] std::size_t nbytes() const noexcept { return size() * sizeof(Node); }
 
     /// Calls `f(key, tier)` for every key, tier by tier, within a tier from the coldest to the hottest.
     /// `f` must not change the order. O(keys); throws what `f` throws.
@@ -155,18 +150,12 @@ public:
     }
 
     /// Walks all queues and compares them with the sizes that are counted. O(keys).
-    [[nodiscard]] bool check_invariants() const noexcept {
-        std::size_t total = 0;
-        for (std::size_t i = 0; i < tier_count; ++i)
-            total += queues_.size(static_cast<TierEnum>(i));
-        return total == size_ && queues_.check_invariants();
-    }
+    [[nodiscard]] bool check_invariants() const noexcept { return queues_.check_invariants(); }
 
 private:
     using Queues = detail::TierQueues<Node, TierEnum>;
 
     Queues queues_;
-    std::size_t size_ = 0;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI

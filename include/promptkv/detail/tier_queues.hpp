@@ -71,6 +71,12 @@ public:
         return fallback;
     }
 
+    [[nodiscard]] std::size_t size() const noexcept {
+        std::size_t all = 0;
+        for (const Tier& tier : tiers_)
+            all += tier.size;
+        return all;
+    }
     [[nodiscard]] std::size_t size(TierEnum tier) const noexcept {
         return tiers_[tier_index(tier)].size;
     }
