@@ -63,27 +63,23 @@ enum class RemovalReason : std::uint8_t {
 enum class Rules : std::uint8_t { promptkv, mlx_lm };
 
 [[nodiscard]] constexpr std::string_view name(Match match) noexcept {
-    return detail::name_of(match,
-                           std::array<std::string_view, 4>{"none", "exact", "shorter", "longer"});
+    return detail::name_of(match, {"none", "exact", "shorter", "longer"});
 }
 [[nodiscard]] constexpr std::string_view name(Outcome outcome) noexcept {
-    return detail::name_of(outcome, std::array<std::string_view, 7>{"stored", "replaced", "present",
-                                                                    "declined", "cancelled",
-                                                                    "too_large", "no_room"});
+    return detail::name_of(outcome, {"stored", "replaced", "present", "declined", "cancelled",
+                                     "too_large", "no_room"});
 }
 [[nodiscard]] constexpr std::string_view name(MissReason reason) noexcept {
-    return detail::name_of(
-        reason, std::array<std::string_view, 8>{"none", "nothing_shared", "other_model", "evicted",
-                                                "not_cuttable", "needs_last_token", "leased",
-                                                "below_min_reuse"});
+    return detail::name_of(reason,
+                           {"none", "nothing_shared", "other_model", "evicted", "not_cuttable",
+                            "needs_last_token", "leased", "below_min_reuse"});
 }
 [[nodiscard]] constexpr std::string_view name(RemovalReason reason) noexcept {
-    return detail::name_of(reason,
-                           std::array<std::string_view, 7>{"evicted", "cut", "absorbed", "replaced",
-                                                           "erased", "taken", "cleared"});
+    return detail::name_of(
+        reason, {"evicted", "cut", "absorbed", "replaced", "erased", "taken", "cleared"});
 }
 [[nodiscard]] constexpr std::string_view name(Rules rules) noexcept {
-    return detail::name_of(rules, std::array<std::string_view, 2>{"promptkv", "mlx_lm"});
+    return detail::name_of(rules, {"promptkv", "mlx_lm"});
 }
 
 inline constexpr std::size_t unlimited = (std::numeric_limits<std::size_t>::max)();

@@ -58,14 +58,12 @@ enum class LoadEnd : std::uint8_t {
 };
 
 [[nodiscard]] constexpr std::string_view name(LoadEnd end) noexcept {
-    return detail::name_of(
-        end, std::array<std::string_view, 12>{"running", "loaded", "in_memory", "absent", "slower",
-                                              "no_room", "cancelled", "deadline", "vanished",
-                                              "bad_record", "store_failed", "no_memory"});
+    return detail::name_of(end, {"running", "loaded", "in_memory", "absent", "slower", "no_room",
+                                 "cancelled", "deadline", "vanished", "bad_record", "store_failed",
+                                 "no_memory"});
 }
 [[nodiscard]] constexpr std::string_view name(WriteWhen when) noexcept {
-    return detail::name_of(when,
-                           std::array<std::string_view, 3>{"evicted", "inserted", "second_use"});
+    return detail::name_of(when, {"evicted", "inserted", "second_use"});
 }
 
 /// What a store has of a prompt beyond memory.

@@ -36,9 +36,8 @@ struct Stats {
     std::uint64_t cancelled = 0;
     std::uint64_t too_large = 0;
     std::uint64_t no_room = 0;
-    std::uint64_t stored_in_part =
-        0;                     ///< of the inserts that were stored or replaced, those of a part
-    std::uint64_t evicted = 0; ///< entries evicted whole
+    std::uint64_t stored_in_part = 0; ///< of those that were stored or replaced: a part alone
+    std::uint64_t evicted = 0;        ///< entries evicted whole
     std::uint64_t evicted_unused = 0; ///< of these, entries that nothing ever used
     std::uint64_t cut = 0;            ///< evictions of an entry's tail
     std::uint64_t absorbed = 0;       ///< entries that left because a longer one serves their keys
@@ -49,10 +48,8 @@ struct Stats {
     std::uint64_t demoted = 0;    ///< entries that their session's next entry made the next victims
     std::uint64_t tokens_evicted = 0; ///< tokens of evicted entries and of cut tails
     std::uint64_t bytes_evicted = 0;  ///< bytes that evictions freed
-    std::size_t bytes_referenced =
-        0; ///< sum of what the entries refer to; a shared block counts often
-    std::size_t bytes_leased =
-        0; ///< sum of what leased payloads refer to; a shared block counts often
+    std::size_t bytes_referenced = 0; ///< that entries refer to; a shared block counts often
+    std::size_t bytes_leased = 0;   ///< that leased payloads refer to; a shared block counts often
     std::size_t bytes_reserved = 0; ///< bytes held for reservations
     std::size_t peak_nbytes = 0;    ///< the most that `nbytes()` has been
 };

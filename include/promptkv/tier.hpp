@@ -6,10 +6,10 @@
 #include <promptkv/config.hpp>
 #include <promptkv/version.hpp>
 
-#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string_view>
 #include <type_traits>
 
@@ -44,11 +44,11 @@ concept TierEnumeration = std::is_enum_v<T> && requires {
 namespace detail {
 
 /// The name at an enumerator's place; "?" for a value outside the enum.
-template <class Enum, std::size_t N>
+template <class Enum>
 [[nodiscard]] constexpr std::string_view
-name_of(Enum value, const std::array<std::string_view, N>& names) noexcept {
+name_of(Enum value, std::initializer_list<std::string_view> names) noexcept {
     const auto i = static_cast<std::size_t>(value);
-    return i < N ? names[i] : "?";
+    return i < names.size() ? names.begin()[i] : "?";
 }
 
 /// The number of a tier. A value outside the enum is a broken precondition; without assertions it
@@ -63,7 +63,7 @@ template <class TierEnum>
 } // namespace detail
 
 [[nodiscard]] constexpr std::string_view name(Tier tier) noexcept {
-    return detail::name_of(tier, std::array<std::string_view, 3>{"assistant", "user", "system"});
+    return detail::name_of(tier, {"assistant", "user", "system"});
 }
 
 } // namespace promptkv::inline PROMPTKV_ABI

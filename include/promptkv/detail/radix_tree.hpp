@@ -40,10 +40,8 @@ public:
     using Key = std::span<const Token>;
 
     struct Place {
-        Node* node =
-            nullptr; // the last node that the key reaches in full; null: the tree has no node
-        Node* inside =
-            nullptr; // the child in whose edge the key ends or leaves; null: at `node` itself
+        Node* node = nullptr;   // the last one that the key reaches in full; null: there is none
+        Node* inside = nullptr; // the child in whose edge the key ends or leaves; null: at `node`
         std::size_t common = 0; // tokens that match
 
         /// The node below which lies every key that shares `common` tokens.

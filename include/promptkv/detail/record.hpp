@@ -48,9 +48,8 @@ struct Record {
     typename Policy::template Hook<Record> hook{};
 
     // the cache
-    Payload* payload =
-        nullptr;            // of an entry; afterwards what there is to report and destroy, or null
-    Record* next = nullptr; // in a chain of the call under way
+    Payload* payload = nullptr; // of an entry; afterwards what is to be reported, or null
+    Record* next = nullptr;     // in a chain of the call under way
     union {
         std::uint64_t stored_at = 0; // an entry's: lookups before it was stored
         std::size_t left_bytes;      // afterwards: what the payload, or the tail, refers to
@@ -67,8 +66,7 @@ struct Record {
     };
     TierEnum tier{};
     RemovalReason reason{};
-    bool shown : 1 =
-        false; // lookups of other keys may find it as a longer one; the index writes it
+    bool shown : 1 = false;      // lookups of other keys may find it; the index writes it
     bool serves_any : 1 = false; // it was shown: it served parts of its key; the index writes it
     bool remembered : 1 = false; // it was evicted and holds a place in the index alone
     bool remember : 1 = false;   // it is to be remembered when the index lets go of it
@@ -120,8 +118,7 @@ struct Partition {
         : model(name), hash(hash_of_name) {}
 
     const typename R::Model model;
-    const std::size_t
-        hash; // of the model, kept so that removing it asks nothing of the caller's type
+    const std::size_t hash; // of the model: removing it asks nothing of the caller's type
     typename R::Tree tree;
     std::size_t nbytes = 0; // what its entries refer to; the ledger writes it
     std::unordered_map<std::uint64_t, R*> sessions; // the entry that a session stored last

@@ -24,11 +24,10 @@ struct SharedPayload;
 /// the payload is stored, and whoever takes the count from 1 to 0 subtracts them after.
 template <class KV>
 struct Account {
-    std::atomic<std::size_t> bytes{0};    // of the payloads held, each block once
-    std::atomic<std::size_t> reserved{0}; // held for reservations
-    std::atomic<SharedPayload<KV>*> ended{
-        nullptr};                       // payloads whose last lease ended, for the next call
-    std::atomic<std::size_t> owners{1}; // the cache, its payloads and reservations
+    std::atomic<std::size_t> bytes{0};              // of the payloads held, each block once
+    std::atomic<std::size_t> reserved{0};           // held for reservations
+    std::atomic<SharedPayload<KV>*> ended{nullptr}; // their last lease ended; for the next call
+    std::atomic<std::size_t> owners{1};             // the cache, its payloads and reservations
 
     void release() noexcept {
         if (owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
