@@ -4,6 +4,7 @@
 #define PROMPTKV_BLOCK_KV_HPP
 
 #include <promptkv/config.hpp>
+#include <promptkv/detail/exceptions.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -331,15 +332,12 @@ private:
     }
 
     [[nodiscard]] bool try_reserve(std::size_t n) noexcept {
-#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
-        try {
+        PROMPTKV_TRY {
             blocks_.reserve(n);
-        } catch (...) {
+        }
+        PROMPTKV_CATCH_ALL {
             return false;
         }
-#else
-        blocks_.reserve(n);
-#endif
         return true;
     }
 

@@ -264,16 +264,11 @@ private:
                     table_.reset();
             }
         }
-        if (table_ && size_ > scan_limit && table_->nbytes() > std::size_t{128} * size_)
-            shrink_table();
-    }
-
-    void shrink_table() noexcept {
-        PROMPTKV_TRY {
-            table_ = make_table(2 * size_);
-        }
-        PROMPTKV_CATCH_ALL {
-            // the table stays larger than it has to be
+        if (table_ && size_ > scan_limit && table_->nbytes() > std::size_t{128} * size_) {
+            PROMPTKV_TRY {
+                table_ = make_table(2 * size_);
+            }
+            PROMPTKV_CATCH_ALL {} // the table stays larger than it has to be
         }
     }
 

@@ -28,15 +28,6 @@ template <class R>
     return less(length, static_cast<std::size_t>(part * static_cast<double>(length)) + 1);
 }
 
-/// Of a payload without blocks: the longest prefix that it serves, up to `most`. 0: that is shorter
-/// than `least`.
-template <class R>
-[[nodiscard]] std::size_t cut_at_served_prefix(const R& record, std::size_t least,
-                                               std::size_t most) noexcept {
-    const std::size_t served = served_prefix(record.kv(), record.length(), most);
-    return served >= least ? served : 0;
-}
-
 /// Of a payload with blocks: the largest multiple of `step` that frees `wanted` bytes. Where none does:
 /// `low`, if that frees something; else 0. Doubles the distance from the end, then halves the interval.
 template <class R>
@@ -76,10 +67,13 @@ template <class R>
     if (low >= record.length())
         return 0;
     const std::size_t guess = proportional_cut(record, wanted) / step * step;
-    if constexpr (BlockPayload<typename R::KV>)
+    if constexpr (BlockPayload<typename R::KV>) {
         return cut_between_blocks(record, wanted, low, guess, step, in_use);
-    else
-        return cut_at_served_prefix(record, least, (std::max)(guess, low));
+    } else {
+        const std::size_t served =
+            served_prefix(record.kv(), record.length(), (std::max)(guess, low));
+        return served >= least ? served : 0;
+    }
 }
 
 /// Where the edge begins at whose end a record's key ends.

@@ -43,20 +43,17 @@ public:
     /// From now on entries of more persistent tiers than this are no victims.
     void spare_above(typename R::TierEnum tier) noexcept { most_tier_ = tier_index(tier); }
 
+    /// The incoming entry gives up nothing.
+    struct Nothing {
+        bool operator()(std::size_t /*wanted*/) const noexcept { return false; }
+    };
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
-    /// to evict.
+    /// to evict. Where the policy says that `incoming`, an entry that is being stored, is the victim itself,
+    /// `give_up(wanted)` lowers `nbytes`; false: it is declined. It is no victim where it was set aside.
     /// Requires: both are within the limits.
-    Evicted make_room(CacheLimits limits, std::size_t nbytes, std::size_t entries,
-                      const R* incoming = nullptr) noexcept {
-        return make_room(limits, nbytes, entries, incoming, [](std::size_t) { return false; });
-    }
-
-    /// The same for an entry that is being stored. Where the policy says that `incoming` itself is the
-    /// victim, `give_up(wanted)` lowers `nbytes`; false: it is declined. It is no victim where it was set
-    /// aside.
-    template <class GiveUp>
+    template <class GiveUp = Nothing>
     Evicted make_room(CacheLimits limits, const std::size_t& nbytes, std::size_t entries,
-                      const R* incoming, GiveUp give_up) noexcept {
+                      const R* incoming = nullptr, GiveUp give_up = {}) noexcept {
         incoming_ = incoming;
         Evicted evicted;
         while (parts_.ledger.size() > limits.max_entries - entries && evict_entry(evicted)) {
@@ -121,12 +118,14 @@ private:
     static constexpr int max_longer = 16;
     static constexpr int max_path = 512;
 
-    /// The policy's victim. Leased entries that come up are set aside until their last lease ends.
-    [[nodiscard]] R* candidate() noexcept {
+    /// The policy's victim. Null: there is none, or it is the incoming entry, which `evicted` notes. Leased
+    /// entries that come up are set aside until their last lease ends.
+    [[nodiscard]] R* candidate(Evicted& evicted) noexcept {
         for (;;) {
             R* record = parts_.order.victim();
-            if (record == nullptr || record == incoming_)
-                return record;
+            evicted.declined = record != nullptr && record == incoming_;
+            if (record == nullptr || evicted.declined)
+                return nullptr;
             if (is_spared(*record))
                 pass_over(*record);
             else if (record->payload->set_aside())
@@ -137,12 +136,6 @@ private:
     }
     [[nodiscard]] bool is_spared(const R& record) const noexcept {
         return tier_index(record.tier) > most_tier_;
-    }
-
-    /// Notes where the victim is the incoming entry itself.
-    [[nodiscard]] bool is_declined(const R* victim, Evicted& evicted) const noexcept {
-        evicted.declined = victim == incoming_;
-        return evicted.declined;
     }
 
     /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves.
@@ -157,26 +150,20 @@ private:
     }
 
     bool evict_entry(Evicted& evicted) noexcept {
-        for (;;) {
-            R* record = candidate();
-            if (record == nullptr || is_declined(record, evicted))
-                return false;
-            if (has_chance(*record)) {
-                take_chance(*record);
-                continue;
-            }
-            drop(thinnest(*record), evicted);
-            return true;
+        R* record = candidate(evicted);
+        while (record != nullptr && has_chance(*record)) {
+            take_chance(*record);
+            record = candidate(evicted);
         }
+        if (record != nullptr)
+            drop(thinnest(*record), evicted);
+        return record != nullptr;
     }
 
     /// Evicts `wanted` bytes, or fewer where the victim has fewer. `in_use`: what is used outside of the
     /// cache does not count as freed. False: no entry can free anything.
     bool evict_bytes(std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
-        for (;;) {
-            R* record = candidate();
-            if (record == nullptr || is_declined(record, evicted))
-                return false;
+        while (R* record = candidate(evicted)) {
             if (has_chance(*record)) {
                 if (cut(*record, wanted, std::max<std::size_t>(record->chance, least_cut(*record)),
                         in_use, evicted))
@@ -201,6 +188,7 @@ private:
                 return true;
             pass_over(*record);
         }
+        return false;
     }
 
     /// False: dropping the entry would free nothing.
