@@ -228,8 +228,7 @@ TEST_CASE("A payload may be leased that never was an entry") {
     Book book;
     R& record = book.add(blocks("abcd"));
     Blocks prefix = record.kv().clone_prefix(2);
-    auto made = std::make_unique<R::Payload>(book.ledger.account());
-    auto lease = book.ledger.lease_apart(std::move(made), std::move(prefix));
+    auto lease = book.ledger.lease_apart(std::move(prefix));
     CHECK(book.ledger.nbytes() == 4); // the block is shared
     CHECK(book.ledger.leased().nbytes == 2);
     CHECK(book.ledger.leased().entries == 0);

@@ -18,7 +18,6 @@
 #include <promptkv/stats.hpp>
 #include <promptkv/version.hpp>
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -204,7 +203,8 @@ public:
         tier = static_cast<TierEnum>(tier_index(tier));
         typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
         const auto sharing = Reservations<R>::sharing(spot, tokens.size());
-        const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, sharing.kv(), true};
+        const KV* shared = sharing.entry != nullptr ? std::addressof(sharing.entry->kv()) : nullptr;
+        const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, shared, true};
         const Decision<R> decision = decide(spot, model, tokens, incoming, tier, true, call);
         if (decision.outcome == Outcome::present)
             use_present(decision, spot, tokens, tier, options, call);

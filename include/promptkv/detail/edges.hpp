@@ -18,8 +18,8 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// Tells the policy which nodes a request used, and which are new. Does nothing for a policy without node
-/// hooks.
+/// Tells the policy which nodes a request used, and which are new. For a policy without node hooks the first
+/// three functions do nothing, and nobody calls the others.
 ///
 /// Where entries serve parts of their keys, a request uses each node that it runs over, whether its
 /// state is stored or remembered. Where they serve their whole keys only, it uses the entry that it was
@@ -78,39 +78,33 @@ public:
 
     /// The key at a node is remembered although it was never stored: what continues an entry without a
     /// branch belongs to that entry's edge.
-    void declined([[maybe_unused]] Node& node,
-                  [[maybe_unused]] const InsertOptions& options) noexcept {
-        if constexpr (observes_edges<Policy>) {
-            const std::uint32_t now = request_of(options);
-            const bool parts = node.value->serves_any;
-            if (parts)
-                use_above(node, now);
-            if (parts && is_joined(node, node.value->tier))
-                node.hook.is_tail = true;
-            else
-                born(node, now);
-            extended(node, now, options.hint);
-        }
+    void declined(Node& node, const InsertOptions& options) noexcept {
+        const std::uint32_t now = request_of(options);
+        const bool parts = node.value->serves_any;
+        if (parts)
+            use_above(node, now);
+        if (parts && is_joined(node, node.value->tier))
+            node.hook.is_tail = true;
+        else
+            born(node, now);
+        extended(node, now, options.hint);
     }
 
     /// What the edge would be at whose end a new key of `n` tokens stands. Requires: it is not stored.
-    void expect([[maybe_unused]] typename Policy::NodeHook& hook, [[maybe_unused]] const Spot& spot,
-                [[maybe_unused]] std::size_t n, [[maybe_unused]] typename R::TierEnum tier,
-                [[maybe_unused]] const InsertOptions& options) noexcept {
-        if constexpr (observes_edges<Policy>) {
-            const Node* edge = edge_of_key(spot, n, tier);
-            const std::size_t start = edge != nullptr ? edge->parent->depth : spot.common();
-            const std::uint32_t now = request_of(options);
-            const typename Order::Use use{now, n - start, feature_of(tier)};
-            if (edge == nullptr)
-                hook.begin(spot.place.inside != nullptr ? 2 : siblings(spot.place.node, 1), use);
-            else if (edge->hook.is_observed())
-                hook = edge->hook.continued(use);
-            else
-                hook.begin(siblings(edge->parent, 0), use);
-            if (const auto said = hint_of(order_.extension(now, n), options.hint))
-                hook.set_hint(*said);
-        }
+    void expect(typename Policy::NodeHook& hook, const Spot& spot, std::size_t n,
+                typename R::TierEnum tier, const InsertOptions& options) noexcept {
+        const Node* edge = edge_of_key(spot, n, tier);
+        const std::size_t start = edge != nullptr ? edge->parent->depth : spot.common();
+        const std::uint32_t now = request_of(options);
+        const typename Order::Use use{now, n - start, feature_of(tier)};
+        if (edge == nullptr)
+            hook.begin(spot.place.inside != nullptr ? 2 : siblings(spot.place.node, 1), use);
+        else if (edge->hook.is_observed())
+            hook = edge->hook.continued(use);
+        else
+            hook.begin(siblings(edge->parent, 0), use);
+        if (const auto said = hint_of(order_.extension(now, n), options.hint))
+            hook.set_hint(*said);
     }
 
 private:

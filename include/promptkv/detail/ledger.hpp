@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
@@ -185,9 +184,9 @@ public:
         return PayloadLease<KV>(&payload);
     }
 
-    /// Leases a payload that never was an entry: what a reservation shares.
-    [[nodiscard]] PayloadLease<KV> lease_apart(std::unique_ptr<Payload> made, KV&& kv) noexcept {
-        Payload* payload = made.release();
+    /// Leases a payload that never was an entry: what a reservation shares. Throws what an allocation throws.
+    [[nodiscard]] PayloadLease<KV> lease_apart(KV&& kv) {
+        auto* payload = new Payload(*account_);
         payload->nbytes = kv_traits<KV>::nbytes(kv);
         const std::size_t added = less(payload->nbytes, pin_blocks(kv, account_));
         payload->emplace(std::move(kv));

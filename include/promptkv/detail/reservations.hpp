@@ -35,7 +35,6 @@ public:
     using ModelView = typename R::ModelView;
     using Token = typename R::Token;
     using Tokens = typename R::Tokens;
-    using Payload = typename R::Payload;
 
     /// What an erase may void: the key of a reservation.
     struct Claim {
@@ -63,22 +62,18 @@ public:
         std::uint64_t version = 0;
     };
 
-    /// An entry that a reservation can share blocks with, and for how many tokens.
-    struct Sharing {
-        const R* entry = nullptr;
-        std::size_t tokens = 0;
-        [[nodiscard]] const KV* kv() const noexcept {
-            return entry != nullptr ? std::addressof(entry->kv()) : nullptr;
-        }
-    };
+    using Sharing = typename Index<R>::Sharing;
 
     explicit Reservations(Parts<R>& parts) noexcept : parts_(parts) {}
 
-    /// What is stored of the key of `n` tokens that was located.
+    /// The entry that a reservation of the key of `n` tokens that was located can share blocks with, and for
+    /// how many tokens.
     [[nodiscard]] static Sharing sharing(const typename Index<R>::Spot& spot,
                                          std::size_t n) noexcept {
-        const auto found = Index<R>::any_sharing(spot);
-        return {found.entry, found.entry != nullptr ? shareable(*found.entry, found.tokens, n) : 0};
+        Sharing found = Index<R>::any_sharing(spot);
+        if (found.entry != nullptr)
+            found.tokens = shareable(*found.entry, found.tokens, n);
+        return found;
     }
 
     /// Carries out what was decided: holds room for the first tokens of the key, and what is stored of
@@ -105,7 +100,8 @@ public:
             const std::size_t n = (std::min)(sharing.tokens, decision.tokens);
             reserved.prefix_tokens = n > 0 ? shareable(*sharing.entry, n, decision.tokens) : 0;
             if (reserved.prefix_tokens > 0) {
-                reserved.prefix = share_prefix(*sharing.entry, reserved.prefix_tokens);
+                reserved.prefix =
+                    parts_.ledger.lease_apart(share(sharing.entry->kv(), reserved.prefix_tokens));
                 held = less(held, reserved.prefix.get()->nbytes);
             }
         }
@@ -287,12 +283,6 @@ private:
         } else {
             return 0;
         }
-    }
-
-    /// A leased payload of the first `n` tokens of an entry. Requires: n is shareable.
-    [[nodiscard]] PayloadLease<KV> share_prefix(const R& from, std::size_t n) {
-        auto made = std::make_unique<Payload>(parts_.ledger.account());
-        return parts_.ledger.lease_apart(std::move(made), share(from.kv(), n));
     }
 
     void forget_expired() noexcept {
