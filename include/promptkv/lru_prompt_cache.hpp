@@ -156,11 +156,11 @@ public:
         /// ends. Requires: *this is true.
         [[nodiscard]] const KV& kv() const noexcept {
             PROMPTKV_ASSERT(payload_);
-            return payload_.get()->kv;
+            return payload_->kv;
         }
         /// Ends the lease before its destructor does. Destroys the payload if its entry left and this is the
         /// last lease. Complexity: O(1), plus that destruction.
-        void end() noexcept { payload_.end(); }
+        void end() noexcept { payload_.reset(); }
 
     private:
         friend BasicPromptCache;
@@ -192,8 +192,8 @@ public:
         [[nodiscard]] std::optional<KV> prefix() const {
             if constexpr (SharedPrefixPayload<KV> || ClonablePayload<KV>) {
                 if (reserved_.prefix)
-                    return std::optional<KV>(detail::share(
-                        std::as_const(reserved_.prefix.get()->kv), reserved_.prefix_tokens));
+                    return std::optional<KV>(detail::share(std::as_const(reserved_.prefix->kv),
+                                                           reserved_.prefix_tokens));
             }
             return std::nullopt;
         }
@@ -604,7 +604,7 @@ public:
         entries.reserve(leases.size());
         for (detail::PayloadLease<KV>& lease : leases) {
             const Look look(*cache_);
-            if (const auto* record = static_cast<const Record*>(lease.get()->record)) {
+            if (const auto* record = static_cast<const Record*>(lease->record)) {
                 entries.push_back(SnapshotEntry{record->home->model, record->node->key(),
                                                 record->tier, Lease(Lookup(), std::move(lease))});
             }

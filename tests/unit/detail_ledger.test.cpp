@@ -152,7 +152,7 @@ TEST_CASE("A leased entry that leaves stays in the account until its lease ends"
     CHECK(book.ledger.leased().nbytes == 4);
     CHECK(book.ledger.leased().entries == 0);
     CHECK(book.is_sound());
-    lease.end();
+    lease.reset();
     CHECK(book.ledger.nbytes() == 0);
     CHECK(book.ledger.leased().nbytes == 0);
     book.ledger.drain([](R&) { FAIL("it is no entry any more"); });
@@ -174,14 +174,14 @@ TEST_CASE("drain names the entries that were set aside and whose last lease has 
     const auto note = [&ended](R& record) { ended.push_back(&record); };
     book.ledger.drain(note);
     CHECK(ended.empty());
-    of_first.end();
-    of_third.end();
+    of_first.reset();
+    of_third.reset();
     book.ledger.drain(note);
     CHECK(ended.empty()); // one lease is still held, and the third was not set aside
-    again.end();
+    again.reset();
     book.ledger.drain(note);
     CHECK(ended == std::vector<R*>{&first});
-    of_second.end();
+    of_second.reset();
     book.ledger.drain(note);
     CHECK(ended == std::vector<R*>{&first, &second});
     CHECK(book.is_sound());
@@ -193,14 +193,14 @@ TEST_CASE("The sums of leases that were not walked never say too little") {
     auto lease = book.ledger.lease(*record.payload);
     CHECK(book.ledger.pinned_at_most() == 4);
     CHECK(book.ledger.leased_entries_at_most() == 1);
-    lease.end();
+    lease.reset();
     CHECK(book.ledger.leased().nbytes == 0);
     CHECK(book.is_sound());
 
     SECTION("and follow the leases in the long run") {
         for (int i = 0; i < 100; ++i) {
             R& other = book.add(blocks("xy"));
-            book.ledger.lease(*other.payload).end();
+            book.ledger.lease(*other.payload).reset();
             book.remove(other);
         }
         CHECK(book.ledger.pinned_at_most() <= 10);
@@ -235,7 +235,7 @@ TEST_CASE("A payload may be leased that never was an entry") {
     CHECK(Ledger::held_alone(record, 0, false) == 2);
     book.remove(record);
     CHECK(book.ledger.nbytes() == 2);
-    lease.end();
+    lease.reset();
     CHECK(book.ledger.nbytes() == 0);
     book.ledger.drain([](R&) { FAIL("it never was an entry"); });
     CHECK(book.is_sound());
@@ -256,9 +256,9 @@ TEST_CASE("leased_blocks counts the blocks of leased payloads once, and pins the
     const auto leased = book.ledger.leased_blocks(pins);
     CHECK(leased.nbytes == 6 + 10);
     CHECK(leased.blocks.size() == 3);
-    CHECK(leased.contains(kv.blocks()[1].use()));
+    CHECK(leased.blocks.contains(&kv.blocks()[1].use()));
     CHECK(pins.size() == 2);
-    of_first.end();
+    of_first.reset();
     CHECK(first.payload->leased());
     pins.clear();
     CHECK_FALSE(first.payload->leased());
@@ -271,7 +271,7 @@ TEST_CASE("A lease may outlive its ledger") {
         lease = book.ledger.lease(*book.add(blocks("abcd")).payload);
     }
     CHECK(text_of(lease.get()->kv) == "abcd");
-    lease.end();
+    lease.reset();
 }
 
 } // namespace

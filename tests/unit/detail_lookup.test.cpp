@@ -121,8 +121,7 @@ TEST_CASE("explain names the nearest key, and other models where this one shares
     test.add("abcdef", Tier::user, whole_only);
     test.add("xyz", Tier::user, {}, "other");
     const auto why = [&](std::string_view prompt) {
-        return to_string(promptkv::detail::explain<R>(test.index, "m", key(prompt), {},
-                                                      promptkv::detail::can_lease<Tape>));
+        return to_string(promptkv::detail::explain<R>(test.index, "m", key(prompt), {}));
     };
     CHECK(why("abcx") == "miss (not_cuttable): 3 of 4 tokens match, then 120 where 100 is stored; "
                          "nearest key: 6 tokens, user");

@@ -51,9 +51,9 @@ TEST_CASE("A payload whose leases end first is destroyed by the cache") {
     auto first = watched.lease();
     auto second = watched.lease();
     CHECK(watched.payload->leased());
-    first.end();
+    first.reset();
     CHECK(watched.payload->leased());
-    second.end();
+    second.reset();
     CHECK_FALSE(watched.payload->leased());
     CHECK_FALSE(watched.is_destroyed);
     watched.payload->drop(FarewellPayload::in_cache);
@@ -66,9 +66,9 @@ TEST_CASE("A payload that left the cache is destroyed by its last lease") {
     auto second = watched.lease();
     watched.payload->drop(FarewellPayload::in_cache);
     CHECK_FALSE(watched.is_destroyed);
-    first.end();
+    first.reset();
     CHECK_FALSE(watched.is_destroyed);
-    second.end();
+    second.reset();
     CHECK(watched.is_destroyed);
 }
 
@@ -78,9 +78,9 @@ TEST_CASE("A lease is shared only where there is one already") {
     auto lease = watched.lease();
     CHECK(watched.payload->share_lease());
     PayloadLease<Farewell> shared(watched.payload);
-    lease.end();
+    lease.reset();
     CHECK(watched.payload->leased());
-    shared.end();
+    shared.reset();
     CHECK_FALSE(watched.payload->leased());
     watched.payload->drop(FarewellPayload::in_cache);
 }
@@ -91,9 +91,9 @@ TEST_CASE("The last lease of an entry that was set aside queues it for the cache
     auto first = watched.lease();
     auto second = watched.lease();
     CHECK(watched.payload->set_aside());
-    first.end();
+    first.reset();
     CHECK(watched.account->ended.load() == nullptr);
-    second.end();
+    second.reset();
     CHECK(watched.account->ended.load() == watched.payload);
     CHECK_FALSE(watched.is_destroyed);
     watched.account->ended.store(nullptr); // as a drain does
@@ -101,7 +101,7 @@ TEST_CASE("The last lease of an entry that was set aside queues it for the cache
     CHECK_FALSE(watched.is_destroyed);
 
     SECTION("once") {
-        watched.lease().end();
+        watched.lease().reset();
         CHECK(watched.account->ended.load() == nullptr);
     }
     watched.payload->drop(FarewellPayload::in_cache);
@@ -161,7 +161,7 @@ TEST_CASE("The last lease of a payload that left takes its blocks out of the acc
     PayloadLease<Blocks> lease = begin(*payload);
     payload->drop(BlockShared::in_cache);
     CHECK(account->bytes.load() == 4);
-    lease.end();
+    lease.reset();
     CHECK(account->bytes.load() == 0);
 }
 

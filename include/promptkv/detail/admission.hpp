@@ -67,7 +67,7 @@ template <class KV>
         const auto count = [&](std::size_t from, bool add) {
             kv_traits<KV>::for_each_block(
                 *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-                    if (leased.contains(use))
+                    if (leased.blocks.contains(&use))
                         nbytes = add ? nbytes + block_bytes : less(nbytes, block_bytes);
                 });
         };
@@ -100,10 +100,11 @@ present_or_stored(const Parts<R>& parts, const typename Index<R>::Spot& spot, st
 /// whether that part needs to be stored is decided anew. `pins`: see Ledger::leased_blocks.
 template <class R>
 [[nodiscard]] Decision<R> decide(const Parts<R>& parts, const typename Index<R>::Spot& spot,
-                                 const Incoming<typename R::KV>& incoming, std::size_t n,
+                                 const Incoming<typename R::KV>& incoming,
                                  typename R::TierEnum tier, bool own_is_present,
                                  std::vector<PayloadLease<typename R::KV>>& pins) {
     using KV = typename R::KV;
+    const std::size_t n = incoming.length;
     const Decision<R> needed = present_or_stored(parts, spot, n, tier, own_is_present);
     if (needed.outcome == Outcome::present)
         return needed;

@@ -135,7 +135,7 @@ public:
     }
 
     [[nodiscard]] auto explain(ModelView model, Tokens tokens, FetchOptions options) const {
-        return detail::explain<R>(parts_.index, model, tokens, options, can_fetch<KV>);
+        return detail::explain<R>(parts_.index, model, tokens, options);
     }
 
     // insertion //////////////////////////////////////////////////////////////
@@ -412,7 +412,7 @@ private:
                                      const Incoming<KV>& incoming, TierEnum tier,
                                      bool own_is_present, Call& call) const {
         Decision<R> decision =
-            detail::decide(parts_, spot, incoming, tokens.size(), tier, own_is_present, call.pins);
+            detail::decide(parts_, spot, incoming, tier, own_is_present, call.pins);
         if (decision.outcome != Outcome::stored || decision.tokens == tokens.size())
             return decision;
         spot = parts_.index.locate(model, tokens.first(decision.tokens));

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
@@ -21,48 +22,23 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// Bytes held for a payload that is not there yet. Given back when it is destroyed, on any thread.
 template <class KV>
-class HeldBytes {
-public:
-    HeldBytes() = default;
-    HeldBytes(Account<KV>& account, std::size_t nbytes) noexcept
-        : account_(&account), nbytes_(nbytes) {
-        account.owners.fetch_add(1, std::memory_order_relaxed);
-        account.reserved.fetch_add(nbytes, std::memory_order_relaxed);
-    }
-    HeldBytes(HeldBytes&& other) noexcept
-        : account_(std::exchange(other.account_, nullptr)), nbytes_(other.nbytes_) {}
-    HeldBytes& operator=(HeldBytes&& other) noexcept {
-        if (this != &other) {
-            give_back();
-            account_ = std::exchange(other.account_, nullptr);
-            nbytes_ = other.nbytes_;
-        }
-        return *this;
-    }
-    ~HeldBytes() { give_back(); }
+struct GiveBack {
+    std::size_t nbytes = 0;
 
-    [[nodiscard]] std::size_t nbytes() const noexcept { return account_ != nullptr ? nbytes_ : 0; }
-
-    void give_back() noexcept {
-        if (Account<KV>* account = std::exchange(account_, nullptr)) {
-            account->reserved.fetch_sub(nbytes_, std::memory_order_release);
-            account->release();
-        }
+    void operator()(Account<KV>* account) const noexcept {
+        account->reserved.fetch_sub(nbytes, std::memory_order_release);
+        account->release();
     }
-
-private:
-    Account<KV>* account_ = nullptr;
-    std::size_t nbytes_ = 0;
 };
+/// Bytes held for a payload that is not there yet. Given back when this is destroyed, on any thread.
+template <class KV>
+using HeldBytes = std::unique_ptr<Account<KV>, GiveBack<KV>>;
 
 /// The blocks of the leased payloads, each once.
 struct LeasedBlocks {
     std::unordered_set<const BlockUse*> blocks;
     std::size_t nbytes = 0; // with what else these payloads refer to, and with what is reserved
-
-    [[nodiscard]] bool contains(const BlockUse& use) const { return blocks.contains(&use); }
 };
 
 /// The only writer of bytes and counts.
@@ -217,9 +193,10 @@ public:
     }
 
     [[nodiscard]] HeldBytes<KV> reserve(std::size_t nbytes) noexcept {
-        HeldBytes<KV> held(*account_, nbytes);
+        account_->owners.fetch_add(1, std::memory_order_relaxed);
+        account_->reserved.fetch_add(nbytes, std::memory_order_relaxed);
         note_peak();
-        return held;
+        return HeldBytes<KV>(account_, GiveBack<KV>{nbytes});
     }
 
     /// Walks the leased payloads. `pins` get leases that keep them there meanwhile; end them without a

@@ -180,12 +180,13 @@ template <class R>
     return found;
 }
 
-/// What a person wants to know of a prompt. `index` is for the other models.
+/// What a person wants to know of a fetch of the prompt. `index` is for the other models.
 template <class R>
 [[nodiscard]] Explanation<typename R::Token, typename R::TierEnum>
 explain(const Index<R>& index, typename R::ModelView model, typename R::Tokens tokens,
-        FetchOptions options, Eligibility can) {
+        FetchOptions options) {
     constexpr int max_models = 1024;
+    constexpr Eligibility can = can_fetch<typename R::KV>;
     const Choice<R> choice = choose<R>(index.locate(model, tokens), tokens.size(), options, can);
     Explanation<typename R::Token, typename R::TierEnum> why;
     why.reason = choice.miss;

@@ -102,7 +102,7 @@ public:
             if (reserved.prefix_tokens > 0) {
                 reserved.prefix =
                     parts_.ledger.lease_apart(share(sharing.entry->kv(), reserved.prefix_tokens));
-                held = less(held, reserved.prefix.get()->nbytes);
+                held = less(held, reserved.prefix->nbytes);
             }
         }
         const auto evicted =
@@ -145,11 +145,11 @@ public:
         }
         if (reserved.prefix)
             assign(given_up, adopt_blocks(kv, (std::min)(n, reserved.prefix_tokens),
-                                          std::as_const(reserved.prefix.get()->kv)));
+                                          std::as_const(reserved.prefix->kv)));
         if (n == 0 && !key.empty())
             return cancel(); // nothing was made
-        const std::size_t held = reserved.held.nbytes();
-        reserved.held.give_back();
+        const std::size_t held = reserved.held.get_deleter().nbytes;
+        reserved.held.reset();
         Inserted inserted;
         PROMPTKV_TRY {
             const bool is_found =

@@ -221,34 +221,13 @@ private:
     }
 };
 
-/// Ends a lease when it is destroyed. Move-only.
 template <class KV>
-class PayloadLease {
-public:
-    PayloadLease() = default;
-    /// Takes over a lease that has begun.
-    explicit PayloadLease(SharedPayload<KV>* payload) noexcept : payload_(payload) {}
-    PayloadLease(PayloadLease&& other) noexcept
-        : payload_(std::exchange(other.payload_, nullptr)) {}
-    PayloadLease& operator=(PayloadLease&& other) noexcept {
-        if (this != &other) {
-            end();
-            payload_ = std::exchange(other.payload_, nullptr);
-        }
-        return *this;
-    }
-    ~PayloadLease() { end(); }
-
-    void end() noexcept {
-        if (SharedPayload<KV>* payload = std::exchange(payload_, nullptr))
-            payload->end_lease();
-    }
-    [[nodiscard]] SharedPayload<KV>* get() const noexcept { return payload_; }
-    [[nodiscard]] explicit operator bool() const noexcept { return payload_ != nullptr; }
-
-private:
-    SharedPayload<KV>* payload_ = nullptr;
+struct EndLease {
+    void operator()(SharedPayload<KV>* payload) const noexcept { payload->end_lease(); }
 };
+/// A lease that has begun. It ends when this is destroyed.
+template <class KV>
+using PayloadLease = std::unique_ptr<SharedPayload<KV>, EndLease<KV>>;
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail
 
