@@ -59,8 +59,6 @@ namespace promptkv::inline PROMPTKV_ABI {
 template <class Cache, BlockStore Store, class Codec = NoCodec>
 class SecondLevel {
     using Types = detail::SecondLevelTypes<Cache>;
-    using Writer = detail::RecordWriter<Types, Store, Codec>;
-    using Loader = detail::RecordLoader<Types, Store, Codec>;
     using Load = detail::Load<Types>;
     static_assert(detail::WritableBlock<typename Types::Block>,
                   "a block needs write_block and make_block: see kv_traits");

@@ -97,12 +97,11 @@ struct SecondLevelStats {
     std::uint64_t stored_already = 0; ///< records that were not written, since the store has them
     // records that were not written, by reason
     std::uint64_t dropped_queue_full = 0;
-    std::uint64_t dropped_for_pool = 0;  ///< by `evict`
-    std::uint64_t dropped_erased = 0;    ///< their key was erased while they waited
-    std::uint64_t dropped_at_end = 0;    ///< they waited when the second level was destroyed
-    std::uint64_t dropped_too_short = 0; ///< keys below `min_tokens`
-    std::uint64_t dropped_no_payload =
-        0; ///< payloads that were not handed out, or are of other blocks
+    std::uint64_t dropped_for_pool = 0;   ///< by `evict`
+    std::uint64_t dropped_erased = 0;     ///< their key was erased while they waited
+    std::uint64_t dropped_at_end = 0;     ///< they waited when the second level was destroyed
+    std::uint64_t dropped_too_short = 0;  ///< keys below `min_tokens`
+    std::uint64_t dropped_no_payload = 0; ///< it was not handed out, or is of other blocks
     std::uint64_t dropped_no_memory = 0;
     std::uint64_t refused_full = 0; ///< by the store
     std::uint64_t refused_too_large = 0;

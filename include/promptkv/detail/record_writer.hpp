@@ -82,10 +82,9 @@ public:
         stats_.add(&SecondLevelStats::dropped_at_end, left.size());
     }
 
-    /// Queues what the store does not have. `deadline`: until when it waits for room in the queue; without
-    /// one it never waits. False: something was left out.
-    bool offer(const RecordHome& home, const Offered& offered,
-               Clock::time_point deadline = (Clock::time_point::min)()) {
+    /// Queues what the store does not have. `deadline`: see WriteQueue::push_by. False: something was left
+    /// out.
+    bool offer(const RecordHome& home, const Offered& offered, Clock::time_point deadline) {
         std::vector<Waiting> records = records_of(home, offered);
         std::vector<RecordInfo> known(records.size());
         if constexpr (Store::is_local) { // else the writer asks

@@ -33,10 +33,8 @@ public:
 
     // adding /////////////////////////////////////////////////////////////////
 
-    /// Never waits.
-    Pushed push(Items& one) { return push_by(one, (Clock::time_point::min)()); }
-
-    /// Waits for room until the deadline. `one` holds the item, and keeps it unless it is queued.
+    /// Waits for room until the deadline, which may be the least time: then it never waits. `one` holds the item,
+    /// and keeps it unless it is queued.
     Pushed push_by(Items& one, Clock::time_point deadline) {
         std::unique_lock lock(mutex_);
         const std::size_t nbytes = one.front().nbytes;
