@@ -70,7 +70,7 @@ struct NoMutex {
 ///
 /// Superseding, for payloads that cannot be cut: an insert makes the earlier entries on its path, of the
 /// same or a less persistent tier, the next victims of their tier, unless other entries continue them.
-/// Among these entries, the one whose removal leaves the smallest gap in tokens goes first.
+/// Among these entries, the one whose removal leaves the smallest gap in tokens is evicted first.
 ///
 /// Sessions: when a session stores a key, the entry that it stored last becomes the next victim of its
 /// tier if neither key continues the other, nothing continues it, and no other session stored it. If

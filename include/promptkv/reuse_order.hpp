@@ -24,7 +24,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// Evicts what promises the fewest hits for its room, as the requests so far tell.
 ///
 /// What is observed are edges: runs of tokens without a branch, or, for payloads that serve their whole
-/// key only, entries. It goes on observing them after they were evicted, while their keys are remembered.
+/// key only, entries. They are observed after they were evicted, too, while their keys are remembered.
 /// An edge is of a kind: how often it was used, the requests between its last two uses, how many
 /// siblings it had at first, its length, its tier, and a hint of the caller's. The victim has the least
 /// worth among the next `sample` candidates of a sweep. What was just stored can be the victim, so an

@@ -29,7 +29,7 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// What is behind the face of a cache: the parts, a mutex, and the steps of each call.
+/// What is behind BasicPromptCache: the parts, a mutex, and the steps of each call.
 ///
 /// A step that can fail comes first, then the change, then listeners and destructors: `Call` runs these
 /// when the cache is whole again and the mutex is unlocked.

@@ -125,7 +125,7 @@ private:
         return typename Order::Use{now, node.edge_length,
                                    record != nullptr ? feature_of(record->tier) : 0};
     }
-    /// Whether a node has no value that stays where a key of a tier that goes on from it is stored.
+    /// Whether a node has no value, or one that leaves when a key of `tier` that continues it is stored.
     [[nodiscard]] static bool gives_way(const Node& node, typename R::TierEnum tier) noexcept {
         const R* record = node.value;
         return record == nullptr ||

@@ -28,7 +28,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// A record that is not shown is not found as a longer one.
 ///
 /// A key that was evicted may be remembered: a record without a payload takes the place of the one that
-/// left. Where other keys go on below, the tokens of a node without a record are remembered with them.
+/// left. Where other keys continue below, the tokens of a node without a record are remembered with them.
 /// Exceptions: what hashing, comparing or copying a model throws, and allocations of `link`. Strong.
 template <class R>
 class Index {

@@ -54,7 +54,7 @@ public:
     Ledger() : account_(new Account<KV>) {}
     Ledger(const Ledger&) = delete;
     Ledger& operator=(const Ledger&) = delete;
-    /// Leases may go on. From now on the last one deletes its payload.
+    /// Leases may outlive it: from now on the last one deletes its payload.
     ~Ledger() {
         while (leased_.first != nullptr)
             unlist(*leased_.first);

@@ -56,7 +56,7 @@ struct ObservedEdge {
             ++uses;
         describe(log_feature(use.request - last), use);
     }
-    /// What it is to a request that goes on from it, and is perhaps the one that used it last.
+    /// What it becomes when a request continues it, perhaps the one that used it last.
     [[nodiscard]] ObservedEdge continued(const Use& use) const noexcept {
         ObservedEdge edge = *this;
         edge.slot = none;
@@ -78,7 +78,7 @@ struct ObservedEdge {
         part.is_obsolete = false;
         return part;
     }
-    /// The edge above goes on as this one; this is what was cut off.
+    /// The edge above takes over what was observed; this is what was cut off.
     void hand_over(ObservedEdge& above) noexcept {
         above = *this;
         interval = 0;

@@ -186,7 +186,7 @@ private:
         set_worths(all);
     }
 
-    /// One step of iterative scaling: a weight goes towards as many uses as its values were expected to
+    /// One step of iterative scaling: a weight moves towards as many uses as its values were expected to
     /// have. Counts the intervals of each level on the way, by the weights before the step.
     template <class ForEach>
     void step_weights(ForEach for_each_interval, const Ages<double>& until) noexcept {

@@ -38,7 +38,7 @@ public:
     struct Insert {
         KV& kv;
         std::size_t nbytes; // that it refers to; of a part: an estimate
-        bool is_part;       // only the part that the key's tokens are is kept
+        bool is_part;       // `kv` holds more than the key: the rest is cut off
         TierEnum tier;
         const InsertOptions& options;
         Inserted& inserted;         // the answer

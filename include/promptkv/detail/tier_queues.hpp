@@ -13,7 +13,7 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// Elements in the order of their last use, one queue per tier, with a second list per tier for those
-/// that are set aside: no victims for the time being, they go on counting in the rule.
+/// that are set aside: they are no victims, but count in the rule.
 ///
 ///     hot <-> ... <-> cold        each tier
 ///     set aside first <-> ... <-> last
