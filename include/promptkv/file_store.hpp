@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <list>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -339,9 +340,9 @@ private:
                 if (records_.empty())
                     break;
                 const RecordInfo& coldest = records_.back();
+                victims.push_back(coldest.name);
                 freed += detail::disk_bytes(coldest.nbytes);
                 used_ -= detail::disk_bytes(coldest.nbytes);
-                victims.push_back(coldest.name);
                 index_.erase(coldest.name);
                 records_.pop_back();
             }
@@ -366,6 +367,16 @@ private:
         if (need > options_.max_bytes)
             return PutResult::too_large;
         const std::lock_guard writing(writing_);
+        // All allocations of the index come first, so that a file that was written is in it.
+        std::list<RecordInfo> record{write.info};
+        record.front().nbytes = write.record.size();
+        Index entry;
+        entry.emplace(write.info.name, record.begin());
+        {
+            const std::lock_guard lock(mutex_);
+            if (index_.size() + 1 >= index_.bucket_count())
+                index_.reserve(2 * index_.size() + 2);
+        }
         if (!make_room(need))
             return PutResult::full;
         int error = write_file(write);
@@ -381,13 +392,13 @@ private:
                                                                         : PutResult::failed;
         }
         const std::lock_guard lock(mutex_);
-        const auto [at, is_new] = index_.try_emplace(write.info.name);
-        if (!is_new) { // the rename replaced it
-            used_ -= detail::disk_bytes(at->second->nbytes);
-            records_.erase(at->second);
+        if (const auto former = index_.find(write.info.name); former != index_.end()) {
+            used_ -= detail::disk_bytes(former->second->nbytes); // the rename replaced it
+            records_.erase(former->second);
+            index_.erase(former);
         }
-        at->second = records_.insert(records_.begin(), write.info);
-        at->second->nbytes = write.record.size();
+        records_.splice(records_.begin(), record);
+        index_.merge(entry);
         return PutResult::written;
     }
 
@@ -400,15 +411,21 @@ private:
             now = next_time();
             number = ++counter_;
         }
-        return directory_.write(write.info.name, write.record, now, options_.sync, number);
+        try {
+            return directory_.write(write.info.name, write.record, now, options_.sync, number);
+        } catch (const std::bad_alloc&) {
+            return ENOMEM;
+        }
     }
+
+    using Index = std::unordered_map<BlockName, std::list<RecordInfo>::iterator>;
 
     const Options options_;
     const detail::RecordDirectory directory_;
     std::mutex writing_;            // one write at a time; taken before the other
     mutable std::mutex mutex_;      // of what follows; never held while a record is read or written
     std::list<RecordInfo> records_; // the most recently used first
-    std::unordered_map<BlockName, std::list<RecordInfo>::iterator> index_;
+    Index index_;
     std::uint64_t used_ = 0;  // bytes on disk, with what is being written
     std::uint64_t aside_ = 0; // of these, what was set aside
     std::uint64_t counter_ = 0;

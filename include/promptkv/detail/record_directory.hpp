@@ -89,9 +89,11 @@ public:
                     AT_SYMLINK_NOFOLLOW);
     }
 
-    /// Writes a record to a temporary file and renames that. Returns 0 or errno; then nothing is left.
+    /// Writes a record to a temporary file and renames that. Returns 0 or errno; then nothing is left. Throws
+    /// what an allocation throws, before there is a file.
     [[nodiscard]] int write(const BlockName& record, std::span<const std::byte> bytes,
                             FileTime time, bool sync, std::uint64_t number) const {
+        const std::string target = path(record);
         const std::string temporary = "tmp/" + hex(record) + "." + std::to_string(number);
         const Descriptor file = open_at(root_, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600);
         if (!file)
@@ -101,7 +103,7 @@ public:
             error = errno;
         if (error == 0) {
             ::futimens(file.get(), to_timespecs(time).data());
-            error = rename(temporary, path(record));
+            error = rename(temporary, target);
         }
         if (error != 0)
             ::unlinkat(root_.get(), temporary.c_str(), 0);
