@@ -277,14 +277,12 @@ template <class KV>
 /// Calls one of the two functions that may return what the payload gave up. Empty: nothing came back.
 template <class KV, class F>
 [[nodiscard]] std::optional<KV> given_up(F f) noexcept {
-    if constexpr (std::is_void_v<decltype(f())>) {
-        f();
-    } else if constexpr (std::convertible_to<decltype(f()), std::optional<KV>>) {
-        return std::optional<KV>(f());
+    if constexpr (std::convertible_to<decltype(f()), std::optional<KV>>) {
+        return f();
     } else {
         static_cast<void>(f());
+        return std::nullopt;
     }
-    return std::nullopt;
 }
 
 template <class KV>
