@@ -155,7 +155,9 @@ public:
         : cache_(cache), core_(std::make_shared<Core>(cache, store, options)) {
         PROMPTKV_ASSERT(options.block_tokens > 0);
         if constexpr (Types::is_concurrent) {
-            for (std::size_t i = 0; i < (std::max<std::size_t>)(options.readers, 1); ++i)
+            const std::size_t readers = (std::max<std::size_t>)(options.readers, 1);
+            running_.reserve(readers); // a reader's thread must not throw
+            for (std::size_t i = 0; i < readers; ++i)
                 readers_.emplace_back([this] { serve_loads(); });
         }
         set_removal_listener(nullptr);
