@@ -215,7 +215,7 @@ public:
             inserted.outcome = Outcome::cancelled;
             if (const std::shared_ptr<Cache> cache = cache_.lock()) {
                 Call call(*cache);
-                inserted = cache->commit(reserved_, kv, tier_, options_, call, whole);
+                inserted = cache->commit(reserved_, kv, call, whole);
             }
             reserved_ = {};
             return inserted;
@@ -223,8 +223,6 @@ public:
 
         std::weak_ptr<Cache> cache_;
         typename Cache::Reserved reserved_;
-        TierEnum tier_{};
-        InsertOptions options_;
     };
 
     /// An entry as `for_each` shows it. The references are valid during the call.
@@ -421,8 +419,6 @@ public:
         Call call(*cache_);
         room.reserved_ = cache_->reserve(model, tokens, nbytes, tier, options, call);
         room.cache_ = cache_;
-        room.tier_ = tier;
-        room.options_ = options;
         return room;
     }
 

@@ -221,10 +221,9 @@ public:
 
     /// Stores what a reservation was made for; null: nothing was made. If it throws, the reservation is as
     /// before. `whole`: the key of a payload that may be larger than the part that there is room for.
-    Inserted commit(Reserved& reserved, KV* kv, TierEnum tier, const InsertOptions& options,
-                    Call& call, std::optional<Tokens> whole) {
+    Inserted commit(Reserved& reserved, KV* kv, Call& call, std::optional<Tokens> whole) {
         const auto store = [&](const auto& spot, ModelView model, Tokens tokens) {
-            return insert(spot, model, tokens, *kv, tier, options, true, call);
+            return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
         if (reserved.claim != nullptr && !reserved.claim->rest.empty() &&
@@ -233,7 +232,7 @@ public:
             if (inserted.tokens == key.size()) {
                 PROMPTKV_TRY {
                     key.insert(key.end(), reserved.claim->rest.begin(), reserved.claim->rest.end());
-                    remember(reserved.claim->model, key, tier, options);
+                    remember(reserved.claim->model, key, reserved.tier, reserved.options);
                 }
                 PROMPTKV_CATCH_ALL {} // it is not remembered
             }

@@ -54,7 +54,9 @@ public:
         PayloadLease<KV> prefix;       // what is stored of the key
         std::size_t prefix_tokens = 0; // and how many tokens that is
         HeldBytes<KV> held;
-        bool is_part = false;    // of the key that was asked for
+        bool is_part = false; // of the key that was asked for
+        typename R::TierEnum tier{};
+        InsertOptions options;
         std::size_t evicted = 0; // entries, to make the room
         std::size_t cut = 0;
         typename Index<R>::Spot spot; // of the first tokens, as long as the index has this version
@@ -86,6 +88,8 @@ public:
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
         reserved.is_part = decision.tokens < tokens.size();
+        reserved.tier = tier;
+        reserved.options = options;
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             return reserved;
         reserved.spot = spot;

@@ -99,10 +99,22 @@ public:
         }
     }
 
-    /// Queues a whole payload. False: something was left out.
+    /// Queues a payload, or the tail of one, which begins with block number `first`. `deadline`: see
+    /// WriteQueue::push_by. False: something was left out.
     bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
-               Clock::time_point deadline = (Clock::time_point::min)()) {
-        return offer(model, tokens, 0, kv, tier, deadline);
+               Clock::time_point deadline = (Clock::time_point::min)(), std::size_t first = 0) {
+        if (kv.block_tokens() != options.block_tokens) {
+            stats.add(&SecondLevelStats::dropped_no_payload);
+            return false;
+        }
+        if (tokens.size() < options.min_tokens) {
+            stats.add(&SecondLevelStats::dropped_too_short);
+            return true;
+        }
+        OfferedPayload<Types> offered{tokens, first, kv.blocks(), nullptr, tier};
+        if constexpr (Types::has_states)
+            offered.state = kv.shared_state();
+        return writer.offer(home(model), offered, deadline);
     }
 
     /// While it lives, what this thread evicts is not written.
@@ -124,13 +136,11 @@ public:
     /// Removes the records of a key that no resident key uses.
     void forget(ModelView model, Tokens tokens) {
         const std::size_t block = options.block_tokens;
-        const auto known = cache_.probe(model, tokens, {.min_remaining = 0});
-        const std::size_t used = Types::has_states ? known.matched() : known.reused();
         BlockNames<Token> names;
         const std::vector<BlockName> chain = names.chain(home(model).root, tokens, block);
         const std::size_t whole = chain.size() - 1;
         std::vector<BlockName> gone;
-        for (std::size_t i = used / block; i < whole; ++i)
+        for (std::size_t i = first_unused(model, tokens); i < whole; ++i)
             gone.push_back(chain[i + 1]);
         gone.push_back(names.end(chain[whole], tokens.subspan(whole * block)));
         forget(gone);
@@ -222,24 +232,14 @@ private:
         }
         const std::size_t block = options.block_tokens;
         const std::size_t first = (removal.kept_tokens + block - 1) / block; // of a tail
-        offer(removal.model, removal.tokens, first, *removal.payload, removal.tier,
-              (Clock::time_point::min)());
+        offer(removal.model, removal.tokens, *removal.payload, removal.tier,
+              (Clock::time_point::min)(), first);
     }
 
-    bool offer(ModelView model, Tokens tokens, std::size_t first, const KV& kv, TierEnum tier,
-               Clock::time_point deadline) {
-        if (kv.block_tokens() != options.block_tokens) {
-            stats.add(&SecondLevelStats::dropped_no_payload);
-            return false;
-        }
-        if (tokens.size() < options.min_tokens) {
-            stats.add(&SecondLevelStats::dropped_too_short);
-            return true;
-        }
-        OfferedPayload<Types> offered{tokens, first, kv.blocks(), nullptr, tier};
-        if constexpr (Types::has_states)
-            offered.state = kv.shared_state();
-        return writer.offer(home(model), offered, deadline);
+    /// The first block of a key that no resident key uses.
+    [[nodiscard]] std::size_t first_unused(ModelView model, Tokens tokens) const {
+        const auto known = cache_.probe(model, tokens, {.min_remaining = 0});
+        return (Types::has_states ? known.matched() : known.reused()) / options.block_tokens;
     }
 
     /// Adds the blocks of an erased prefix itself, from its end on, as far as neither a resident key nor
@@ -248,9 +248,7 @@ private:
                         const std::unordered_map<BlockName, RecordInfo>& all,
                         const std::unordered_map<BlockName, bool>& below,
                         std::vector<BlockName>& gone) const {
-        const auto known = cache_.probe(model, tokens, {.min_remaining = 0});
-        const std::size_t used =
-            (Types::has_states ? known.matched() : known.reused()) / options.block_tokens;
+        const std::size_t used = first_unused(model, tokens);
         std::unordered_map<BlockName, std::size_t> continued; // by so many records that stay
         for (const auto& each : all) {
             if (!below.at(each.first))
