@@ -345,15 +345,15 @@ private:
     void drain() noexcept {
         if (!parts_.ledger.has_ended())
             return;
-        R* back = nullptr;
+        Payload* back = nullptr; // a chain; no lease can queue these payloads before the call ends
         parts_.ledger.drain([&](R& record) {
             if (record.is_aside() && !record.payload->set_aside())
-                record.next = std::exchange(back, &record);
+                record.payload->next_ended = std::exchange(back, record.payload);
         });
-        if (back != nullptr && back->next != nullptr)
+        if (back != nullptr && back->next_ended != nullptr)
             back = sorted(back);
         while (back != nullptr)
-            parts_.put_back(*std::exchange(back, back->next));
+            parts_.put_back(record_of(*std::exchange(back, back->next_ended)));
     }
 
     /// Evicts what was leased when a limit was lowered.
@@ -362,30 +362,33 @@ private:
             Eviction<R>(parts_, call.gone).make_room(limits(), 0, 0);
     }
 
+    [[nodiscard]] static R& record_of(const Payload& payload) noexcept {
+        return *static_cast<R*>(payload.record);
+    }
     /// Sorts a chain: those that were set aside last come first.
-    [[nodiscard]] static R* sorted(R* chain) noexcept {
-        std::array<R*, 32> parts{}; // part i is empty or has 2^i records
+    [[nodiscard]] static Payload* sorted(Payload* chain) noexcept {
+        std::array<Payload*, 32> parts{}; // part i is empty or has 2^i payloads
         while (chain != nullptr) {
-            R* part = std::exchange(chain, chain->next);
-            part->next = nullptr;
+            Payload* part = std::exchange(chain, chain->next_ended);
+            part->next_ended = nullptr;
             std::size_t i = 0;
             for (; i + 1 < parts.size() && parts[i] != nullptr; ++i)
                 part = merged(std::exchange(parts[i], nullptr), part);
             parts[i] = merged(parts[i], part);
         }
-        R* all = nullptr;
-        for (R* part : parts)
+        Payload* all = nullptr;
+        for (Payload* part : parts)
             all = merged(all, part);
         return all;
     }
     /// Two sorted chains as one.
-    [[nodiscard]] static R* merged(R* a, R* b) noexcept {
-        R* first = nullptr;
-        R** at = &first;
+    [[nodiscard]] static Payload* merged(Payload* a, Payload* b) noexcept {
+        Payload* first = nullptr;
+        Payload** at = &first;
         while (a != nullptr && b != nullptr) {
-            R*& next = a->aside > b->aside ? a : b;
+            Payload*& next = record_of(*a).set_aside_at > record_of(*b).set_aside_at ? a : b;
             *at = next;
-            at = &(*at)->next;
+            at = &(*at)->next_ended;
             next = *at;
         }
         *at = a != nullptr ? a : b;

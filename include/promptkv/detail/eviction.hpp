@@ -90,7 +90,7 @@ public:
         if (record.last_of_session)
             record.home->sessions.erase(record.session);
         parts_.order.leave(record);
-        record.aside = 0;
+        record.aside = false;
         const auto left = parts_.ledger.remove(record);
         if (reason == RemovalReason::evicted)
             count_freed(left.freed);

@@ -41,7 +41,7 @@ struct Parts {
     std::size_t block_tokens = 1; // of the last payload that was stored
     bool serves_parts = false;    // whether that one serves parts of its key
     std::size_t peak_tokens = 0;  // the most tokens that were ever resident
-    std::uint32_t asides = 0;     // running number of entries that were set aside
+    std::uint32_t asides = 0;     // entries that were set aside so far
     bool is_closed = false;       // the cache is being destroyed: it stores nothing
 
     /// Says how many tokens of evicted keys may be remembered now.
@@ -62,13 +62,13 @@ struct Parts {
 
     void use(R& record) noexcept {
         order.used(record);
-        record.aside = 0;
+        record.aside = false;
         record.chance = 0;
         record.superseded = false;
     }
     void demote(R& record) noexcept {
         order.demote(record);
-        record.aside = 0;
+        record.aside = false;
     }
     /// Other entries came or left: the record may have become one that no other continues, or may no longer
     /// be one. Null: there is no record.
@@ -84,13 +84,12 @@ struct Parts {
     }
     void put_back(R& record) noexcept {
         order.put_back(record);
-        record.aside = 0;
+        record.aside = false;
     }
     void set_aside(R& record) noexcept {
         order.set_aside(record);
-        if (++asides == 0)
-            ++asides;
-        record.aside = asides;
+        record.aside = true;
+        record.set_aside_at = ++asides;
     }
 };
 

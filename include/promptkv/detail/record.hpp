@@ -49,7 +49,10 @@ struct Record {
 
     // the cache
     Payload* payload = nullptr; // of an entry; afterwards what is to be reported, or null
-    Record* next = nullptr;     // in a chain of the call under way
+    union {
+        Record* next = nullptr;     // in a chain of the call under way
+        std::uint32_t set_aside_at; // between calls: when it was set aside, as a running number
+    };
     union {
         std::uint64_t stored_at = 0; // an entry's: lookups before it was stored
         std::size_t left_bytes;      // afterwards: what the payload, or the tail, refers to
@@ -59,7 +62,6 @@ struct Record {
         std::uint64_t session = 0;       // the first that stored it; 0: none
         std::vector<Token>* left_tokens; // of what left and has no node: its key
     };
-    std::uint32_t aside = 0; // when it was set aside, as a running number; 0: it is not
     union {
         std::uint32_t chance = 0; // tokens that a longer match used since its own last use
         std::uint32_t left_kept;  // afterwards, of a cut: tokens that the entry kept
@@ -71,6 +73,7 @@ struct Record {
     bool remembered : 1 = false; // it was evicted and holds a place in the index alone
     bool remember : 1 = false;   // it is to be remembered when the index lets go of it
     bool is_entry : 1 = false;
+    bool aside : 1 = false;           // it was set aside
     bool used : 1 = false;            // it, or an entry that it absorbed, served a lookup
     bool superseded : 1 = false;      // by a longer entry, and not used since
     bool many_sessions : 1 = false;   // it was stored by more than one
@@ -93,7 +96,7 @@ struct Record {
     }
 
     [[nodiscard]] std::size_t length() const noexcept { return node->depth; }
-    [[nodiscard]] bool is_aside() const noexcept { return aside != 0; }
+    [[nodiscard]] bool is_aside() const noexcept { return aside; }
     /// Whether no other entry continues its state: dropping its tail frees something.
     [[nodiscard]] bool is_leaf() const noexcept { return !shown || node->beyond() == nullptr; }
     /// Requires: it is an entry.

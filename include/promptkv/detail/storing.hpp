@@ -86,7 +86,7 @@ public:
         if (tier <= record.tier)
             return;
         parts_.order.leave(record);
-        record.aside = 0;
+        record.aside = false;
         parts_.ledger.retier(record, tier);
         parts_.order.enter(record);
         absorb(record);
