@@ -40,7 +40,8 @@ enum class MissReason : std::uint8_t {
     none,           ///< it was a hit
     nothing_shared, ///< no stored key of the model begins as the prompt does
     other_model,    ///< nothing shared in this model, but another would have hit; only by `explain`
-    evicted, ///< a key that was evicted shares tokens with it; only if such keys are remembered
+    evicted, ///< a key that was evicted, or declined, shares tokens with it; only if such keys are
+             ///< remembered
     not_cuttable, ///< entries share tokens with the prompt, but none can be cut to them; a take does
                   ///< not cut longer entries
     needs_last_token, ///< only `min_remaining` stands in the way
@@ -117,7 +118,8 @@ struct FetchOptions {
     /// only misses on the very same prompt, unless this is 0.
     std::size_t min_remaining = 1;
     std::size_t min_reuse = 1; ///< reuse of fewer tokens is a miss
-    std::size_t align = 1;     ///< tokens; reuse is a multiple of it where the payload allows
+    std::size_t align =
+        1; ///< tokens, at least 1; reuse is a multiple of it where the payload allows
 };
 
 struct InsertOptions {

@@ -354,8 +354,8 @@ public:
     ///
     /// | outcome     | when                                                                        |
     /// |-------------|-----------------------------------------------------------------------------|
-    /// | `present`   | a longer entry of the same or a more persistent tier serves the key; that entry is treated as if a lookup had used it |
-    /// | `too_large` | it is larger than the whole budget and cannot be cut                        |
+    /// | `present`   | a longer entry of the same or a more persistent tier serves the key, one of the 16 nearest; that entry is treated as if a lookup had used it |
+    /// | `too_large` | it is larger than the whole budget, and no part of it may be stored         |
     /// | `no_room`   | together with what is leased or reserved it exceeds a limit                 |
     /// | `declined`  | the policy keeps nothing of it                                              |
     /// | `replaced`  | the key has an entry                                                        |
@@ -370,7 +370,8 @@ public:
     /// persistent. Then others are evicted until there is room, before `kv` is counted. The tier of a key
     /// never falls.
     /// Requires:   where the payload knows its length, it is tokens.size().
-    /// Effects:    `kv` is moved from only where it is stored or replaced.
+    /// Effects:    `kv` is moved from only where it is stored or replaced. It may come back cut from
+    ///             `no_room`, or from a policy that declines, if it has no blocks.
     /// Throws:     what an allocation throws, or the copy of the model; std::length_error for a key of
     ///             2^32 - 1 tokens or more.
     /// Complexity: O(tokens + blocks), and the evictions.
@@ -578,8 +579,8 @@ public:
         const Look look(*cache_);
         cache_->for_each([&](const Record& record) {
             const std::vector<Token> tokens = record.node->key();
-            const EntryView entry{record.home->model, tokens, record.tier, record.payload->nbytes,
-                                  record.kv(), record.session};
+            const EntryView entry{record.home->model,     tokens,      record.tier,
+                                  record.payload->nbytes, record.kv(), record.session};
             f(entry);
         });
     }

@@ -405,6 +405,29 @@ TEST_CASE("A model that cannot be copied is not stored, and its payload stays th
     REQUIRE(cache.size() == 3);
 }
 
+TEST_CASE("A payload that would be stored in part is not cut where the model cannot be copied") {
+    struct TwoBytes {
+        static std::size_t nbytes() noexcept { return 2; }
+    };
+    using Blocks = promptkv::BlockKV<TwoBytes>;
+    promptkv::LRUPromptCache<Blocks, Name> cache({.max_bytes = 8});
+    const Name unknown("unknown");
+    Blocks kv(2);
+    for (int i = 0; i < 10; ++i)
+        kv.append(TwoBytes{}, 2);
+    const auto insert = [&] {
+        return cache.insert(unknown, key("abababababababababab"), std::move(kv), Tier::user);
+    };
+    {
+        const FailingCalls<model_copy_call> now(0, true);
+        REQUIRE_THROWS_AS(insert(), Refusal);
+    }
+    REQUIRE(kv.length() == 20); // NOLINT(bugprone-use-after-move): that is the promise
+    REQUIRE(cache.nbytes() == 0);
+    REQUIRE(cache.check_invariants());
+    REQUIRE(insert().tokens == 4);
+}
+
 TEST_CASE("A copy constructor that throws leaves the entry where it was") {
     promptkv::LRUPromptCache<Unwilling> cache;
     cache.insert(m, key("abcd"), Unwilling(4), Tier::user);

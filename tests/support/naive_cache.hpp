@@ -282,7 +282,7 @@ public:
                 }
             }
         }
-        if (too_large && tokens == 0) {
+        if (too_large && tokens == 0 && !may_fit_later(key.size())) {
             ++stats_.too_large;
             room.outcome = Outcome::too_large;
             return room;
@@ -769,6 +769,11 @@ private:
         return limits_.max_bytes - std::min(limits_.max_bytes, sum);
     }
 
+    /// Whether a part of a payload may fit once leases and reservations have ended.
+    [[nodiscard]] bool may_fit_later(std::size_t tokens) const {
+        return may_be_partial(true) && tokens > 0 && free_for(nullptr) < limits_.max_bytes;
+    }
+
     [[nodiscard]] bool is_committing_prefix(int payload) const {
         return committing_ != 0 && !prefix_counts_ &&
                reservations_.at(committing_).prefix == payload;
@@ -885,13 +890,13 @@ private:
         const MissReason other = stored_matched > 0 ? MissReason::not_cuttable
                                  : hit.matched > 0  ? MissReason::evicted
                                                     : MissReason::nothing_shared;
-        hit.miss = best.reuse > 0 ? MissReason::below_min_reuse
-                   : leased > 0   ? MissReason::leased
-                   : whole > 0    ? MissReason::needs_last_token
-                                  : other;
+        const bool too_short = best.reuse > 0 || (whole > 0 && whole < options.min_reuse);
+        hit.miss = too_short    ? MissReason::below_min_reuse
+                   : leased > 0 ? MissReason::leased
+                   : whole > 0  ? MissReason::needs_last_token
+                                : other;
         // Where two things stand in the way, it is open which one is named.
-        const bool two = best.reuse == 0 && std::max(leased, whole) > 0 &&
-                         std::max(leased, whole) < options.min_reuse;
+        const bool two = hit.miss == MissReason::leased && leased < options.min_reuse;
         if (two && choices.choose(2) == 1) {
             hit.miss = other;
         }
@@ -1255,7 +1260,8 @@ private:
         }
         if (too_large || !fits(kv)) {
             decided.tokens = may_be_partial(too_large) ? part_that_fits(kv, too_large) : 0;
-            decided.outcome = too_large ? Outcome::too_large : Outcome::no_room;
+            decided.outcome =
+                too_large && !may_fit_later(key.size()) ? Outcome::too_large : Outcome::no_room;
             if (decided.tokens == 0) {
                 return decided;
             }

@@ -448,6 +448,15 @@ TEST_CASE("No part is stored where that is not wanted or not possible") {
     }
 }
 
+TEST_CASE("A part for which leases leave no room may fit later") {
+    Cache cache({.max_bytes = 10});
+    store(cache, "abcdefghij", Tier::user);
+    auto lease = cache.lease_nearest("m", key("abcdefghijk"));
+    CHECK(store(cache, "pqrstuvwxyz!", Tier::user).outcome == Outcome::no_room);
+    lease.end();
+    CHECK(store(cache, "pqrstuvwxyz!", Tier::user).tokens == 5);
+}
+
 TEST_CASE("A payload is cut to what leased payloads leave") {
     Cache cache({.max_bytes = 10});
     store(cache, "abcdef", Tier::user);

@@ -292,6 +292,12 @@ TEST_CASE("A payload is used unaligned where it cannot be aligned") {
         CHECK(cache.probe("m", key("abcdefghijk"), {.align = 3}).reused() == 6);
         CHECK(cache.probe("m", key("abcdefghijk"), {.align = 1}).reused() == 10);
     }
+    SECTION("also where a checkpoint lies one token before its end") {
+        store(cache, "abcdefg", Tier::user, {.step = 3}); // at 3, at 6, and at the end
+        CHECK(cache.probe("m", key("abcdefgh"), {.align = 5}).reused() == 7);
+        store(cache, "abcdx", Tier::user, {.step = 3});
+        CHECK(cache.probe("m", key("abcdefgh"), {.align = 5}).reused() == 7);
+    }
 }
 
 TEST_CASE("Reuse below min_reuse is a miss") {
@@ -313,6 +319,10 @@ TEST_CASE("Reuse below min_reuse is a miss") {
     SECTION("after it was rounded down") {
         CHECK_FALSE(cache.fetch_nearest("m", prompt, {.min_reuse = 3, .align = 2}));
         CHECK(cache.fetch_nearest("m", prompt, {.min_reuse = 2, .align = 2}).reused() == 2);
+    }
+    SECTION("for a prompt that is shorter than min_reuse") {
+        CHECK(cache.probe("m", key("a"), {.min_reuse = 4}).miss() == MissReason::below_min_reuse);
+        CHECK(cache.probe("m", key("ab"), {.min_reuse = 4}).miss() == MissReason::below_min_reuse);
     }
 }
 

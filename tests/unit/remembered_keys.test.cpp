@@ -71,6 +71,15 @@ TEMPLATE_TEST_CASE("explain says how many bytes were evicted since a key was", "
     CHECK(cache.explain("m", key("abcdx")).evicted_bytes_ago == 22 + ago);
 }
 
+TEST_CASE("An entry of the empty key shares nothing with an evicted one") {
+    Cache cache({.remembered_tokens = 100});
+    store(cache, "abcdef", Tier::user);
+    evict_all(cache);
+    store(cache, "", Tier::user);
+    CHECK(cache.probe("m", key("abcdx")).miss() == MissReason::evicted);
+    CHECK(cache.explain("m", key("abcdx")).reason == MissReason::evicted);
+}
+
 TEST_CASE("The age of an eviction is the same with a listener and without one", "") {
     std::vector<std::uint64_t> ages;
     for (const bool listens : {false, true}) {

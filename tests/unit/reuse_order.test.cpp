@@ -101,6 +101,18 @@ TEST_CASE("What was just stored can be the victim: it is declined, and nothing i
     CHECK(other.insert("m", key(text), std::move(kv), Tier::user).outcome == Outcome::stored);
 }
 
+TEST_CASE("What is larger than the budget comes back whole if no part of it is wanted") {
+    Cache cache({.max_bytes = 16});
+    store(cache, "abcdefghabcdefgh", Tier::system);
+    const std::string text = "ijklmnopqrstuvwxyz";
+    Blocks kv = blocks(text);
+    const auto inserted = cache.insert("m", key(text), std::move(kv), Tier::assistant);
+    CHECK(inserted.outcome == Outcome::declined);
+    REQUIRE(text_of(kv) == text); // NOLINT(bugprone-use-after-move): that is the promise
+    CHECK(contents(cache) == "abcdefghabcdefgh2");
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("A reservation is declined before anything is made") {
     Cache cache({.max_bytes = 8});
     store(cache, "abcdefgh", Tier::system);

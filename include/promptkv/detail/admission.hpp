@@ -155,8 +155,8 @@ template <class R>
     std::size_t part = enough * step;
     if (!incoming.is_reservation)
         part = served_prefix(*incoming.kv, n, part);
-    if (part == 0)
-        return {over ? Outcome::too_large : Outcome::no_room, 0, nullptr};
+    if (part == 0) // where leases take room, some of it may fit later
+        return {over && leased.nbytes == 0 ? Outcome::too_large : Outcome::no_room, 0, nullptr};
     if (own_leased && parts.ledger.leased().entries >= max_entries)
         return {Outcome::no_room, 0, nullptr}; // the part is another key
     return {Outcome::stored, part, nullptr};

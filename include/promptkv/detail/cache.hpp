@@ -163,10 +163,20 @@ public:
         if (decision.outcome == Outcome::present)
             use_present(decision, spot, tokens, tier, options, call);
         if (decision.outcome == Outcome::stored || decision.outcome == Outcome::replaced) {
+            const bool is_part = decision.tokens < tokens.size();
+            std::optional<KV> whole; // goes back to the caller where the policy declines a part
+            if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
+                if (is_part)
+                    whole.emplace(clone(std::as_const(kv), tokens.size()));
+            }
             Storing<R>(parts_, call.gone)
                 .store(spot, model, tokens.first(decision.tokens),
-                       {kv, bytes_of_first(incoming, decision.tokens),
-                        decision.tokens < tokens.size(), tier, options, inserted, call.cut_off});
+                       {kv, bytes_of_first(incoming, decision.tokens), is_part, tier, options,
+                        inserted, call.cut_off});
+            if (whole && inserted.outcome == Outcome::declined) {
+                std::destroy_at(std::addressof(kv));
+                std::construct_at(std::addressof(kv), std::move(*whole));
+            }
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }

@@ -75,7 +75,8 @@ template <class R>
             return aligned;
         aligned = served_prefix(record.kv(), length, aligned - aligned % align);
     }
-    const bool serves_any = served > 0 && record.serves_parts() &&
+    // No multiple but 0 is left. A payload that can be cut anywhere has none, where it serves less than `align`.
+    const bool serves_any = served > 0 && served < align && record.serves_parts() &&
                             served_prefix(record.kv(), length, served - 1) == served - 1;
     return serves_any ? 0 : served;
 }
@@ -100,6 +101,7 @@ template <class R>
     const auto note = [&](MissReason reason) { miss = (std::max)(miss, reason); };
     bool best_is_whole = false;
     bool met_entry = false;
+    std::size_t without_limit = 0; // what could be reused but for `min_remaining`
 
     // Returns whether the entry serves all that can be reused here.
     const auto ask = [&](R& record, std::size_t shared, Match match) {
@@ -113,8 +115,9 @@ template <class R>
         if (reused < least) {
             if (reused > 0)
                 note(MissReason::below_min_reuse);
-            if (shared > limit && reusable(record, shared, options.align, can.parts) >= least)
-                note(MissReason::needs_last_token);
+            if (shared > limit)
+                without_limit =
+                    (std::max)(without_limit, reusable(record, shared, options.align, can.parts));
             return false;
         }
         const bool is_whole = reused == record.length();
@@ -144,20 +147,23 @@ template <class R>
     if (inside != nullptr && can.longer && spot.common() > 0)
         Index<R>::for_each_longer(spot, steps,
                                   [&](R& record) { return ask_longer(record, spot.common()); });
-    for (Node* node = spot.place.node; node != nullptr; node = node->parent) {
+    // The root shares nothing.
+    for (Node* node = spot.place.node; node != nullptr && node->depth > 0; node = node->parent) {
         const std::size_t shared = node->depth;
         const std::size_t wanted = (std::min)(shared, limit);
         if (best.reused > shared || (best_is_whole && best.reused >= wanted))
             break;
         if (R* own = node->value; own != nullptr && own->is_entry)
             ask(*own, shared, shared == n_tokens ? Match::exact : Match::shorter);
-        const bool wants_reason = limit == 0 && shared > 0;
+        const bool wants_reason = limit == 0;
         if ((best.reused < wanted || wants_reason) && can.longer && n_asked < max_longer)
             Index<R>::Tree::for_each_beyond(
                 node, steps, [&](Node* longer) { return ask_longer(*longer->value, shared); });
     }
     if (miss == MissReason::not_cuttable && !met_entry && !Index<R>::shares_with_entry(spot))
         miss = MissReason::evicted;
+    if (without_limit > 0)
+        note(without_limit >= least ? MissReason::needs_last_token : MissReason::below_min_reuse);
     best.miss = best.record != nullptr ? MissReason::none : miss;
     return best;
 }

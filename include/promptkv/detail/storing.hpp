@@ -45,16 +45,14 @@ public:
         std::optional<KV>& cut_off; // gets the part that is not kept
     };
 
-    /// Links a record for the key and puts the payload there. Where a part is kept whose bytes only the cut
-    /// tells, and it does not fit, the payload stays the caller's, cut.
+    /// Links a record for the key and puts the payload there. If it throws, nothing has changed. Where a part
+    /// is kept whose bytes only the cut tells, and it does not fit, the payload stays the caller's, cut.
     void store(typename Index<R>::Spot spot, ModelView model, Tokens tokens, const Insert& insert) {
         auto payload = std::make_unique<Payload>(parts_.ledger.account());
         payload->nbytes = insert.nbytes;
         auto record = std::make_unique<R>();
         if constexpr (observes_edges<typename R::Policy>)
             parts_.order.reserve(parts_.ledger.size() + 1);
-        if (insert.is_part && !cut_to_part(*payload, tokens.size(), insert))
-            return;
         const std::uint64_t session =
             parts_.is_mlx_lm() || insert.options.side_request ? 0 : insert.options.session;
         bool is_new_session = false;
@@ -64,19 +62,26 @@ public:
         if (former != nullptr && !former->is_entry)
             former = nullptr;
         R* linked = nullptr;
-        PROMPTKV_TRY {
-            linked = &parts_.index.link(spot, model, tokens, std::move(record));
-            if (session != 0 && spot.home == nullptr)
-                linked->home->sessions.try_emplace(session, nullptr);
-        }
-        PROMPTKV_CATCH_ALL {
+        const auto take_back = [&]() noexcept {
             if (linked != nullptr) {
                 parts_.index.unlink(*linked);
                 delete linked;
             } else if (is_new_session) {
                 spot.home->sessions.erase(session);
             }
+        };
+        PROMPTKV_TRY {
+            linked = &parts_.index.link(spot, model, tokens, std::move(record));
+            if (session != 0 && spot.home == nullptr)
+                linked->home->sessions.try_emplace(session, nullptr);
+        }
+        PROMPTKV_CATCH_ALL {
+            take_back();
             PROMPTKV_RETHROW;
+        }
+        if (insert.is_part && !cut_to_part(*payload, tokens.size(), insert)) {
+            take_back();
+            return;
         }
         settle_in(*linked, former, std::move(payload), session, insert);
     }
