@@ -51,7 +51,7 @@ public:
             return false;
         }
         if (holders_.load(std::memory_order_acquire) > 0)
-            return pin(cache); // they may end meanwhile
+            return add_holder(cache); // they may end meanwhile
         cache_.store(cache, std::memory_order_relaxed);
         holders_.store(1, std::memory_order_relaxed);
         return true;
@@ -69,6 +69,27 @@ public:
     }
     /// One leased payload more that is no entry's. Returns whether no payload held the block.
     bool pin(const void* cache) const noexcept {
+        if (!is_stored() || holders_.load(std::memory_order_acquire) > 1)
+            return add_holder(cache);
+        holders_.store(2, std::memory_order_relaxed);
+        assert_belongs_to(cache);
+        return false;
+    }
+    /// Undoes one `pin`, on any thread. Returns whether it was the last payload.
+    bool unpin() const noexcept { return holders_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
+    /// The same under the cache's lock.
+    bool unpin_locked() const noexcept {
+        if (!is_stored() || holders_.load(std::memory_order_acquire) > 2)
+            return unpin();
+        holders_.store(1, std::memory_order_relaxed);
+        return false;
+    }
+
+private:
+    [[nodiscard]] bool is_stored() const noexcept {
+        return stored_.load(std::memory_order_relaxed) > 0;
+    }
+    bool add_holder(const void* cache) const noexcept {
         if (holders_.fetch_add(1, std::memory_order_acq_rel) == 0) {
             cache_.store(cache, std::memory_order_relaxed);
             return true;
@@ -76,18 +97,14 @@ public:
         assert_belongs_to(cache);
         return false;
     }
-    /// Undoes one `pin`, on any thread. Returns whether it was the last payload.
-    bool unpin() const noexcept { return holders_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
-
-private:
     void assert_belongs_to([[maybe_unused]] const void* cache) const noexcept {
         PROMPTKV_ASSERT(
             cache_.load(std::memory_order_relaxed) == cache &&
             "a block belongs to one cache at a time: copy what is in it to a new block");
     }
 
-    // `holders_` rises under the lock alone, so that a block without a pin needs no atomic
-    // read-modify-write: nobody else can change its counters.
+    // `holders_` rises under the lock alone. So a block without a pin of another thread's needs no
+    // atomic read-modify-write: nobody else can change its counters.
     mutable std::atomic<std::uint32_t> stored_{0};  // payloads of entries; under the cache's lock
     mutable std::atomic<std::uint32_t> holders_{0}; // the entries' as one, and each other payload
     mutable std::atomic<const void*> cache_{nullptr};
@@ -322,11 +339,10 @@ private:
         PROMPTKV_ASSERT(n <= length_);
         BlockKV prefix(block_tokens_);
         const std::size_t whole = (n + block_tokens_ - 1) / block_tokens_;
-        prefix.blocks_.reserve(whole);
-        for (std::size_t i = 0; i < whole; ++i) {
-            prefix.block_bytes_ += blocks_[i].nbytes();
-            prefix.blocks_.push_back(blocks_[i]);
-        }
+        prefix.blocks_.assign(blocks_.begin(),
+                              blocks_.begin() + static_cast<std::ptrdiff_t>(whole));
+        for (const block_type& block : prefix.blocks_)
+            prefix.block_bytes_ += block.nbytes();
         prefix.length_ = n;
         return prefix;
     }

@@ -8,6 +8,7 @@
 #include "fire_payloads.hpp"
 
 #include <atomic>
+#include <barrier>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -239,6 +240,37 @@ TEST_CASE("Leases end on another thread while their cache is moved") {
     REQUIRE(assigned.trim_to({.max_entries = 0}) == 100);
     REQUIRE(assigned.nbytes() == 0);
     REQUIRE(assigned.check_invariants());
+}
+
+TEST_CASE("The holders of a block are counted right while a pin ends on another thread") {
+    constexpr int rounds = 2'000;
+    const int cache = 0;
+    const promptkv::BlockUse use;
+    std::barrier sync(2);
+    std::thread ending([&] {
+        for (int round = 0; round < rounds; ++round) {
+            sync.arrive_and_wait();
+            use.unpin();
+            sync.arrive_and_wait();
+        }
+    });
+    for (int round = 0; round < rounds; ++round) {
+        const bool is_stored = round % 2 == 0;
+        if (is_stored)
+            use.store(&cache);
+        use.pin(&cache);
+        sync.arrive_and_wait();
+        if (is_stored) {
+            use.pin(&cache);
+            use.unpin_locked();
+        } else {
+            use.store(&cache);
+        }
+        sync.arrive_and_wait();
+        CHECK(use.count() == 1);
+        CHECK(use.unstore());
+    }
+    ending.join();
 }
 
 TEST_CASE("A leased payload that left the cache is destroyed once, by the last who holds it") {

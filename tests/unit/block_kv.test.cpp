@@ -81,6 +81,25 @@ TEST_CASE("BlockUse says who is the first and who is the last") {
     CHECK(use.count() == 0);
 }
 
+TEST_CASE("BlockUse counts pins beside entries and beside each other") {
+    const BlockUse use;
+    const int cache = 0;
+    CHECK(use.store(&cache));
+    CHECK_FALSE(use.pin(&cache));
+    CHECK_FALSE(use.pin(&cache));
+    CHECK(use.count() == 3);
+    CHECK_FALSE(use.unpin_locked());
+    CHECK(use.count() == 2);
+    CHECK_FALSE(use.unpin_locked());
+    CHECK(use.count() == 1);
+    CHECK(use.unstore());
+    CHECK(use.pin(&cache));
+    CHECK_FALSE(use.pin(&cache));
+    CHECK_FALSE(use.unpin_locked());
+    CHECK(use.unpin_locked());
+    CHECK(use.count() == 0);
+}
+
 TEST_CASE("BlockUse that nobody holds may go to another cache") {
     const BlockUse use;
     const int first = 0;

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -238,6 +239,34 @@ TEST_CASE("A payload may be leased that never was an entry") {
     lease.reset();
     CHECK(book.ledger.nbytes() == 0);
     book.ledger.drain([](R&) { FAIL("it never was an entry"); });
+    CHECK(book.is_sound());
+}
+
+TEST_CASE("A ledger ends the lease of such a payload, and hands the payload out") {
+    Book book;
+    R& record = book.add(blocks("abcd"));
+    auto made = std::make_unique<R::Payload>(book.ledger.account());
+    auto lease = book.ledger.lease_apart(std::move(made), record.kv().clone_prefix(2));
+    const auto stays = GENERATE(true, false);
+    if (!stays)
+        book.remove(record);
+    std::optional<Blocks> kv;
+    {
+        std::vector<promptkv::detail::PayloadLease<Blocks>> pins;
+        const auto walked = book.ledger.leased_blocks(pins);
+        CHECK(walked.nbytes == 2);
+        book.ledger.end_apart(lease, kv);
+        CHECK_FALSE(kv); // the walk holds it too
+        CHECK(lease);
+        CHECK(book.is_sound());
+    }
+    book.ledger.end_apart(lease, kv);
+    CHECK_FALSE(lease);
+    REQUIRE(kv);
+    CHECK(kv->length() == 2);
+    CHECK(book.ledger.nbytes() == (stays ? 4U : 0U));
+    CHECK(book.ledger.leased_at_most() == 0);
+    CHECK_FALSE(book.ledger.has_ended());
     CHECK(book.is_sound());
 }
 

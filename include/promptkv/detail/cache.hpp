@@ -84,6 +84,7 @@ public:
         std::optional<KV> adopted; // what an incoming payload gave up for shared blocks
         std::optional<KV> cut_off; // the part of it that is not kept
         std::optional<KV> copy;
+        std::optional<KV> prefix; // what a reservation shared
 
     private:
         Cache& cache_;
@@ -236,6 +237,8 @@ public:
             return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
+        if (reserved.prefix)
+            parts_.ledger.end_apart(reserved.prefix, call.prefix);
         if (reserved.claim != nullptr && !reserved.claim->rest.empty() &&
             inserted.outcome == Outcome::stored) {
             std::vector<Token>& key = reserved.claim->tokens;

@@ -172,6 +172,20 @@ public:
         return lease;
     }
 
+    /// Ends such a lease. `kv` gets the payload, to be destroyed without a lock. Without effect where a walk
+    /// over the leased payloads holds a lease too.
+    void end_apart(PayloadLease<KV>& lease, std::optional<KV>& kv) noexcept {
+        Payload& payload = *lease.get();
+        if (!payload.leased_once())
+            return;
+        const std::size_t held = unpin_blocks_locked(payload.kv);
+        account_->bytes.fetch_sub(less(payload.nbytes, held), std::memory_order_relaxed);
+        kv.emplace(std::move(payload.kv));
+        payload.destroy_kv();
+        forget_leases(payload);
+        lease.end();
+    }
+
     /// Whether there is something to drain.
     [[nodiscard]] bool has_ended() const noexcept {
         return account_->ended.load(std::memory_order_relaxed) != nullptr;

@@ -69,6 +69,10 @@ template <class KV>
 std::size_t unpin_blocks(const KV& kv) noexcept {
     return sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin(); });
 }
+template <class KV>
+std::size_t unpin_blocks_locked(const KV& kv) noexcept {
+    return sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin_locked(); });
+}
 
 /// a - b, or 0: what a payload says of its bytes need not add up.
 [[nodiscard]] constexpr std::size_t less(std::size_t a, std::size_t b) noexcept {
@@ -140,6 +144,10 @@ struct SharedPayload {
         return (owners.load(std::memory_order_acquire) & leases) != 0;
     }
 
+    [[nodiscard]] bool leased_once() const noexcept {
+        return (owners.load(std::memory_order_acquire) & leases) == 1;
+    }
+
     /// Lets go of an ownership. Deletes the object if it was the last one.
     void drop(std::uint32_t owner) noexcept {
         if ((owners.fetch_and(~owner, std::memory_order_acq_rel) & ~(owner | aside)) == 0)
@@ -185,7 +193,7 @@ struct SharedPayload {
         } while (!owners.compare_exchange_weak(before, after, std::memory_order_acq_rel,
                                                std::memory_order_acquire));
         if (is_gone) {
-            const std::size_t freed = less(nbytes, unpin_blocks(kv));
+            const std::size_t freed = has_kv ? less(nbytes, unpin_blocks(kv)) : 0;
             account.bytes.fetch_sub(freed, std::memory_order_release);
             destroy_kv();
             before = owners.load(std::memory_order_relaxed);
