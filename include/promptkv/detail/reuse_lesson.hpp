@@ -138,7 +138,7 @@ private:
     [[nodiscard]] static float age_from(int bucket) noexcept {
         if (bucket < 3)
             return bucket < 1 ? 0.0F : 1.0F;
-        return std::ldexp(2.0F + static_cast<float>(bucket & 1), bucket / 2 - 1) - 1;
+        return static_cast<float>(((2 + (bucket & 1)) << (bucket / 2 - 1)) - 1);
     }
     [[nodiscard]] static float width_of(int bucket) noexcept {
         return age_from(bucket + 1) - age_from(bucket);
