@@ -171,6 +171,15 @@ void serve(Run& run, std::size_t entries) {
                600);
 }
 
+/// The same requests beside TieredLRU that remembers as many keys.
+void serve_remembering(Run& run, std::size_t entries) {
+    Cache<Cuttable>::Options options;
+    options.remembered_tokens = promptkv::ReuseOrder::remembered * entries * 64;
+    serve_both(run, Traffic<Learning<Cuttable>>(entries),
+               Traffic<Cache<Cuttable>>(entries, options),
+               {.factor = 2, .extra_ns = 0, .target = ""}, 600);
+}
+
 /// The same requests with the curve of hit ratios at five budgets, beside those without.
 void watch(Run& run, std::size_t entries) {
     typename Learning<Cuttable>::Options options;
@@ -226,6 +235,8 @@ void add_reuse(Cases& cases) {
             [=](Run& run) { find_victim(run, entries); });
         add(cases, "reuse_entries", "request", entries, [=](Run& run) { serve(run, entries); });
     }
+    add(cases, "reuse_entries", "request beside TieredLRU that remembers", 10'000,
+        [](Run& run) { serve_remembering(run, 10'000); });
     add(cases, "reuse_entries", "request with the curve", 10'000,
         [](Run& run) { watch(run, 10'000); });
     add(cases, "reuse", "lesson in us", promptkv::detail::ReuseLesson::ring_size, learn);
