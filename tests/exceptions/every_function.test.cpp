@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_every_function {
 
 using namespace promptkv_test;
 using promptkv::Tier;
@@ -419,4 +419,4 @@ TEMPLATE_TEST_CASE("A query, a move or an end allocates nothing and calls no typ
     STATIC_REQUIRE(std::is_nothrow_move_constructible_v<typename TestType::Reservation>);
 }
 
-} // namespace
+} // namespace of_every_function

@@ -145,14 +145,14 @@ TEST_CASE("promptkv_replay shows the curve of a cache that has one") {
 }
 
 TEST_CASE("compare_policies writes the ratios of all policies and draws them") {
-    const TemporaryFile folder;
-    std::filesystem::remove(folder.name());
+    const TemporaryFile results;
+    std::filesystem::remove(results.name());
     const Run run = shell("\"" PROMPTKV_COMPARE_POLICIES "\" \"" PROMPTKV_REPLAY "\" \"" +
-                          folder.name() + "\" \"\" --limit 40");
+                          results.name() + "\" \"\" --limit 40");
     CAPTURE(run.output);
     REQUIRE(run.status == 0);
     REQUIRE(contains(run.output, "tiered-lru"));
-    std::ifstream file(folder.name() + "/policies.csv");
+    std::ifstream file(results.name() + "/policies.csv");
     const std::string ratios{std::istreambuf_iterator<char>(file), {}};
     for (const char* row : {"flood-1,100000,optimum,", "phases-1,100000,tiered-lru,"}) {
         CAPTURE(row, ratios);
@@ -161,9 +161,9 @@ TEST_CASE("compare_policies writes the ratios of all policies and draws them") {
     if (contains(run.output, "no plots")) {
         WARN("skipped: there is no gnuplot");
     } else {
-        REQUIRE(std::filesystem::file_size(folder.name() + "/policies.svg") > 1'000);
+        REQUIRE(std::filesystem::file_size(results.name() + "/policies.svg") > 1'000);
     }
-    std::filesystem::remove_all(folder.name());
+    std::filesystem::remove_all(results.name());
 }
 
 TEST_CASE("promptkv_replay passes its options on") {

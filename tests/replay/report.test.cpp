@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace of_report {
 
 using namespace std::chrono_literals;
 using replay::Capacity;
@@ -259,4 +259,4 @@ TEST_CASE("JSON holds the trace, the settings and a result a capacity") {
     REQUIRE(text.ends_with("\"insert_p99_ns\": 0\n    }\n  ]\n}\n"));
 }
 
-} // namespace
+} // namespace of_report

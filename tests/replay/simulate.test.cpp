@@ -13,7 +13,7 @@
 #include <limits>
 #include <vector>
 
-namespace {
+namespace of_simulate {
 
 using replay::Capacity;
 using replay::InsertWay;
@@ -209,4 +209,4 @@ TEST_CASE("simulate reports its progress") {
     REQUIRE(reports.back() <= trace.requests.size());
 }
 
-} // namespace
+} // namespace of_simulate

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-namespace {
+namespace of_trace {
 
 using replay::parse_trace;
 using replay::Range;
@@ -235,4 +235,4 @@ TEST_CASE("summarize counts each block id once, however the ranges overlap") {
     REQUIRE(summary.largest_id == 91);
 }
 
-} // namespace
+} // namespace of_trace

@@ -18,8 +18,6 @@ namespace {
 using Cache = promptkv::LRUPromptCache<State>;
 using RecurrentCache = promptkv::LRUPromptCache<Recurrent>;
 
-const std::vector<std::string> models{"m"};
-
 /// Device memory that knows how much of it there is in all.
 class Buffer {
 public:

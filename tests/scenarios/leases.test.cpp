@@ -22,8 +22,6 @@ using Cache = promptkv::LRUPromptCache<State>;
 using RecurrentCache = promptkv::LRUPromptCache<Recurrent>;
 using Lease = decltype(std::declval<Cache&>().lease_nearest("m", std::declval<Tokens&>()));
 
-const std::vector<std::string> models{"m"};
-
 } // namespace
 
 TEST_CASE("47. a leased entry stays, whatever happens to what it grew from", "[scenario]") {

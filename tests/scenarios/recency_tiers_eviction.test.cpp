@@ -20,8 +20,6 @@ using Cache = promptkv::LRUPromptCache<State>;
 using RecurrentCache = promptkv::LRUPromptCache<Recurrent>;
 using Trie = promptkv::PromptTrie<int>;
 
-const std::vector<std::string> models{"m"};
-
 /// The first token of the victim, when one entry has to go. Token 0 if there was none.
 template <class Cache>
 std::int32_t evict_one(Cache& cache) {

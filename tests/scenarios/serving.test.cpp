@@ -130,9 +130,9 @@ TEST_CASE("79. a near branch that serves little hides no farther one that serves
 TEST_CASE("83. adapters and models over one prompt never share", "[scenario]") {
     BlockCache cache;
     const Tokens prompt = run(1, 1'000);
-    const std::vector<std::string> models{"base", "base+a", "base+b", "other"};
+    const std::vector<std::string> names{"base", "base+a", "base+b", "other"};
     std::size_t expected = 0;
-    for (const auto& model : models) {
+    for (const auto& model : names) {
         CHECK(cache.probe(model, prompt).reused() == 0);
         CHECK(cache.explain(model, prompt).reason ==
               (expected == 0 ? MissReason::nothing_shared : MissReason::other_model));
@@ -141,7 +141,7 @@ TEST_CASE("83. adapters and models over one prompt never share", "[scenario]") {
         CHECK(cache.nbytes(model) == 1'000);
     }
     CHECK(cache.stats().bytes_referenced == cache.nbytes());
-    for (const auto& model : models) {
+    for (const auto& model : names) {
         CHECK(cache.erase_model(model) == 1);
         CHECK(cache.nbytes() == (expected -= 1'000));
         CHECK(cache.probe(model, prompt).reused() == 0);

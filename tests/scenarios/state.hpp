@@ -310,6 +310,9 @@ void require_balanced(const Cache& cache, const std::vector<Model>& models) {
     REQUIRE(entries <= cache.limits().max_entries);
 }
 
+/// Those of a cache with one model.
+inline const std::vector<std::string> models{"m"};
+
 } // namespace scenario
 
 #endif

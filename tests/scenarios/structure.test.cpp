@@ -30,8 +30,6 @@ using Cache = promptkv::LRUPromptCache<State>;
 using RecurrentCache = promptkv::LRUPromptCache<Recurrent>;
 using Trie = promptkv::PromptTrie<int>;
 
-const std::vector<std::string> models{"m"};
-
 /// Calls `f` on a thread with a stack of 256 KiB, or here where there is no choosing.
 template <class F>
 void call_on_a_small_stack(F f) {

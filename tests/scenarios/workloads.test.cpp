@@ -442,11 +442,11 @@ struct Answers {
 /// steps of all workers, computing for one, and a store for six.
 template <class KV>
 Answers serve_with_slow_copies(promptkv::LRUPromptCache<KV>& cache) {
-    using Cache = promptkv::LRUPromptCache<KV>;
+    using Served = promptkv::LRUPromptCache<KV>;
     struct Worker {
         Tokens history;
-        std::optional<typename Cache::Lease> restoring;
-        typename Cache::Reservation storing;
+        std::optional<typename Served::Lease> restoring;
+        typename Served::Reservation storing;
         int step = 0;
     };
     std::vector<Worker> workers(8);

@@ -6,7 +6,7 @@
 
 #include <thread>
 
-namespace {
+namespace of_loading {
 
 using namespace promptkv_test;
 using MemorySecond = Second<Cache, MemoryStore>;
@@ -438,4 +438,4 @@ TEST_CASE("the longest of several ends is loaded, and blocks in memory are not r
     CHECK(levels.cache.check_invariants());
 }
 
-} // namespace
+} // namespace of_loading

@@ -63,6 +63,9 @@ struct Shape {
     std::size_t block_tokens = 1;
 };
 
+/// Of what serves no part of its key.
+inline constexpr Shape whole_only = {.step = 0};
+
 /// What a type of tape offers beside `nbytes`, `length` and `block_tokens`; combined with |.
 enum Ability : unsigned { reuses = 1, clones = 2, truncates = 4, copies = 8 };
 
@@ -344,8 +347,8 @@ struct Calls {
 /// Full attention that counts its calls. One byte a token; it owns no memory.
 class Counted {
 public:
-    Counted(Calls& calls, std::size_t tokens, bool whole_only = false)
-        : calls_(&calls), tokens_(tokens), whole_only_(whole_only) {}
+    Counted(Calls& calls, std::size_t tokens, bool whole = false)
+        : calls_(&calls), tokens_(tokens), whole_only_(whole) {}
     Counted(Counted&& other) noexcept
         : calls_(other.calls_), tokens_(other.tokens_), whole_only_(other.whole_only_) {
         ++calls_->moves;

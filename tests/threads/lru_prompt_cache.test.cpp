@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_lru_prompt_cache {
 
 using namespace promptkv_test;
 using promptkv::LRUPromptCache;
@@ -296,4 +296,4 @@ TEST_CASE("A leased payload that left the cache is destroyed once, by the last w
     REQUIRE(counted.use_count() == 1);
 }
 
-} // namespace
+} // namespace of_lru_prompt_cache

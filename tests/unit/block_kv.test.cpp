@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_block_kv {
 
 using namespace promptkv_test;
 using promptkv::BlockKV;
@@ -388,4 +388,4 @@ TEST_CASE("A new payload can be built on a shared prefix") {
     CHECK(next.reusable_prefix(7) == 7);
 }
 
-} // namespace
+} // namespace of_block_kv

@@ -13,28 +13,28 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_cache_order {
 
 enum class Single : std::uint8_t { only };
 enum class Pair : std::uint8_t { low, high };
 enum class Five : std::uint8_t { a, b, c, d, e };
 
-} // namespace
+} // namespace of_cache_order
 
 template <>
-struct promptkv::tier_traits<Single> {
+struct promptkv::tier_traits<of_cache_order::Single> {
     static constexpr std::size_t count = 1;
 };
 template <>
-struct promptkv::tier_traits<Pair> {
+struct promptkv::tier_traits<of_cache_order::Pair> {
     static constexpr std::size_t count = 2;
 };
 template <>
-struct promptkv::tier_traits<Five> {
+struct promptkv::tier_traits<of_cache_order::Five> {
     static constexpr std::size_t count = 5;
 };
 
-namespace {
+namespace of_cache_order {
 
 using promptkv::CacheOrder;
 using promptkv::Tier;
@@ -309,4 +309,4 @@ TEST_CASE("CacheOrder keeps its positions when it is moved") {
     REQUIRE(drain(assigned) == "ba");
 }
 
-} // namespace
+} // namespace of_cache_order

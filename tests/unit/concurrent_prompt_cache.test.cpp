@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_concurrent_cache {
 
 using namespace promptkv_test;
 using promptkv::ConcurrentPromptCache;
@@ -311,4 +311,4 @@ TEST_CASE("A listener and a destructor may call the cache, which they do without
     CHECK(log == "a1-1 -0 ");
 }
 
-} // namespace
+} // namespace of_concurrent_cache

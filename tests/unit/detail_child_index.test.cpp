@@ -13,7 +13,7 @@
 #include <map>
 #include <random>
 
-namespace {
+namespace of_child_index {
 
 struct Child {
     std::uint32_t slot = 0;
@@ -78,8 +78,6 @@ private:
     std::map<int, Index::Nearest> naive_;
 };
 
-} // namespace
-
 TEST_CASE("The nearest child is right whatever comes, changes and leaves", "[child_index]") {
     const int seed = GENERATE(range(1, 9));
     const int most = GENERATE(3, 14, 20, 100);
@@ -116,3 +114,5 @@ TEST_CASE("The nearest child is right whatever comes, changes and leaves", "[chi
         pair.check();
     }
 }
+
+} // namespace of_child_index

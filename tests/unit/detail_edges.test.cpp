@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_edges {
 
 using namespace promptkv_test;
 using promptkv::InsertOptions;
@@ -114,8 +114,6 @@ private:
     std::vector<R*> entries_;
 };
 
-} // namespace
-
 TEST_CASE("A request uses an edge once, however many keys it stores", "[edges]") {
     Requests requests;
     requests.look_up("abcdef");
@@ -166,7 +164,6 @@ TEST_CASE("Of an edge that a request leaves midway the first part is used", "[ed
 
 TEST_CASE("Where entries serve their whole keys only, a request uses the one that served it",
           "[edges]") {
-    constexpr Shape whole_only = {.step = 0};
     Requests requests;
     requests.look_up("abcd");
     requests.store("ab", {}, whole_only);
@@ -264,3 +261,5 @@ TEST_CASE("What was declined belongs to the edge above, unless the entry there s
     CHECK(requests.uses("abcd") == 2);
     CHECK(requests.uses("abcdef") == (gives_way ? 0 : 2));
 }
+
+} // namespace of_edges

@@ -21,8 +21,6 @@ using promptkv::Tier;
 using R = TestIndex::R;
 using Index = TestIndex::Index;
 
-constexpr Shape whole_only = {.step = 0};
-
 template <class Visit>
 std::string words(Visit visit) {
     std::string line;

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_ledger {
 
 using namespace promptkv_test;
 using promptkv::Tier;
@@ -303,4 +303,4 @@ TEST_CASE("A lease may outlive its ledger") {
     lease.reset();
 }
 
-} // namespace
+} // namespace of_ledger

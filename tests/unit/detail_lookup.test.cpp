@@ -20,8 +20,6 @@ using promptkv::Tier;
 
 using R = TestIndex::R;
 
-constexpr Shape whole_only = {.step = 0};
-
 /// A choice as text: the entry's word, how it matches, and how much is reused; or why not.
 std::string chosen(const TestIndex& test, std::string_view prompt, FetchOptions options = {},
                    promptkv::detail::Eligibility can = promptkv::detail::can_lease<Tape>) {

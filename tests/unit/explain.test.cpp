@@ -22,8 +22,6 @@ using promptkv::Tier;
 
 using Cache = LRUPromptCache<Tape>;
 
-constexpr Shape whole_only = {.step = 0};
-
 /// What explain says of a prompt, once a lookup was seen to agree with it.
 std::string why(Cache& cache, std::string_view prompt, FetchOptions options = {}) {
     const auto explanation = cache.explain("m", key(prompt), options);

@@ -24,8 +24,6 @@ using promptkv::Tier;
 using Cache = LRUPromptCache<Tape>;
 using BlockCache = LRUPromptCache<Blocks>;
 
-constexpr Shape whole_only = {.step = 0};
-
 // the rule ///////////////////////////////////////////////////////////////////
 
 TEST_CASE("Room is made by evicting the least recently used entry") {

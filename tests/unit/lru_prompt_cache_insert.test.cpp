@@ -46,8 +46,6 @@ using promptkv::Tier;
 
 using Cache = LRUPromptCache<Tape>;
 
-constexpr Shape whole_only = {.step = 0};
-
 // the cache itself ///////////////////////////////////////////////////////////
 
 TEST_CASE("A cache is moved, not copied") {

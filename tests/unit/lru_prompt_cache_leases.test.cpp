@@ -28,8 +28,6 @@ using promptkv::Tier;
 using Cache = LRUPromptCache<Tape>;
 using Lease = Cache::Lease;
 
-constexpr Shape whole_only = {.step = 0};
-
 TEST_CASE("A lease lends the whole payload, which may hold more than is reused") {
     Cache cache;
     store(cache, "abcdef", Tier::user);

@@ -29,8 +29,6 @@ using promptkv::Tier;
 
 using Cache = LRUPromptCache<Tape>;
 
-constexpr Shape whole_only = {.step = 0};
-
 // the answer /////////////////////////////////////////////////////////////////
 
 TEST_CASE("A cache that is empty has nothing for any prompt") {

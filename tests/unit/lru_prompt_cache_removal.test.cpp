@@ -29,8 +29,6 @@ using promptkv::Tier;
 using Cache = LRUPromptCache<Tape>;
 using BlockCache = LRUPromptCache<Blocks>;
 
-constexpr Shape whole_only = {.step = 0};
-
 /// Writes down what `cache` tells of: "abc:evicted3" for three bytes of abc that were evicted.
 template <class C>
 void record(C& cache, std::string& log) {

@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace {
+namespace of_reservations {
 
 using namespace promptkv_test;
 using promptkv::LRUPromptCache;
@@ -520,4 +520,4 @@ TEST_CASE("Several reservations may be open, and be committed in any order") {
     CHECK(cache.check_invariants());
 }
 
-} // namespace
+} // namespace of_reservations

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_seams {
 
 using promptkv::Outcome;
 using promptkv::Tier;
@@ -90,4 +90,4 @@ TEST_CASE("a reservation that spares upper tiers evicts none of theirs") {
     CHECK(cache.check_invariants());
 }
 
-} // namespace
+} // namespace of_seams

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <utility>
 
-namespace {
+namespace of_sharing {
 
 using namespace promptkv_test;
 using promptkv::LRUPromptCache;
@@ -219,4 +219,4 @@ TEST_CASE("A tail that is cut off counts what it held alone") {
     CHECK(cache.check_invariants());
 }
 
-} // namespace
+} // namespace of_sharing

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace {
+namespace of_reuse_order {
 
 using namespace promptkv_test;
 using promptkv::InsertOptions;
@@ -346,4 +346,4 @@ TEST_CASE("Equal calls have equal victims, whatever the addresses") {
     CHECK(ends_with("declined0") > 0);
 }
 
-} // namespace
+} // namespace of_reuse_order

@@ -27,8 +27,6 @@ using promptkv::TierStats;
 
 using Cache = LRUPromptCache<Tape>;
 
-constexpr Shape whole_only = {.step = 0};
-
 // for_each_counter ///////////////////////////////////////////////////////////
 
 /// Checks that for_each_counter shows every member of `S` once, in the order of declaration, each by
