@@ -245,8 +245,7 @@ TEST_CASE("A payload may be leased that never was an entry") {
 TEST_CASE("A ledger ends the lease of such a payload, and hands the payload out") {
     Book book;
     R& record = book.add(blocks("abcd"));
-    auto made = std::make_unique<R::Payload>(book.ledger.account());
-    auto lease = book.ledger.lease_apart(std::move(made), record.kv().clone_prefix(2));
+    auto lease = book.ledger.lease_apart(record.kv().clone_prefix(2));
     const auto stays = GENERATE(true, false);
     if (!stays)
         book.remove(record);
@@ -265,7 +264,7 @@ TEST_CASE("A ledger ends the lease of such a payload, and hands the payload out"
     REQUIRE(kv);
     CHECK(kv->length() == 2);
     CHECK(book.ledger.nbytes() == (stays ? 4U : 0U));
-    CHECK(book.ledger.leased_at_most() == 0);
+    CHECK(book.ledger.pinned_at_most() == 0);
     CHECK_FALSE(book.ledger.has_ended());
     CHECK(book.is_sound());
 }

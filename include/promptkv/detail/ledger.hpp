@@ -183,7 +183,7 @@ public:
         kv.emplace(std::move(payload.kv));
         payload.destroy_kv();
         forget_leases(payload);
-        lease.end();
+        lease.reset();
     }
 
     /// Whether there is something to drain.
