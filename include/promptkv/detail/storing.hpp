@@ -63,13 +63,19 @@ public:
             former = nullptr;
         R* linked = nullptr;
         const auto take_back = [&]() noexcept {
+            if (is_new_session)
+                spot.home->sessions.erase(session);
             if (linked != nullptr) {
                 parts_.index.unlink(*linked);
                 delete linked;
-            } else if (is_new_session) {
-                spot.home->sessions.erase(session);
             }
         };
+        // A key that has an entry is linked without an allocation, and its entry cannot be linked again: so
+        // the payload is cut before. Else nothing is cut that may come to nothing.
+        if (former != nullptr && insert.is_part && !cut_to_part(*payload, tokens.size(), insert)) {
+            take_back();
+            return;
+        }
         PROMPTKV_TRY {
             linked = &parts_.index.link(spot, model, tokens, std::move(record));
             if (session != 0 && spot.home == nullptr)
@@ -79,7 +85,7 @@ public:
             take_back();
             PROMPTKV_RETHROW;
         }
-        if (insert.is_part && !cut_to_part(*payload, tokens.size(), insert)) {
+        if (former == nullptr && insert.is_part && !cut_to_part(*payload, tokens.size(), insert)) {
             take_back();
             return;
         }
