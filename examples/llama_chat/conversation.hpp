@@ -4,14 +4,10 @@
 #define PROMPTKV_EXAMPLES_LLAMA_CONVERSATION_HPP
 
 #include "engine.hpp"
+#include "llama_text.hpp"
 
-#include <llama.h>
-
-#include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>

@@ -18,7 +18,7 @@ inline Tokens prompt_of(const Call& call, bool answer_next) {
         return text.tokenize(prompt, true);
     }
     const Chat chat = read_chat(call.fields);
-    Tokens tokens = text.tokenize(text.render(chat, true), true);
+    Tokens tokens = text.prompt(chat);
     tokens.resize(answer_next ? tokens.size() : text.tokens_of(chat, tokens));
     return tokens;
 }

@@ -307,9 +307,8 @@ inline json messages(const Call& call) {
 }
 
 inline json count_tokens(const Call& call) {
-    const LlamaText& text = call.engine.text();
-    const std::string chat = text.render(read_chat(renamed(call.fields)), true);
-    return {{"input_tokens", text.tokenize(chat, true).size()}};
+    const Chat chat = read_chat(renamed(call.fields));
+    return {{"input_tokens", call.engine.text().prompt(chat).size()}};
 }
 
 } // namespace llama_server

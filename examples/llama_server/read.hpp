@@ -90,7 +90,7 @@ inline Request read_chat_request(const Call& call, const json& fields) {
     const LlamaText& text = call.engine.text();
     std::vector<Chat> breakpoints;
     const Chat chat = read_chat(fields, &breakpoints);
-    Request request = read_request(call, fields, text.tokenize(text.render(chat, true), true));
+    Request request = read_request(call, fields, text.prompt(chat));
     const auto mark = [&](const Chat& part) {
         const bool system = part.back().role == "system";
         const std::size_t tokens = text.tokens_of(part, request.prompt);

@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -311,6 +312,13 @@ void assign(std::optional<KV>& to, std::optional<KV>&& from) noexcept {
     to.reset();
     if (from)
         to.emplace(std::move(*from));
+}
+
+/// A refused payload is the caller's again; it need not be assignable.
+template <class KV>
+void hand_back(KV& kv, KV& held) noexcept {
+    std::destroy_at(std::addressof(kv));
+    std::construct_at(std::addressof(kv), std::move(held));
 }
 
 /// A copy of the first `n` tokens, which are the whole where there is no `clone_prefix`.

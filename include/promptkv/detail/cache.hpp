@@ -174,10 +174,8 @@ public:
                 .store(spot, model, tokens.first(decision.tokens),
                        {kv, bytes_of_first(incoming, decision.tokens), is_part, tier, options,
                         inserted, call.cut_off});
-            if (whole && inserted.outcome == Outcome::declined) {
-                std::destroy_at(std::addressof(kv));
-                std::construct_at(std::addressof(kv), std::move(*whole));
-            }
+            if (whole && inserted.outcome == Outcome::declined)
+                hand_back(kv, *whole);
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }

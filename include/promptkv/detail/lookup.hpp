@@ -75,7 +75,7 @@ template <class R>
             return aligned;
         aligned = served_prefix(record.kv(), length, aligned - aligned % align);
     }
-    // No multiple but 0 is left. A payload that can be cut anywhere has none, where it serves less than `align`.
+    // No multiple but 0 is served. Of a payload that can be cut anywhere that is so below `align` alone.
     const bool serves_any = served > 0 && served < align && record.serves_parts() &&
                             served_prefix(record.kv(), length, served - 1) == served - 1;
     return serves_any ? 0 : served;

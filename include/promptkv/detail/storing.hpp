@@ -62,6 +62,9 @@ public:
         if (former != nullptr && !former->is_entry)
             former = nullptr;
         R* linked = nullptr;
+        const auto is_refused = [&]() noexcept {
+            return insert.is_part && !cut_to_part(*payload, tokens.size(), insert);
+        };
         const auto take_back = [&]() noexcept {
             if (is_new_session)
                 spot.home->sessions.erase(session);
@@ -72,10 +75,8 @@ public:
         };
         // A key that has an entry is linked without an allocation, and its entry cannot be linked again: so
         // the payload is cut before. Else nothing is cut that may come to nothing.
-        if (former != nullptr && insert.is_part && !cut_to_part(*payload, tokens.size(), insert)) {
-            take_back();
-            return;
-        }
+        if (former != nullptr && is_refused())
+            return take_back();
         PROMPTKV_TRY {
             linked = &parts_.index.link(spot, model, tokens, std::move(record));
             if (session != 0 && spot.home == nullptr)
@@ -85,10 +86,8 @@ public:
             take_back();
             PROMPTKV_RETHROW;
         }
-        if (former == nullptr && insert.is_part && !cut_to_part(*payload, tokens.size(), insert)) {
-            take_back();
-            return;
-        }
+        if (former == nullptr && is_refused())
+            return take_back();
         settle_in(*linked, former, std::move(payload), session, insert);
     }
 
@@ -240,8 +239,7 @@ private:
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
         parts_.ledger.let_go(*payload, added);
-        std::destroy_at(std::addressof(insert.kv));
-        std::construct_at(std::addressof(insert.kv), std::move(payload->kv));
+        hand_back(insert.kv, payload->kv);
         record.is_entry = false;
         record.payload = nullptr;
         record.remember = parts_.index.remembers();
