@@ -3,7 +3,7 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_ABOUT_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ABOUT_HPP
 
-#include "read.hpp"
+#include "api.hpp"
 
 #include <prometheus/text_serializer.h>
 
@@ -25,15 +25,10 @@ inline Tokens prompt_of(const Call& call, bool answer_next) {
 
 inline json models(const Call& call) {
     static const std::time_t started = std::time(nullptr);
-    const llama_model* model = call.engine.model();
     const json one = {{"id", call.options.name},
                       {"object", "model"},
                       {"created", started},
-                      {"owned_by", "promptkv"},
-                      {"meta",
-                       {{"n_ctx_train", llama_model_n_ctx_train(model)},
-                        {"n_params", llama_model_n_params(model)},
-                        {"size", llama_model_size(model)}}}};
+                      {"owned_by", "promptkv"}};
     return {{"object", "list"}, {"data", json::array({one})}};
 }
 
@@ -108,7 +103,11 @@ inline json erase_cache(const Call& call) {
     const json& fields = call.fields;
     // The body of a chat names its model and session, too, and not all of these is meant.
     if (fields.contains("prompt") || fields.contains("messages")) {
-        return {{"erased", store.erase_below(call.model, prompt_of(call, false))}};
+        const Tokens prefix = prompt_of(call, false);
+        if (prefix.size() < 2) { // what each prompt begins with
+            throw ApiError(400, "the prefix is empty; all of a model is erased by its name");
+        }
+        return {{"erased", store.erase_below(call.model, prefix)}};
     }
     if (fields.contains("session")) {
         const auto session = session_number(field<std::string>(fields, "session", ""));

@@ -3,22 +3,12 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_ANSWER_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ANSWER_HPP
 
-#include "read.hpp"
+#include "api.hpp"
 
 #include <ctime>
 #include <random>
 
 namespace llama_server {
-
-/// How an API writes an answer: whole, or as server-sent events.
-class Format {
-public:
-    virtual ~Format() = default;
-    [[nodiscard]] virtual json whole(const std::string& text, const Result& result) const = 0;
-    [[nodiscard]] virtual std::string first(const Result& result) const = 0;
-    [[nodiscard]] virtual std::string more(const std::string& text) const = 0;
-    [[nodiscard]] virtual std::string last(const Result& result) const = 0;
-};
 
 /// A server-sent event. It has a name where the data have a type.
 inline std::string event(const json& data) {
@@ -53,8 +43,9 @@ inline json diagnostics(const Result& result) {
 }
 
 /// Submits the request, and sends its answer: as it comes where the field `stream` says so. A client that
-/// goes away cancels the request.
-inline json answer(const Call& call, Request request, std::shared_ptr<const Format> format) {
+/// goes away cancels the request. `Format`: how an API writes an answer, whole or as events.
+template <class Format>
+json answer(const Call& call, Request request, const Format& format) {
     const bool streaming = field(call.fields, "stream", false);
     const std::string failure = event(error_body(ApiError(500, "the engine failed"), call.http));
     const std::shared_ptr<Job> job = call.engine.submit(std::move(request));
@@ -75,11 +66,11 @@ inline json answer(const Call& call, Request request, std::shared_ptr<const Form
             }
             data = failure;
         } else if (streaming) {
-            data = (std::exchange(first, false) ? format->first(result) : "") +
-                   (news->text.empty() ? "" : format->more(news->text)) +
-                   (news->done ? format->last(result) : "");
+            data = (std::exchange(first, false) ? format.first(result) : "") +
+                   (news->text.empty() ? "" : format.more(news->text)) +
+                   (news->done ? format.last(result) : "");
         } else if (text += news->text; news->done) {
-            data = dump(format->whole(text, result));
+            data = dump(format.whole(text, result));
         }
         if (!data.empty() && !sink.write(data.data(), data.size())) {
             return false;
@@ -98,7 +89,7 @@ inline json answer(const Call& call, Request request, std::shared_ptr<const Form
 // OpenAI and llama-server ////////////////////////////////////////////////////////////////////////
 
 /// Of chats and of completions: they differ in the name of the object and in where the text is.
-class OpenAi final : public Format {
+class OpenAi {
 public:
     OpenAi(const Call& call, bool chat) : chat_(chat) {
         const json options = call.fields.value("stream_options", json::object());
@@ -107,20 +98,20 @@ public:
                  {"created", std::time(nullptr)},
                  {"model", call.options.name}};
     }
-    [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
+    [[nodiscard]] json whole(const std::string& text, const Result& result) const {
         json body = object("chat.completion", "message",
                            {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}}, text);
         finish(body, result);
         body["usage"] = usage(result);
         return body;
     }
-    [[nodiscard]] std::string first(const Result&) const override {
+    [[nodiscard]] std::string first(const Result&) const {
         return chat_ ? event(chunk({{"role", "assistant"}, {"content", ""}}, "")) : "";
     }
-    [[nodiscard]] std::string more(const std::string& text) const override {
+    [[nodiscard]] std::string more(const std::string& text) const {
         return event(chunk({{"content", text}}, text));
     }
-    [[nodiscard]] std::string last(const Result& result) const override {
+    [[nodiscard]] std::string last(const Result& result) const {
         json end = chunk(json::object(), "");
         finish(end, result);
         std::string events = event(end);
@@ -187,7 +178,7 @@ inline json answer_openai(const Call& call, Request request, bool chat) {
                                      {"frequency_penalty", 0},
                                      {"presence_penalty", 0},
                                      {"response_format", {{"type", "text"}}}});
-    return answer(call, std::move(request), std::make_shared<OpenAi>(call, chat));
+    return answer(call, std::move(request), OpenAi(call, chat));
 }
 
 inline json chat_completions(const Call& call) {
@@ -217,7 +208,7 @@ inline json completions(const Call& call) {
 
 // Anthropic: a part with `cache_control` ends a prefix that gets an entry ////////////////////////
 
-class Anthropic final : public Format {
+class Anthropic {
 public:
     /// `marked`: tokens up to the last mark.
     Anthropic(const Call& call, std::size_t marked)
@@ -228,7 +219,7 @@ public:
                                   {"content", json::array()},
                                   {"stop_reason", nullptr},
                                   {"stop_sequence", nullptr}}) {}
-    [[nodiscard]] json whole(const std::string& text, const Result& result) const override {
+    [[nodiscard]] json whole(const std::string& text, const Result& result) const {
         json body = base_;
         body["content"] = json::array({{{"type", "text"}, {"text", text}}});
         body.update(finish(result));
@@ -236,7 +227,7 @@ public:
         body["diagnostics"] = diagnostics(result);
         return body;
     }
-    [[nodiscard]] std::string first(const Result& result) const override {
+    [[nodiscard]] std::string first(const Result& result) const {
         json message = base_;
         message["usage"] = usage(result);
         return event({{"type", "message_start"}, {"message", message}}) +
@@ -244,12 +235,12 @@ public:
                       {"index", 0},
                       {"content_block", {{"type", "text"}, {"text", ""}}}});
     }
-    [[nodiscard]] std::string more(const std::string& text) const override {
+    [[nodiscard]] std::string more(const std::string& text) const {
         return event({{"type", "content_block_delta"},
                       {"index", 0},
                       {"delta", {{"type", "text_delta"}, {"text", text}}}});
     }
-    [[nodiscard]] std::string last(const Result& result) const override {
+    [[nodiscard]] std::string last(const Result& result) const {
         return event({{"type", "content_block_stop"}, {"index", 0}}) +
                event({{"type", "message_delta"},
                       {"delta", finish(result)},
@@ -302,7 +293,7 @@ inline json messages(const Call& call) {
         throw ApiError(400, "max_tokens: Field required");
     }
     Request request = read_chat_request(call, fields);
-    const auto format = std::make_shared<Anthropic>(call, request.marked);
+    const Anthropic format(call, request.marked);
     return answer(call, std::move(request), format);
 }
 

@@ -93,25 +93,25 @@ public:
     [[nodiscard]] std::shared_ptr<Job> submit(Request asked) {
         const auto job = std::make_shared<Job>(std::move(asked));
         const Request& request = job->request;
-        if (request.cache_prompt) {
-            job->loaded = store_->prefetch(request.model, request.prompt, request.session);
+        std::unique_lock lock(mutex_);
+        if (request.cache_prompt && has_room()) {
+            lock.unlock();
+            job->loaded = store_->prefetch(request.model, request.prompt,
+                                           request.side_request ? 0 : request.session);
+            lock.lock();
         }
-        {
-            const std::lock_guard lock(mutex_);
-            if (waiting_.size() >= options_.max_waiting || stopping_) {
-                metrics_.refused.Increment();
-                return nullptr;
-            }
-            waiting_.push_back(job);
-            metrics_.deferred.Set(static_cast<double>(waiting_.size()));
+        if (!has_room()) {
+            metrics_.refused.Increment();
+            return nullptr;
         }
+        waiting_.push_back(job);
+        metrics_.deferred.Set(static_cast<double>(waiting_.size()));
         wake_.notify_one();
         return job;
     }
 
     [[nodiscard]] const LlamaText& text() const { return text_; }
     [[nodiscard]] Store& store() { return *store_; }
-    [[nodiscard]] const llama_model* model() const { return model_.get(); }
     /// Equal only where the state of one context can serve another.
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
     [[nodiscard]] std::size_t context_tokens() const { return options_.context_tokens; }
@@ -178,12 +178,7 @@ private:
             step();
             lock.lock();
         }
-        fail_all();
-        for (const std::shared_ptr<Job>& job : waiting_) {
-            Result failed;
-            failed.finish = Finish::failed;
-            job->add(failed, "", true);
-        }
+        end_all(Finish::cancelled); // nobody waits for these, nor for those in the queue
     }
 
     /// Begins the slot's request with what is stored of its prompt.
@@ -223,7 +218,7 @@ private:
         }
         metrics_.decodes.Increment();
         if (llama_decode(context_.get(), batch_) != 0) {
-            fail_all(); // nothing of this batch is sure
+            end_all(Finish::failed); // nothing of this batch is sure
         }
         for (Slot& slot : slots_) {
             if (slot.logits >= 0) {
@@ -340,12 +335,17 @@ private:
         slot.id = id;
     }
 
-    void fail_all() {
+    void end_all(Finish finish) {
         for (Slot& slot : slots_) {
             if (slot.busy()) {
-                end(slot, Finish::failed);
+                end(slot, finish);
             }
         }
+    }
+
+    /// Whether a request can begin soon, or may wait. Requires: the lock.
+    [[nodiscard]] bool has_room() const {
+        return waiting_.size() + busy_ < options_.max_waiting + slots_.size();
     }
 
     /// Requires: the lock.
@@ -360,7 +360,8 @@ private:
                               {"n_past", slot.done},
                               {"n_decoded", slot.result.predicted}});
         }
-        metrics_.processing.Set(static_cast<double>(std::ranges::count_if(slots_, &Slot::busy)));
+        busy_ = static_cast<std::size_t>(std::ranges::count_if(slots_, &Slot::busy));
+        metrics_.processing.Set(static_cast<double>(busy_));
         metrics_.deferred.Set(static_cast<double>(waiting_.size()));
     }
 
@@ -377,7 +378,8 @@ private:
     mutable std::mutex mutex_; // of what follows
     std::condition_variable wake_;
     std::deque<std::shared_ptr<Job>> waiting_;
-    json shown_; // of the slots
+    json shown_;           // of the slots
+    std::size_t busy_ = 0; // slots
     bool stopping_ = false;
     std::thread thread_; // last: it uses all of the above
 };

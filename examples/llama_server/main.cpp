@@ -8,7 +8,6 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -37,7 +36,8 @@ void add_options(CLI::App& cli, Options& o) {
     add("--port", o.port, "0: any free one")->check(Range(0, 65535));
     cli.add_option("--api-key", o.api_keys,
                    "one for each tenant; state is shared within a tenant only")
-        ->envname("LLAMA_API_KEY");
+        ->envname("LLAMA_API_KEY")
+        ->check([](const std::string& key) { return std::string(key.empty() ? "is empty" : ""); });
     add("-c,--ctx-size", o.engine.context_tokens, "tokens, of each sequence")
         ->check(Range(64, 1 << 24));
     add("--parallel", o.engine.slots, "sequences that are computed together")->check(Range(1, 64));
@@ -64,7 +64,24 @@ std::unique_ptr<random_model::TemporaryModel> make_model(const std::string& name
     return shape.layers.empty() ? nullptr : std::make_unique<random_model::TemporaryModel>(shape);
 }
 
+/// The library limits neither a body of unknown length, nor what a compressed one becomes, nor how many
+/// ranges of an answer are asked for.
+httplib::Server::HandlerResponse refuse_unlimited(const httplib::Request& request,
+                                                  httplib::Response& response) {
+    const bool has_body = request.method != "GET" && request.method != "DELETE";
+    if ((!has_body || request.has_header("Content-Length")) &&
+        !request.has_header("Transfer-Encoding") && !request.has_header("Content-Encoding") &&
+        request.ranges.size() < 2) {
+        return httplib::Server::HandlerResponse::Unhandled;
+    }
+    send_error(request, response,
+               ApiError(411, "a body needs a Content-Length and no encoding; one range at most"));
+    response.set_header("Connection", "close"); // the body is unread
+    return httplib::Server::HandlerResponse::Handled;
+}
+
 void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
+    http.set_pre_routing_handler(refuse_unlimited);
     const auto to = [&](Endpoint endpoint) {
         return [&, endpoint](const httplib::Request& request, httplib::Response& response) {
             handle(options, engine, endpoint, request, response);
@@ -72,7 +89,8 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
     };
     http.Get("/", [](const httplib::Request&, httplib::Response& response) {
         response.set_header("Content-Security-Policy",
-                            "default-src 'self' 'unsafe-inline'; img-src data:");
+                            "default-src 'self' 'unsafe-inline'; img-src data:; "
+                            "frame-ancestors 'none'");
         response.set_content(page, "text/html; charset=utf-8");
     });
     http.Get("/health", [](const httplib::Request&, httplib::Response& response) {
@@ -96,7 +114,8 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
         if (response.body.empty()) { // else an endpoint has said it
             const int status = response.status;
             send_error(request, response,
-                       ApiError(status, status == 413   ? "the request is too large"
+                       ApiError(status, status == 413 ? "the request is too large, or its content "
+                                                        "type is not application/json"
                                         : status == 404 ? "there is no such endpoint"
                                                         : "the request could not be read"));
             response.set_header("Connection", "close"); // a part of the body may be unread
@@ -104,7 +123,15 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
     });
 }
 
-int serve(Options& options, const sigset_t& signals) {
+httplib::Server* running = nullptr; // for a signal
+
+/// Ends the server; a second signal ends the process at once.
+void stop(int signal) {
+    std::signal(signal, SIG_DFL);
+    running->stop(); // closes a socket, no more
+}
+
+int serve(Options& options) {
     const auto made = make_model(options.engine.model_file);
     if (options.name.empty()) {
         options.name = std::filesystem::path(options.engine.model_file).stem().string();
@@ -113,15 +140,22 @@ int serve(Options& options, const sigset_t& signals) {
     Engine engine(options.engine);
 
     httplib::Server http;
-    // An answer holds a thread until it is sent. Those that wait leave some for slow clients and for the
-    // other endpoints.
-    http.new_task_queue = [&] {
+    int listener = -1;
+    int port = options.port;
+    http.new_task_queue = [&] { // from here on a stop has an effect
+        running = &http;
+        std::signal(SIGINT, stop);
+        std::signal(SIGTERM, stop);
+        std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(),
+                    options.host.c_str(), port);
+        std::fflush(stdout);
+        // An answer holds a thread until it is sent. Those that wait leave some for slow clients and for
+        // the other endpoints.
         const auto slots = static_cast<std::size_t>(options.engine.slots);
         return new httplib::ThreadPool(slots + options.engine.max_waiting + 128);
     };
     http.set_payload_max_length(options.max_body_kib << 10U);
     http.set_tcp_nodelay(true);
-    int listener = -1;
     http.set_socket_options([&](int socket) { // not for reuse by two servers, as is the default
         const int yes = 1;
         setsockopt(listener = socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
@@ -130,24 +164,16 @@ int serve(Options& options, const sigset_t& signals) {
     http.set_read_timeout(10);
     http.set_write_timeout(10);
     add_routes(http, options, engine);
-    const int port = options.port == 0 ? http.bind_to_any_port(options.host) : options.port;
-    if (port < 0 || (options.port != 0 && !http.bind_to_port(options.host, port))) {
+    if (port == 0) {
+        port = http.bind_to_any_port(options.host);
+    } else if (!http.bind_to_port(options.host, port)) {
+        port = -1;
+    }
+    if (port < 0) {
         throw std::runtime_error("cannot listen on " + options.host + ":" +
                                  std::to_string(options.port));
     }
-    listen(listener, 1024);        // the library asks for 5 connections that wait to be accepted
-    std::thread([&http, signals] { // ends the server when a signal says so
-        int signal = 0;
-        sigwait(&signals, &signal);
-        while (!http.is_running()) { // before that a stop has no effect
-            std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        }
-        http.stop();
-    })
-        .detach();
-    std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(), options.host.c_str(),
-                port);
-    std::fflush(stdout);
+    listen(listener, 1024); // the library asks for 5 connections that wait to be accepted
     return http.listen_after_bind() ? 0 : 1;
 }
 
@@ -162,19 +188,13 @@ int main(int argc, char** argv) {
     CLI::App cli("An OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.");
     add_options(cli, options);
     CLI11_PARSE(cli, argc, argv);
-    sigset_t signals; // for the thread that waits for them, so blocked in all
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::signal(SIGPIPE, SIG_IGN);
     rlimit files{};
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) { // a connection is a file
         files.rlim_cur = std::min<rlim_t>(files.rlim_max, 4096);
         setrlimit(RLIMIT_NOFILE, &files);
     }
     try {
-        return serve(options, signals);
+        return serve(options);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "llama_server: %s\n", error.what());
         return 2;

@@ -105,18 +105,22 @@ public:
     /// Adds a piece, and returns what may be shown now.
     std::string add(std::string_view piece) {
         held_ += piece;
+        std::size_t end = std::string::npos; // where a stop text begins
         std::size_t hold = incomplete_character();
         for (const std::string& stop : stops_) {
-            if (const std::size_t at = held_.find(stop); at != std::string::npos) {
+            if (const std::size_t at = held_.find(stop); at < end) {
+                end = at;
                 stopped_by_ = stop;
-                held_.resize(at);
-                return rest();
             }
             std::size_t n = std::min(stop.size() - 1, held_.size());
             while (n > hold && !held_.ends_with(std::string_view(stop).substr(0, n))) {
                 --n;
             }
             hold = std::max(hold, n);
+        }
+        if (end != std::string::npos) {
+            held_.resize(end);
+            return rest();
         }
         std::string shown = held_.substr(0, held_.size() - hold);
         held_.erase(0, shown.size());

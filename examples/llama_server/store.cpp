@@ -13,10 +13,7 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <deque>
 #include <exception>
-#include <iterator>
-#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <utility>
@@ -56,16 +53,12 @@ public:
         for (llama_seq_id slot = 0; slot < slots; ++slot) {
             sequences_.emplace_back(context, slot, slots, block_tokens_);
         }
-        const auto listener = [this](auto& removal) { note(removal); };
-        if (below_ == nullptr) {
-            cache_.set_removal_listener(listener);
-        } else {
+        if (below_ != nullptr) {
             // The cache's model key names the weights and the context; the build is not in it.
             second_.emplace(cache_, *below_,
                             typename SecondLevel::Options{
                                 .fingerprint = promptkv::fingerprint_of(llama_print_system_info()),
                                 .block_tokens = block_tokens_});
-            second_->set_removal_listener(listener);
         }
     }
     StoreOf(const StoreOf&) = delete;
@@ -125,11 +118,19 @@ public:
 
     [[nodiscard]] json show(const std::string& model, const LlamaText& text,
                             std::size_t limit) const override {
-        constexpr std::size_t shown_tokens = 24; // at the begin and the end of a key
+        const auto each = [&](auto f) { // of the model
+            cache_.for_each([&](const typename Cache::EntryView& view) {
+                if (view.model == model) {
+                    f(view);
+                }
+            });
+        };
         json entries = json::array();
         std::unordered_map<const void*, std::size_t> numbers; // the same for the same block
-        cache_.for_each([&](const typename Cache::EntryView& view) {
-            if (view.model != model) {
+        std::size_t count = 0, seen = 0;
+        each([&](const auto& /*view*/) { ++count; });
+        each([&](const auto& view) {
+            if (seen++ + std::min(limit, count) < count) {
                 return;
             }
             std::size_t own_bytes = view.nbytes;            // that no other entry refers to
@@ -145,7 +146,7 @@ public:
                 }
             }
             const Block& last = *view.kv.blocks().back();
-            const std::size_t shown = std::min(view.tokens.size(), shown_tokens);
+            const std::size_t shown = std::min<std::size_t>(view.tokens.size(), 24);
             entries.push_back(
                 {{"tokens", view.tokens.size()},
                  {"tier", name(view.tier)},
@@ -155,42 +156,27 @@ public:
                  {"session", view.session},
                  {"age_s", std::chrono::duration<double>(Clock::now() - last.made).count()},
                  {"hits", last.uses.load()},
-                 {"begins", view.tokens.first(shown)},
                  {"ends", view.tokens.last(shown)},
                  {"blocks", blocks}});
         });
-        const std::size_t count = entries.size();
-        if (count > limit) {
-            entries.erase(entries.begin(), entries.end() - static_cast<std::ptrdiff_t>(limit));
-        }
         for (json& entry : entries) { // after the cache's lock
-            for (const char* end : {"begins", "ends"}) {
-                entry[end] = text.text(entry[end].get<Tokens>());
-            }
-        }
-        json departures = json::array();
-        {
-            const std::lock_guard lock(mutex_);
-            for (const auto& [of, departure] : departures_) {
-                if (of == model) {
-                    departures.push_back(departure);
-                }
-            }
+            entry["ends"] = text.text(entry["ends"].get<Tokens>());
         }
         json counters = json::object();
         promptkv::for_each_counter(
             cache_.stats(), [&](const char* counter, auto value) { counters[counter] = value; });
-        return {{"bytes", cache_.nbytes()}, {"max_bytes", cache_.limits().max_bytes},
-                {"count", count},           {"entries", std::move(entries)},
-                {"departures", departures}, {"stats", counters}};
+        return {{"bytes", cache_.nbytes()},
+                {"max_bytes", cache_.limits().max_bytes},
+                {"count", count},
+                {"entries", std::move(entries)},
+                {"stats", counters}};
     }
 
     [[nodiscard]] Explanation explain(const std::string& model, TokenSpan tokens) const override {
         return cache_.explain(model, tokens, fetch_options);
     }
     std::size_t erase_session(const std::string& model, std::uint64_t session) override {
-        return second_ ? second_->erase_session(model, session)
-                       : cache_.erase_session(model, session);
+        return cache_.erase_session(model, session);
     }
     std::size_t erase_below(const std::string& model, TokenSpan prefix) override {
         return second_ ? second_->erase_below(model, prefix) : cache_.erase_below(model, prefix);
@@ -202,34 +188,15 @@ public:
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const override {
         auto families = promptkv_metrics::collect(cache_);
         if (second_) {
-            std::ranges::move(promptkv_metrics::collect(second_->stats()),
-                              std::back_inserter(families));
+            promptkv_metrics::add(families, "promptkv_second_level_", second_->stats());
         }
         return families;
     }
 
 private:
-    /// Remembers what left: payloads, and the tails of those that were cut.
-    void note(const typename Cache::Removal& removal) {
-        constexpr std::size_t remembered = 512;
-        const std::lock_guard lock(mutex_);
-        departures_.emplace_back(removal.model, json{{"number", ++departed_},
-                                                     {"reason", name(removal.reason)},
-                                                     {"tier", name(removal.tier)},
-                                                     {"tokens", removal.tokens.size()},
-                                                     {"kept_tokens", removal.kept_tokens},
-                                                     {"bytes", removal.bytes}});
-        if (departures_.size() > remembered) {
-            departures_.pop_front();
-        }
-    }
-
     std::size_t block_tokens_;
-    std::vector<llama_kv::Sequence<KV>> sequences_;       // one a slot
-    mutable std::mutex mutex_;                            // of the next two
-    std::deque<std::pair<std::string, json>> departures_; // with their models, the last one last
-    std::uint64_t departed_ = 0;
-    Cache cache_; // after these: it calls note()
+    std::vector<llama_kv::Sequence<KV>> sequences_; // one a slot
+    Cache cache_;
     std::unique_ptr<BelowStore> below_;
     std::optional<SecondLevel> second_; // last: it uses the two before
 };

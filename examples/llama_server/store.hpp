@@ -58,7 +58,7 @@ public:
     /// Whether an entry serves any prefix of its key.
     [[nodiscard]] virtual bool cuttable() const = 0;
     /// As GET /cache shows it: the `limit` entries of a model that are evicted last, tier by tier, the next
-    /// victims first; what left of it lately; the counters.
+    /// victims first; the counters.
     [[nodiscard]] virtual json show(const std::string& model, const LlamaText& text,
                                     std::size_t limit) const = 0;
     [[nodiscard]] virtual Explanation explain(const std::string& model, TokenSpan tokens) const = 0;

@@ -59,8 +59,8 @@ test('unknown fields and odd text change nothing', async () => {
   const raw = await fetch(server.url + '/v1/chat/completions',
     { method: 'POST', body: Buffer.from('{"max_tokens":2,"messages":[{"role":"user","content":"\xf0\x9f\x98 \xff"}]}', 'latin1') })
   assert.ok([200, 400].includes(raw.status))
-  const emoji = (await post(chat('\u{1f600} \u0000 \ud83d'.toWellFormed?.() ?? 'x'))).status
-  assert.equal(emoji, 200)
+  assert.equal((await post(chat('\u{1f600} \ud83d'.toWellFormed?.() ?? 'x'))).status, 200)
+  assert.equal((await post(chat('before \u0000 after'))).status, 400)
 })
 
 test('a stop text ends the answer and is not in it', async () => {
@@ -70,6 +70,31 @@ test('a stop text ends the answer and is not in it', async () => {
   const cut = (await post({ ...body, stop })).json.choices[0]
   assert.equal(cut.message.content, whole.slice(0, whole.indexOf(stop)))
   assert.equal(cut.finish_reason, 'stop')
+  const letters = [...new Set(whole.slice(4, 16))].reverse()
+  const first = (await post({ ...body, stop: letters })).json.choices[0]
+  assert.equal(first.message.content, whole.slice(0, Math.min(...letters.map(each => whole.indexOf(each)))))
+})
+
+test('what the library does not limit is refused', async () => {
+  const raw = (head, body = '') => new Promise((resolve, reject) => {
+    const socket = connect(server.port, '127.0.0.1')
+    let text = ''
+    socket.on('data', data => { text += data })
+    socket.on('error', reject)
+    socket.on('close', () => resolve(text))
+    socket.write(`${head}\r\nHost: localhost\r\nConnection: close\r\n\r\n${body}`)
+  })
+  const path = '/v1/chat/completions HTTP/1.1'
+  for (const request of [
+    [`POST ${path}\r\nTransfer-Encoding: chunked`, '2\r\n{}\r\n0\r\n\r\n'], [`POST ${path}`, '{}'],
+    [`POST ${path}\r\nContent-Encoding: gzip\r\nContent-Length: 2`, '{}'], ['GET / HTTP/1.1\r\nRange: bytes=0-1,-,-,-']]) {
+    assert.match(await raw(...request), /^HTTP\/1.1 411 [^]*"invalid_request_error"/, request[0])
+  }
+  assert.match(await raw('GET / HTTP/1.1\r\nRange: bytes=0-1'), /^HTTP\/1.1 206 /)
+})
+
+test('an empty API key is refused: everybody has it', async () => {
+  await assert.rejects(start(null, '--api-key', ''))
 })
 
 const outside = Object.values(networkInterfaces()).flat().find(each => each.family === 'IPv4' && !each.internal)?.address

@@ -78,14 +78,14 @@ test('the page shows how much of each answer came from the cache, and what the c
 
   await page.evaluate("document.getElementById('play').click()")
   await until(() => page.evaluate("!document.getElementById('play').disabled"))
-  await until(async () => await page.evaluate("document.querySelectorAll('#tree rect').length") > 10)
+  await until(async () => await page.evaluate("document.querySelectorAll('#tree span').length") > 10)
   const { count } = (await server.call('GET', '/cache')).json
   await until(async () => await page.evaluate("document.querySelectorAll('#entries tr').length") === count)
 
   // A smaller budget, set with the slider: evictions are seen.
   const { bytes, most_bytes: most } = (await server.call('GET', '/cache')).json
   await page.evaluate(`const budget = document.getElementById('budget'); budget.value = ${Math.floor(800 * bytes / most)}; budget.dispatchEvent(new Event('change'))`)
-  await until(() => page.evaluate("document.querySelectorAll('#left .evicted, #left .cut').length > 0"))
+  await until(() => page.evaluate("document.getElementById('tree').classList.contains('evicting') && Number(document.getElementById('evictions-now').textContent) > 0"))
   await until(async () => (await server.call('GET', '/cache')).json.bytes < bytes)
   if (process.env.PROMPTKV_SCREENSHOT) writeFileSync(process.env.PROMPTKV_SCREENSHOT, await page.picture())
 
@@ -98,7 +98,7 @@ test('the page shows how much of each answer came from the cache, and what the c
     await page.key('Tab')
     reached.add(await page.evaluate('document.activeElement.id'))
   }
-  for (const id of ['system', 'text', 'send', 'new', 'forget', 'play', 'budget', 'left']) assert.ok(reached.has(id), id)
+  for (const id of ['system', 'text', 'send', 'new', 'forget', 'play', 'budget']) assert.ok(reached.has(id), id)
   assert.deepEqual(page.errors, [])
 
   const phone = await browse(t, server.url, 390, 800)
