@@ -8,7 +8,6 @@
 #include "fire_payloads.hpp"
 
 #include <atomic>
-#include <barrier>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -243,32 +242,44 @@ TEST_CASE("Leases end on another thread while their cache is moved") {
 }
 
 TEST_CASE("The holders of a block are counted right while a pin ends on another thread") {
-    constexpr int rounds = 2'000;
+    constexpr int rounds = 500;
     const int cache = 0;
-    const promptkv::BlockUse use;
-    std::barrier sync(2);
-    std::thread ending([&] {
+    const std::vector<promptkv::BlockUse> blocks(400);
+    std::atomic<int> arrived{0};
+    const auto meet = [&](int times) { // without sleep: both go on at once
+        ++arrived;
+        while (arrived < 2 * times)
+            std::this_thread::yield();
+    };
+    std::thread ending([&] { // from the last block on, so that the threads meet at some block
         for (int round = 0; round < rounds; ++round) {
-            sync.arrive_and_wait();
-            use.unpin();
-            sync.arrive_and_wait();
+            meet(2 * round + 1);
+            for (auto use = blocks.rbegin(); use != blocks.rend(); ++use)
+                use->unpin();
+            meet(2 * round + 2);
         }
     });
     for (int round = 0; round < rounds; ++round) {
         const bool is_stored = round % 2 == 0;
-        if (is_stored)
-            use.store(&cache);
-        use.pin(&cache);
-        sync.arrive_and_wait();
-        if (is_stored) {
+        for (const promptkv::BlockUse& use : blocks) {
+            if (is_stored)
+                use.store(&cache);
             use.pin(&cache);
-            use.unpin_locked();
-        } else {
-            use.store(&cache);
         }
-        sync.arrive_and_wait();
-        CHECK(use.count() == 1);
-        CHECK(use.unstore());
+        meet(2 * round + 1);
+        for (const promptkv::BlockUse& use : blocks) {
+            if (is_stored) {
+                use.pin(&cache);
+                use.unpin_locked();
+            } else {
+                use.store(&cache);
+            }
+        }
+        meet(2 * round + 2);
+        for (const promptkv::BlockUse& use : blocks) {
+            CHECK(use.count() == 1);
+            CHECK(use.unstore());
+        }
     }
     ending.join();
 }
