@@ -132,6 +132,20 @@ TEST_CASE("A reservation is declined before anything is made") {
     CHECK(cache.nbytes() == 8);
 }
 
+TEST_CASE("An erase of what a reservation was asked for voids it, also beyond the part that it is for") {
+    Cache cache({.max_bytes = 12});
+    store(cache, "abcdefgh", Tier::system);
+    auto room = cache.reserve("m", key("ijklmnop"), 8, Tier::assistant);
+    REQUIRE(room.tokens() == 4);
+    const bool erases = GENERATE(true, false);
+    CHECK(cache.erase_below("m", key(erases ? "ijklmn" : "ijklmx")) == 0);
+    const auto inserted = room.commit(blocks("ijkl"));
+    CHECK(inserted.outcome == (erases ? Outcome::cancelled : Outcome::stored));
+    // What was declined is remembered, unless it was erased.
+    CHECK(cache.probe("m", key("ijklmnopq")).matched() == (erases ? 0 : 8));
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("An insert keeps the part for which there is room") {
     const std::size_t room = GENERATE(2U, 3U, 4U, 5U);
     const std::string text = GENERATE(std::string("ijklmnop"), std::string("ijklmnopq"));

@@ -237,17 +237,10 @@ public:
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
         if (reserved.prefix)
             parts_.ledger.end_apart(reserved.prefix, call.prefix);
-        if (reserved.claim != nullptr && !reserved.claim->rest.empty() &&
-            inserted.outcome == Outcome::stored) {
-            std::vector<Token>& key = reserved.claim->tokens;
-            if (inserted.tokens == key.size()) {
-                PROMPTKV_TRY {
-                    key.insert(key.end(), reserved.claim->rest.begin(), reserved.claim->rest.end());
-                    remember(reserved.claim->model, key, reserved.tier, reserved.options);
-                }
-                PROMPTKV_CATCH_ALL {} // it is not remembered
-            }
-        }
+        if (const auto& claim = reserved.claim;
+            claim != nullptr && claim->size < claim->tokens.size() &&
+            inserted.outcome == Outcome::stored && inserted.tokens == claim->size)
+            remember(claim->model, claim->tokens, reserved.tier, reserved.options);
         return inserted;
     }
 
@@ -408,15 +401,21 @@ private:
 
     // deciding ///////////////////////////////////////////////////////////////
 
-    /// A key, or the rest of one, that the policy did not want: it may be wanted later.
-    void remember(ModelView model, Tokens tokens, TierEnum tier, const InsertOptions& options) {
+    /// A key, or the rest of one, that the policy did not want: it may be wanted later. Nothing where the key
+    /// is known, or where it cannot be remembered.
+    void remember(ModelView model, Tokens tokens, TierEnum tier,
+                  const InsertOptions& options) noexcept {
         if constexpr (observes_edges<typename R::Policy>) {
-            const auto spot = parts_.index.locate(model, tokens);
-            if (!parts_.index.remembers() || spot.home == nullptr)
-                return;
-            if (auto* node =
-                    parts_.index.remember(spot, tokens, tier, options.session, parts_.serves_parts))
-                Edges<R>(parts_).declined(*node, options);
+            PROMPTKV_TRY {
+                const auto spot = parts_.index.locate(model, tokens);
+                if (!parts_.index.remembers() || spot.home == nullptr)
+                    return;
+                auto* node =
+                    parts_.index.remember(spot, tokens, tier, options.session, parts_.serves_parts);
+                if (node != nullptr)
+                    Edges<R>(parts_).declined(*node, options);
+            }
+            PROMPTKV_CATCH_ALL {}
         }
     }
 

@@ -34,8 +34,8 @@ public:
     std::size_t pop_prefixes(ModelView model, Tokens tokens) {
         const auto spot = parts_.index.locate(model, tokens);
         reservations_.void_covered([&](const Claim& claim) {
-            return claim.model == model && claim.tokens.size() < tokens.size() &&
-                   std::equal(claim.tokens.begin(), claim.tokens.end(), tokens.begin());
+            return claim.model == model && claim.size < tokens.size() &&
+                   std::ranges::equal(claim.key(), tokens.first(claim.size));
         });
         Chain chain;
         for (auto* node = spot.place.node; node != nullptr; node = node->parent) {
@@ -48,8 +48,7 @@ public:
     bool erase(ModelView model, Tokens tokens) {
         R* entry = parts_.index.locate(model, tokens).record(tokens.size());
         reservations_.void_covered([&](const Claim& claim) {
-            return claim.model == model && std::equal(claim.tokens.begin(), claim.tokens.end(),
-                                                      tokens.begin(), tokens.end());
+            return claim.model == model && std::ranges::equal(claim.key(), tokens);
         });
         Chain chain;
         if (entry != nullptr)

@@ -39,10 +39,12 @@ public:
     /// What an erase may void: the key of a reservation.
     struct Claim {
         Claim(ModelView name, Tokens key, std::uint64_t of_session)
-            : model(name), tokens(key.begin(), key.end()), session(of_session) {}
+            : model(name), tokens(key.begin(), key.end()), size(key.size()), session(of_session) {}
+        [[nodiscard]] Tokens key() const noexcept { return Tokens(tokens).first(size); }
+
         const typename R::Model model;
-        std::vector<Token> tokens;
-        std::vector<Token> rest; // of the key, if the policy wants a part only
+        std::vector<Token> tokens; // the key, and what follows if the policy wants a part only
+        std::size_t size;          // of the key
         const std::uint64_t session;
         bool is_void = false; // under the cache's lock
     };
@@ -120,13 +122,7 @@ public:
             reserved.tokens = 0;
             return reserved;
         }
-        if (reserved.tokens < claim->tokens.size()) {
-            if (parts_.index.remembers())
-                claim->rest.assign(claim->tokens.begin() +
-                                       static_cast<std::ptrdiff_t>(reserved.tokens),
-                                   claim->tokens.end());
-            claim->tokens.resize(reserved.tokens);
-        }
+        claim->size = reserved.tokens;
         reserved.held = parts_.ledger.reserve(held);
         reserved.claim = std::move(claim);
         return reserved;
@@ -141,7 +137,7 @@ public:
         if (reserved.claim == nullptr || reserved.claim->is_void || made == nullptr)
             return cancel();
         KV& kv = *made;
-        const Tokens key = whole.value_or(Tokens(reserved.claim->tokens));
+        const Tokens key = whole.value_or(reserved.claim->key());
         std::size_t n = key.size();
         if constexpr (MeasuredPayload<KV>) {
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) <= n);
@@ -209,8 +205,7 @@ public:
         std::size_t bytes = claims_.capacity() * sizeof(claims_[0]);
         for (const std::weak_ptr<Claim>& each : claims_) {
             if (const std::shared_ptr<Claim> claim = each.lock())
-                bytes += sizeof(Claim) + counts +
-                         (claim->tokens.capacity() + claim->rest.capacity()) * sizeof(Token);
+                bytes += sizeof(Claim) + counts + claim->tokens.capacity() * sizeof(Token);
         }
         return bytes;
     }
