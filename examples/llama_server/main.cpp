@@ -68,7 +68,7 @@ std::unique_ptr<random_model::TemporaryModel> make_model(const std::string& name
 /// ranges of an answer are asked for.
 httplib::Server::HandlerResponse refuse_unlimited(const httplib::Request& request,
                                                   httplib::Response& response) {
-    const bool has_body = request.method != "GET" && request.method != "DELETE";
+    const bool has_body = request.method.starts_with('P'); // POST, PUT, PATCH
     if ((!has_body || request.has_header("Content-Length")) &&
         !request.has_header("Transfer-Encoding") && !request.has_header("Content-Encoding") &&
         request.ranges.size() < 2) {
@@ -125,9 +125,14 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
 
 httplib::Server* running = nullptr; // for a signal
 
+void on_signals(void (*handler)(int)) {
+    std::signal(SIGINT, handler);
+    std::signal(SIGTERM, handler);
+}
+
 /// Ends the server; a second signal ends the process at once.
-void stop(int signal) {
-    std::signal(signal, SIG_DFL);
+void stop(int /*signal*/) {
+    on_signals(SIG_DFL);
     running->stop(); // closes a socket, no more
 }
 
@@ -144,8 +149,7 @@ int serve(Options& options) {
     int port = options.port;
     http.new_task_queue = [&] { // from here on a stop has an effect
         running = &http;
-        std::signal(SIGINT, stop);
-        std::signal(SIGTERM, stop);
+        on_signals(stop);
         std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(),
                     options.host.c_str(), port);
         std::fflush(stdout);
@@ -174,7 +178,9 @@ int serve(Options& options) {
                                  std::to_string(options.port));
     }
     listen(listener, 1024); // the library asks for 5 connections that wait to be accepted
-    return http.listen_after_bind() ? 0 : 1;
+    const bool listened = http.listen_after_bind();
+    on_signals(SIG_DFL);
+    return listened ? 0 : 1;
 }
 
 } // namespace

@@ -91,6 +91,7 @@ test('what the library does not limit is refused', async () => {
     assert.match(await raw(...request), /^HTTP\/1.1 411 [^]*"invalid_request_error"/, request[0])
   }
   assert.match(await raw('GET / HTTP/1.1\r\nRange: bytes=0-1'), /^HTTP\/1.1 206 /)
+  assert.match(await raw('HEAD / HTTP/1.1'), /^HTTP\/1.1 200 /)
 })
 
 test('an empty API key is refused: everybody has it', async () => {
