@@ -63,6 +63,16 @@ TEST_CASE("At equal gaps the shortest turn is evicted first") {
     CHECK(contents(cache).find("abcd0") == std::string::npos);
 }
 
+TEST_CASE("The entry that comes in bounds no gap") {
+    WholeCache cache({.max_entries = 4});
+    for (const std::size_t tokens : {2U, 6U, 7U})
+        store_at(cache, tokens);
+    store(cache, "ax", Tier::assistant);
+    store_at(cache, 1); // the gap without 2 is 6, not 5, and that without 6 is 5
+    CHECK(contents(cache).find("abcdef0") == std::string::npos);
+    CHECK(contents(cache).find("ab0") != std::string::npos);
+}
+
 TEST_CASE("A leased turn is not thinned") {
     WholeCache cache;
     for (const std::size_t tokens : {4U, 8U, 12U, 16U})

@@ -307,6 +307,8 @@ private:
             node = node->parent;
         }
         const R* beyond = Index<R>::entry_at_or_above(node->parent);
+        if (beyond != nullptr && beyond == incoming_)
+            beyond = Index<R>::prefix_of(*beyond);
         judge(beyond != nullptr ? beyond->length() : 0);
         return *best;
     }
