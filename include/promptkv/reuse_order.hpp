@@ -79,6 +79,8 @@ struct ReuseOrder {
         }
         void leave(R& record) noexcept {
             recency_.leave(record);
+            if (record.node != nullptr)
+                record.node->hook.is_obsolete = false;
             nominate(record, false);
         }
         void set_aside(R& record) noexcept {
@@ -95,11 +97,12 @@ struct ReuseOrder {
         /// The least worth of the next candidates.
         [[nodiscard]] R* victim() noexcept {
             const bool by_recency = watch_ && watch_->says_recency();
-            const auto* found = candidates_.least(options_.sample, now_, [&](const auto& each) {
-                return by_recency ? 0 : lesson_.worth(each.level, now_ - each.last) + each.wish;
-            });
-            if (found == nullptr)
-                return nullptr;
+            const auto* found =
+                candidates_.least((std::max)(1U, options_.sample), now_, [&](const auto& each) {
+                    return by_recency ? 0 : lesson_.worth(each.level, now_ - each.last) + each.wish;
+                });
+            if (found == nullptr) // what is left is continued by entries that are set aside
+                return recency_.victim();
             const auto age = static_cast<float>(now_ - found->last);
             victim_age_ += (age - victim_age_) / 256;
             return found->record;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -132,7 +133,8 @@ TEST_CASE("A reservation is declined before anything is made") {
     CHECK(cache.nbytes() == 8);
 }
 
-TEST_CASE("An erase of what a reservation was asked for voids it, also beyond the part that it is for") {
+TEST_CASE(
+    "An erase of what a reservation was asked for voids it, also beyond the part that it is for") {
     Cache cache({.max_bytes = 12});
     store(cache, "abcdefgh", Tier::system);
     auto room = cache.reserve("m", key("ijklmnop"), 8, Tier::assistant);
@@ -144,6 +146,171 @@ TEST_CASE("An erase of what a reservation was asked for voids it, also beyond th
     // What was declined is remembered, unless it was erased.
     CHECK(cache.probe("m", key("ijklmnopq")).matched() == (erases ? 0 : 8));
     CHECK(cache.check_invariants());
+}
+
+TEST_CASE("What a marked prefix shares with a longer entry can be evicted") {
+    Cache cache({.max_bytes = 40});
+    for (int i = 0; i < 100; ++i) {
+        const std::string text = {static_cast<char>('a' + i % 26),
+                                  static_cast<char>('a' + i / 26),
+                                  'c',
+                                  'd',
+                                  'e',
+                                  'f',
+                                  'g',
+                                  'h',
+                                  'i',
+                                  'j'};
+        const std::uint64_t request = look_up(cache, text);
+        store(cache, text, Tier::assistant, {}, {.request = request});
+        cache.mark("m", key(std::string_view(text).substr(0, 3)), Tier::system);
+        REQUIRE(cache.nbytes() <= 40);
+        REQUIRE(cache.check_invariants());
+    }
+    CHECK(cache.stats().declined == 0);
+    const std::size_t evictable = cache.evictable_nbytes();
+    CHECK(evictable == cache.nbytes());
+    CHECK(cache.evict(evictable) == evictable);
+    CHECK(cache.nbytes() == 0);
+}
+
+TEST_CASE("The limits hold where only an entry that others continue may leave") {
+    SECTION("what comes in has absorbed an entry") {
+        PromptCache<UncutTape> cache({.max_bytes = 35});
+        for (const std::string_view text : {"ab", "abcd", "abcdef"}) {
+            const auto tier = text == "ab" ? Tier::system : Tier::assistant;
+            CHECK(store(cache, text, tier, {.bytes_per_token = 5}).outcome == Outcome::stored);
+        }
+        CHECK(contents(cache) == "abcdef0");
+        CHECK(cache.check_invariants());
+    }
+    SECTION("a payload is replaced by a larger one") {
+        PromptCache<Tape> cache({.max_bytes = 30});
+        store(cache, "ab", Tier::system, {.bytes_per_token = 5});
+        store(cache, "abcd", Tier::assistant, {.bytes_per_token = 5});
+        store(cache, "abcd", Tier::assistant, {.bytes_per_token = 5, .overhead = 5});
+        CHECK(cache.nbytes() <= 30);
+        CHECK(cache.check_invariants());
+    }
+    SECTION("what continues it is leased") {
+        Cache cache;
+        store(cache, "abc", Tier::system);
+        store(cache, "abcdef", Tier::assistant);
+        const auto lease = cache.lease_nearest("m", key("abcdef"), {.min_remaining = 0});
+        cache.set_limits({.max_bytes = 6, .max_entries = 1});
+        CHECK(contents(cache) == "abcdef0");
+        CHECK(cache.nbytes() == 6);
+        CHECK(cache.check_invariants());
+    }
+    SECTION("no candidate is looked at") {
+        Cache cache({.max_bytes = 8, .max_entries = 2, .policy = {.sample = 0}});
+        for (const std::string_view text : {"abcd", "efgh", "ij", "kl"})
+            store(cache, text, Tier::user);
+        CHECK(cache.nbytes() <= 8);
+        CHECK(cache.size() <= 2);
+    }
+}
+
+TEST_CASE("Entries some of which serve parts of their keys stay in order") {
+    PromptCache<UncutTape> cache;
+    SECTION("one that serves none is replaced by one that does") {
+        store(cache, "abcd", Tier::assistant, whole_only);
+        store(cache, "abcdefgh", Tier::assistant, whole_only);
+        const auto inserted = store(cache, "abcdefgh", Tier::assistant, {.step = 4});
+        CHECK(inserted.outcome == Outcome::replaced);
+        CHECK(inserted.absorbed == 1);
+    }
+    SECTION("one that serves none stands between others") {
+        store(cache, "abcd", Tier::system, {.step = 2});
+        store(cache, "abcdefgh", Tier::user, whole_only);
+        store(cache, "abcdefghijkl", Tier::assistant, {.step = 10});
+        CHECK(cache.check_invariants());
+        CHECK(cache.erase("m", key("abcdefghijkl")));
+    }
+    CHECK(cache.check_invariants());
+    cache.trim_to({.max_entries = 0});
+    CHECK(cache.empty());
+}
+
+TEST_CASE("A part that is cut to a checkpoint may be a victim again") {
+    PromptCache<Tape> cache({.max_bytes = 100});
+    store(cache, "abcd", Tier::system, {.step = 2});
+    store(cache, "abcdefghijklmnopqrst", Tier::assistant, {.step = 8});
+    CHECK(cache.evict(5) > 0);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A key is not obsolete for ever because an entry of it was demoted") {
+    const bool goes_on = GENERATE(false, true);
+    PromptCache<Tape> cache({.max_bytes = 40});
+    const std::string key_of_it = "abcdefghij";
+    store(cache, key_of_it, Tier::assistant, {}, {.session = 1});
+    look_up(cache, "abcdeX");
+    store(cache, "abcdeXYZUV", Tier::assistant, {}, {.session = 1});
+    REQUIRE(cache.stats().demoted == 1);
+    while (cache.probe("m", key(key_of_it), {.min_remaining = 0, .min_reuse = 6}))
+        REQUIRE(cache.evict(1) > 0);
+    for (const char letter : {'k', 'l', 'm', 'n', 'o', 'p'}) {
+        look_up(cache, std::string(10, letter));
+        store(cache, std::string(10, letter), Tier::assistant);
+    }
+    const std::string asked = key_of_it + (goes_on ? "kl" : "");
+    int kept = 0;
+    for (int i = 0; i < 20; ++i) {
+        const std::uint64_t request = look_up(cache, asked);
+        const auto outcome = store(cache, asked, Tier::assistant, {}, {.request = request}).outcome;
+        kept += outcome == Outcome::declined ? 0 : 1;
+    }
+    CHECK(kept > 15);
+}
+
+TEST_CASE("A reservation for nothing is declined where leases take all the room") {
+    Cache cache;
+    store(cache, "abcdefgh", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("abcdefgh"), {.min_remaining = 0});
+    cache.set_limits({.max_bytes = 4});
+    CHECK_FALSE(cache.reserve("n", key(""), 0, Tier::user));
+}
+
+/// Says whether its cache is at work.
+struct Watched {
+    static inline bool is_locked = false;
+    void lock() noexcept { is_locked = true; }
+    void unlock() noexcept { is_locked = false; }
+};
+
+/// Notes whether one that holds blocks was destroyed under the lock.
+struct Leaving : Blocks {
+    static inline bool under_lock = false;
+
+    explicit Leaving(Blocks kv) : Blocks(std::move(kv)) {}
+    Leaving(const Leaving&) = default;
+    Leaving(Leaving&&) noexcept = default;
+    Leaving& operator=(const Leaving&) = default;
+    Leaving& operator=(Leaving&&) noexcept = default;
+    ~Leaving() { under_lock = under_lock || (Watched::is_locked && !blocks().empty()); }
+    [[nodiscard]] Leaving clone_prefix(std::size_t n) const {
+        return Leaving(Blocks::clone_prefix(n));
+    }
+    std::optional<Leaving> truncate(std::size_t n) noexcept { return of(Blocks::truncate(n)); }
+    std::optional<Leaving> adopt_blocks(std::size_t n, const Leaving& other) noexcept {
+        return of(Blocks::adopt_blocks(n, other));
+    }
+
+private:
+    static std::optional<Leaving> of(std::optional<Blocks> kv) {
+        return kv ? std::optional<Leaving>(Leaving(std::move(*kv))) : std::nullopt;
+    }
+};
+
+TEST_CASE("No payload is destroyed under the cache's lock where a part of it is kept") {
+    promptkv::BasicPromptCache<Leaving, std::string, std::int32_t, Tier, promptkv::ReuseOrder,
+                               Watched>
+        cache({.max_bytes = 8});
+    const std::string text = "abcdefghijklmnop";
+    const auto inserted = cache.insert("m", key(text), Leaving(blocks(text)), Tier::user);
+    CHECK(inserted.tokens == 4);
+    CHECK_FALSE(Leaving::under_lock);
 }
 
 TEST_CASE("An insert keeps the part for which there is room") {

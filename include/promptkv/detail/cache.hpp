@@ -84,6 +84,7 @@ public:
         std::optional<KV> adopted; // what an incoming payload gave up for shared blocks
         std::optional<KV> cut_off; // the part of it that is not kept
         std::optional<KV> copy;
+        std::optional<KV> whole;  // goes back to the caller where the policy declines a part
         std::optional<KV> prefix; // what a reservation shared
 
     private:
@@ -165,17 +166,16 @@ public:
             use_present(decision, spot, tokens, tier, options, call);
         if (decision.outcome == Outcome::stored || decision.outcome == Outcome::replaced) {
             const bool is_part = decision.tokens < tokens.size();
-            std::optional<KV> whole; // goes back to the caller where the policy declines a part
             if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
                 if (is_part)
-                    whole.emplace(clone(std::as_const(kv), tokens.size()));
+                    call.whole.emplace(clone(std::as_const(kv), tokens.size()));
             }
             Storing<R>(parts_, call.gone)
                 .store(spot, model, tokens.first(decision.tokens),
                        {kv, bytes_of_first(incoming, decision.tokens), is_part, tier, options,
                         inserted, call.cut_off});
-            if (whole && inserted.outcome == Outcome::declined)
-                hand_back(kv, *whole);
+            if (call.whole && inserted.outcome == Outcome::declined)
+                hand_back(kv, *call.whole);
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }

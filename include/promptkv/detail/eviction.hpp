@@ -65,11 +65,12 @@ public:
             const std::size_t wanted = parts_.ledger.nbytes() - most;
             if (evict_bytes(wanted, false, evicted))
                 continue;
-            if (evicted.declined) {
-                evicted.declined = !give_up((std::min)(wanted, nbytes));
-            } else if (!drop_passed(false, evicted)) {
+            const bool is_incoming = std::exchange(evicted.declined, false);
+            if (drop_passed(false, evicted))
+                continue;
+            if (!is_incoming)
                 break;
-            }
+            evicted.declined = !give_up((std::min)(wanted, nbytes));
         }
         put_back_passed();
         return evicted;
@@ -187,6 +188,16 @@ private:
             if (found)
                 return true;
             pass_over(*record);
+            if constexpr (observes_edges<typename R::Policy>) {
+                // What it shares may be held by an entry that it continues, which is no candidate.
+                R* above = Index<R>::prefix_of(*record);
+                if (above != nullptr && above != incoming_ && !above->is_aside() &&
+                    !above->payload->leased() && !is_spared(*above)) {
+                    if (evict_from(*above, wanted, in_use, evicted))
+                        return true;
+                    pass_over(*above);
+                }
+            }
         }
         return false;
     }
@@ -231,7 +242,12 @@ private:
                             found = &record; // in the end the first that was passed over
                     });
             }
-            PROMPTKV_CATCH_ALL {}
+            PROMPTKV_CATCH_ALL { // the first that was passed over is dropped whole
+                for (R* each = in_use ? nullptr : passed_; each != nullptr; each = each->next) {
+                    if (!is_spared(*each))
+                        found = each;
+                }
+            }
         }
         put_back_passed();
         if (found != nullptr)
@@ -354,8 +370,9 @@ private:
         auto cut = parts_.ledger.cut(record, kept);
         if (cut.tail)
             left->payload->emplace(std::move(*cut.tail));
+        const bool was_shown = record.shown;
         parts_.index.show(record, record.serves_parts());
-        if (changes_edge) {
+        if (changes_edge || record.shown != was_shown) {
             parts_.resident_leaf(&record);
             parts_.resident_leaf(Index<R>::prefix_of(record));
         }

@@ -60,6 +60,7 @@ struct ObservedEdge {
     [[nodiscard]] ObservedEdge continued(const Use& use) const noexcept {
         ObservedEdge edge = *this;
         edge.slot = none;
+        edge.is_obsolete = false;
         if (static_cast<std::int32_t>(use.request - last) > 0)
             edge.use_again(use);
         return edge;
@@ -83,6 +84,7 @@ struct ObservedEdge {
         above = *this;
         interval = 0;
         slot = none;
+        is_obsolete = false;
         is_tail = true;
     }
     void join(const ObservedEdge& above) noexcept {

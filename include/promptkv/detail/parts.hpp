@@ -74,8 +74,12 @@ struct Parts {
     /// be one. Null: there is no record.
     void resident_leaf([[maybe_unused]] R* record) noexcept {
         if constexpr (observes_edges<Policy>) {
-            if (record != nullptr && record->is_entry && record->payload != nullptr)
-                order.resident_leaf(*record, !record->is_aside() && record->is_leaf());
+            for (; record != nullptr; record = Index<R>::prefix_of(*record)) {
+                if (record->is_entry && record->payload != nullptr)
+                    order.resident_leaf(*record, !record->is_aside() && record->is_leaf());
+                if (record->shown)
+                    break; // it continues those above, whatever continues it
+            }
         }
     }
     void withdraw([[maybe_unused]] R& record) noexcept {

@@ -249,6 +249,8 @@ private:
     bool give_up_part(std::size_t wanted, std::size_t& held, Reserved& reserved,
                       const Incoming<KV>& incoming, std::size_t shared) const noexcept {
         if constexpr (TruncatablePayload<KV>) {
+            if (reserved.tokens == 0)
+                return false;
             const std::size_t step =
                 incoming.kv != nullptr ? block_tokens(*incoming.kv) : parts_.block_tokens;
             const std::size_t now = bytes_of_first(incoming, reserved.tokens);

@@ -77,6 +77,8 @@ public:
         // the payload is cut before. Else nothing is cut that may come to nothing.
         if (former != nullptr && is_refused())
             return take_back();
+        if (former != nullptr)
+            parts_.withdraw(*former);
         PROMPTKV_TRY {
             linked = &parts_.index.link(spot, model, tokens, std::move(record));
             if (session != 0 && spot.home == nullptr)
@@ -229,6 +231,8 @@ private:
         assign(insert.cut_off, parts_.ledger.cut_held(*record.payload, kept, added).tail);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
+        parts_.resident_leaf(&record);
+        parts_.resident_leaf(Index<R>::prefix_of(record));
         return true;
     }
 
