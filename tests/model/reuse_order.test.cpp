@@ -363,6 +363,7 @@ public:
     }
     void expect_more(int number, int extended, const Order::Use& use) {
         NaiveEdge& edge = edges[number] = edges[extended];
+        edge.is_obsolete = false;
         const std::size_t gap = use.request - edge.last;
         if (gap == 0)
             return;
@@ -521,6 +522,7 @@ public:
     void remove(int number) {
         FakeRecord& record = *records_.at(number);
         order_.leave(record);
+        naive_.edges[number].is_obsolete = false;
         naive_.nominate(number, record.tier, false);
         records_.erase(number);
     }
@@ -542,6 +544,7 @@ public:
         naive_.edges[tail] = naive_.edges.at(number);
         naive_.edges[tail].interval = 0;
         naive_.edges[tail].is_tail = true;
+        naive_.edges[tail].is_obsolete = false;
     }
     /// The edge above is joined with this one, which goes on as it was, unless it was a tail.
     void join(int number, int above) {
@@ -581,9 +584,11 @@ public:
     std::optional<int> check_victim(FakeRecord* to_come = nullptr) {
         const auto asked = naive_.sweep();
         FakeRecord* victim = order_.victim();
-        REQUIRE((victim == nullptr) == asked.empty());
-        if (victim == nullptr)
+        if (asked.empty()) { // what is left is continued by entries that are set aside
+            REQUIRE((victim == nullptr || !victim->leaf));
             return std::nullopt;
+        }
+        REQUIRE(victim != nullptr);
         int number = -1;
         if (victim != to_come) {
             const auto found =
