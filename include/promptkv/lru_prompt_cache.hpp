@@ -373,7 +373,7 @@ public:
     /// Effects:    `kv` is moved from only where it is stored or replaced. It may come back cut from
     ///             `no_room`, or from a policy that declines, if it has no blocks.
     /// Throws:     what an allocation throws, or the copy of the model; std::length_error for a key of
-    ///             2^32 - 1 tokens or more.
+    ///             2^32 - 2 tokens or more.
     /// Complexity: O(tokens + blocks), and the evictions.
     /// Differs:    the reference empties itself for what is too large, lets the tier fall, may evict what
     ///             it has just stored, and deletes a system entry that a longer one contains.

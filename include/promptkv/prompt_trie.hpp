@@ -31,7 +31,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// value for a node, 16 to 50 bytes for a child.
 ///
 /// A Handle is like a pointer to a value. It stays valid until the value is removed, also when the
-/// trie moves. Keys are shorter than 2^32 - 1 tokens.
+/// trie moves. Keys are shorter than 2^32 - 2 tokens.
 ///
 /// Requires of `Value`: it is moved and destroyed without throwing.
 /// Thread safety: none; a const object may be read from several threads.
@@ -102,7 +102,7 @@ public:
 
     /// Puts `value` at `key`, in the place of the value that may be there.
     /// Returns:    its handle, and whether the key is new. The handle of a replaced value stays valid.
-    /// Throws:     std::length_error for 2^32 - 1 tokens or more; what an allocation throws.
+    /// Throws:     std::length_error for 2^32 - 2 tokens or more; what an allocation throws.
     /// Complexity: O(n) to compare and copy. Splitting an edge copies nothing.
     std::pair<Handle, bool> insert_or_assign(Key key, Value value) {
         Node* node = tree_.node_at(key, tree_.descend(key));

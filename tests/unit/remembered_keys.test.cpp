@@ -306,6 +306,60 @@ std::string step(Cache& cache, Random& random) {
     return std::to_string(random.one_in(3) ? cache.clear() : cache.erase_model(model));
 }
 
+TEMPLATE_TEST_CASE("What branches of evicted keys share counts towards the bound", "",
+                   PromptCache<WholeTape>, PromptCache<Hybrid>, PromptCache<UncutTape>) {
+    const bool listens = GENERATE(false, true);
+    CAPTURE(listens);
+    TestType cache({.max_entries = 4}); // the bound is 4 times what was ever stored at once
+    maybe_listen(cache, listens);
+    std::size_t early = 0;
+    for (int i = 0; i < 1'000; ++i) {
+        const std::string shared = std::to_string(1'000'000 + i) + "-shared-by-two";
+        store(cache, shared + "ab", Tier::user);
+        store(cache, shared + "xy", Tier::user);
+        if (i == 200)
+            early = cache.index_nbytes();
+    }
+    CHECK(cache.check_invariants());
+    CHECK(cache.index_nbytes() < early + early / 2);
+}
+
+TEST_CASE("Remembered branches hide neither what is shared nor what is superseded") {
+    const std::size_t remembered = GENERATE(0U, 1000U);
+    CAPTURE(remembered);
+    const std::string shared = "abcdefgh";
+
+    SECTION("a branch that goes on from a remembered key shares the blocks of another one") {
+        LRUPromptCache<Hybrid> cache({.remembered_tokens = remembered});
+        store(cache, shared + "ij", Tier::user);
+        store(cache, shared + "kl", Tier::user);
+        CHECK(cache.trim_to({.max_entries = 1}) == 1);
+        const std::size_t before = cache.nbytes();
+        store(cache, shared + "ijmn", Tier::user);
+        CHECK(cache.nbytes() - before == 4 + 12); // two blocks, and the state of the whole text
+    }
+    SECTION("a branch beside many remembered ones does") {
+        LRUPromptCache<Hybrid> cache({.remembered_tokens = remembered});
+        for (int i = 0; i < 100; ++i)
+            store(cache, shared + std::to_string(100 + i), Tier::user);
+        cache.trim_to({.max_entries = 1});
+        const std::size_t before = cache.nbytes();
+        store(cache, shared + "xyz", Tier::user);
+        CHECK(cache.nbytes() - before == 3 + 11);
+    }
+    SECTION("a turn is superseded although another one was evicted") {
+        LRUPromptCache<WholeTape> cache({.remembered_tokens = remembered});
+        store(cache, shared + "ij", Tier::user);
+        store(cache, shared, Tier::user);
+        CHECK(cache.trim_to({.max_entries = 1}) == 1);
+        store(cache, "xyz", Tier::user);
+        CHECK(cache.touch("m", key(shared)));
+        store(cache, shared + "kl", Tier::user);
+        CHECK(cache.stats().superseded == 1);
+        CHECK(eviction_order(cache) == "abcdefgh xyz abcdefghkl");
+    }
+}
+
 TEST_CASE("Whether keys are remembered changes nothing else, and the parts stay sound") {
     const bool listens = GENERATE(false, true);
     const std::uint64_t seed = GENERATE(1U, 2U, 3U);

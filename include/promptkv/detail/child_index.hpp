@@ -45,7 +45,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 ///     slots   [ child, nearest, token | ... ]    a binary heap: slot 0 has the nearest value
 ///     table   token -> child                     only above `scan_limit` children
 ///
-/// `nearest` is the depth of the nearest visible value below the child, `none` if there is none.
+/// `nearest` is the depth of the nearest visible value at or below the child; `hidden` if values are there
+/// that are not visible; `none` if there are none, or they are remembered keys.
 /// A node keeps its slot number in `Node::slot`. Up to `scan_limit` children are found by a scan of
 /// 16 bytes a child; beyond, by linear probing in a table whose hash is keyed by a secret.
 ///
@@ -55,6 +56,7 @@ class ChildIndex {
 public:
     using Nearest = std::uint32_t;
     static constexpr Nearest none = (std::numeric_limits<Nearest>::max)();
+    static constexpr Nearest hidden = none - 1;
     static constexpr std::uint32_t scan_limit = 16;
 
     [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
@@ -65,7 +67,15 @@ public:
 
     /// The child whose subtree has the nearest visible value; null if none has one.
     [[nodiscard]] Node* nearest() const noexcept {
-        return nearest_depth() != none ? slots_[0].child : nullptr;
+        return nearest_depth() < hidden ? slots_[0].child : nullptr;
+    }
+    [[nodiscard]] Nearest nearest_depth(std::uint32_t slot) const noexcept {
+        return slots_[slot].nearest;
+    }
+    /// Whether values that are not remembered keys are below one child alone; it is in slot 0. O(1).
+    [[nodiscard]] bool one_has_values() const noexcept {
+        return nearest_depth() != none && (size_ < 2 || slots_[1].nearest == none) &&
+               (size_ < 3 || slots_[2].nearest == none);
     }
 
     /// The nearest among the children except the one at `slot`. O(1): it is in one of the first 3 slots.
@@ -74,7 +84,8 @@ public:
             return nearest();
         const Slot* best = nullptr;
         for (std::uint32_t i = 1; i < size_ && i <= 2; ++i) {
-            if (slots_[i].nearest != none && (best == nullptr || slots_[i].nearest < best->nearest))
+            if (slots_[i].nearest < hidden &&
+                (best == nullptr || slots_[i].nearest < best->nearest))
                 best = &slots_[i];
         }
         return best != nullptr ? best->child : nullptr;

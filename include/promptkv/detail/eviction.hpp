@@ -294,7 +294,7 @@ private:
         if (!record.superseded)
             return record;
         Node* node = record.node;
-        for (int i = 0; i < max_path && node->children.size() == 1; ++i)
+        for (int i = 0; i < max_path && node->children.one_has_values(); ++i)
             node = node->children[0];
         R* best = &record;
         std::size_t best_gap = unlimited;
@@ -318,7 +318,7 @@ private:
                 above_pending = below;
                 below = node->depth;
             }
-            if (node->parent == nullptr || node->parent->children.size() > 1)
+            if (node->parent == nullptr || !node->parent->children.one_has_values())
                 break;
             node = node->parent;
         }

@@ -162,7 +162,7 @@ public:
             return;
         record.shown = shown;
         record.home->tree.visibility_changed(record.node);
-        if (!shown || record.home->tree.remembered() == 0)
+        if (!shown || remembered_keys_.size() == 0)
             return;
         for (Node *node = record.node->parent, *above = nullptr; node != nullptr; node = above) {
             above = node->parent;
@@ -193,7 +193,7 @@ public:
     }
     /// Forgets the keys that were evicted first, until at most `tokens` are remembered.
     void forget_down_to(std::size_t tokens) noexcept {
-        while (remembered_ > tokens)
+        while (remembered_ > tokens && remembered_keys_.size() > 0)
             forget(*remembered_keys_.oldest());
     }
     /// Forgets the keys that are too many, and hands over all that were forgotten: a chain for the caller to
@@ -256,25 +256,16 @@ public:
             Tree::for_each_beyond(node, steps, [&](Node* each) { return f(*each->value); });
     }
 
-    /// An entry that shares most tokens with the key that was located, and how many. Null: none was found
-    /// within a few steps.
+    /// An entry that shares most tokens with the key that was located, and how many. Null: there is none.
     struct Sharing {
         R* entry = nullptr;
         std::size_t tokens = 0;
     };
     [[nodiscard]] static Sharing any_sharing(const Spot& spot) noexcept {
-        Node* node = spot.place.below();
         std::size_t tokens = spot.common();
-        if (node != nullptr && node->nearest == nullptr && tokens > 0) {
-            const auto is_entry = [](const R& record) { return record.is_entry; };
-            if (R* below = first_below(*node, is_entry))
-                return {below, tokens};
-        }
-        for (; node != nullptr && tokens > 0; node = node->parent) {
-            if (node->nearest != nullptr)
-                return {node->nearest->value, tokens};
-            if (node->value != nullptr && node->value->is_entry)
-                return {node->value, tokens};
+        for (Node* node = spot.place.below(); node != nullptr && tokens > 0; node = node->parent) {
+            if (R* entry = any_entry(*node))
+                return {entry, tokens};
             tokens = node->parent != nullptr ? node->parent->depth : 0;
         }
         return {};
@@ -286,8 +277,7 @@ public:
             return true;
         while (top->parent != nullptr && top->parent->parent != nullptr)
             top = top->parent;
-        return top->nearest != nullptr ||
-               first_below(*top, [](const R& record) { return record.is_entry; }) != nullptr;
+        return any_entry(*top) != nullptr;
     }
     /// A remembered key that shares spot.common() tokens with the key that was located. Null: none was
     /// found within a few steps.
@@ -363,7 +353,7 @@ public:
 
     /// Bytes that were evicted so far.
     [[nodiscard]] std::uint64_t evicted() const noexcept { return remembered_keys_.evicted(); }
-    /// Tokens of all edges but those of remembered keys.
+    /// Tokens of all edges but those of remembered keys alone.
     [[nodiscard]] std::size_t resident_tokens() const noexcept { return tokens_ - remembered_; }
     [[nodiscard]] std::size_t remembered_keys() const noexcept { return remembered_keys_.size(); }
 
@@ -458,6 +448,18 @@ private:
         return nullptr;
     }
 
+    /// An entry at or below a node. O(nodes on the way).
+    [[nodiscard]] static R* any_entry(Node& top) noexcept {
+        for (Node* node = &top;; node = node->children[0]) {
+            if (node->nearest != nullptr)
+                return node->nearest->value;
+            if (node->value != nullptr && node->value->is_entry)
+                return node->value;
+            if (node->children.nearest_depth() == Node::Children::none)
+                return nullptr;
+        }
+    }
+
     template <class F>
     static void for_each_from(Node* top, F f) {
         for (Node* node = top; node != nullptr; node = node->next(top)) {
@@ -543,7 +545,7 @@ private:
 
     Homes homes_;
     std::size_t tokens_ = 0;           // of all tries
-    std::size_t remembered_ = 0;       // of these: of remembered keys
+    std::size_t remembered_ = 0;       // of these: of remembered keys alone
     std::size_t remember_at_most_ = 0; // tokens
     RememberedKeys<R> remembered_keys_;
     std::uint64_t version_ = 0;

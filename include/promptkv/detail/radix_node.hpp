@@ -98,8 +98,13 @@ struct RadixNode {
     /// The right value of `nearest`.
     [[nodiscard]] RadixNode* find_nearest() noexcept { return visible() ? this : beyond(); }
 
+    /// What the parent's index of children says of the node.
     [[nodiscard]] std::uint32_t nearest_depth() const noexcept {
-        return nearest != nullptr ? nearest->depth : Children::none;
+        if (nearest != nullptr)
+            return nearest->depth;
+        const bool has_value = static_cast<bool>(value) && !remembered();
+        return has_value || children.nearest_depth() != Children::none ? Children::hidden
+                                                                       : Children::none;
     }
 
     /// The tokens from the root to here. Allocates the vector.

@@ -74,9 +74,13 @@ public:
     /// The node's value became visible, or no longer is.
     void visibility_changed(Node* node) noexcept { refresh(node); }
 
-    /// The node's value is remembered from now on, or (false) no longer.
+    /// The node's value is remembered from now on, or (false) no longer. `visibility_changed`, or another
+    /// function for values, is to follow.
     void remembered_changed(const Node* node, bool is_remembered) noexcept {
-        remembered_ += is_remembered ? node->edge_length : 0 - std::size_t{node->edge_length};
+        if (is_remembered)
+            remembered_ += node->edge_length;
+        else if (is_resident(node))
+            remembered_ -= node->edge_length;
     }
 
     // structure //////////////////////////////////////////////////////////////
@@ -84,8 +88,8 @@ public:
     /// The node at `key`, made where there is none; the caller gives it a value.
     /// Requires: `place` is descend(key).
     [[nodiscard]] Node* node_at(Key key, Place place) {
-        if (key.size() >= (std::numeric_limits<std::uint32_t>::max)())
-            fail_length("promptkv: a key has 2^32 - 1 tokens or more");
+        if (key.size() >= Node::Children::hidden)
+            fail_length("promptkv: a key has 2^32 - 2 tokens or more");
         if (place.node == nullptr)
             place.node = root_ = new Node();
         const Key rest = key.subspan(place.common);
@@ -122,7 +126,7 @@ public:
         upper->children.add(*lower->edge(), lower, lower->nearest_depth());
         if constexpr (!std::is_empty_v<Hook>)
             upper->hook = lower->hook.first_part();
-        if (lower->remembered())
+        if (lower->remembered() && is_resident(upper))
             remembered_ -= upper->edge_length;
         bytes_ += upper->children.nbytes();
         ++node_count_;
@@ -135,6 +139,8 @@ public:
         node->depth -= cut;
         node->edge_length -= cut;
         tokens_ -= cut;
+        if (is_remembered(node))
+            remembered_ -= cut;
         node->run->release(cut);
         compact(node);
         if (node->nearest == nullptr)
@@ -224,7 +230,7 @@ public:
             if (slot >= parent->children.size() || n == open.size())
                 return;
             const std::uint32_t depth = parent->children[slot]->nearest_depth();
-            if (depth != Node::Children::none)
+            if (depth < Node::Children::hidden)
                 open[n++] = Subtree{parent, slot, depth};
         };
         push(node, 0);
@@ -252,7 +258,7 @@ public:
     }
     /// Tokens of all edges.
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-    /// Tokens of the edges whose value is remembered.
+    /// Tokens of the edges whose value is remembered, or that have remembered values alone below.
     [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
         return node_count() * sizeof(Node) + bytes_ + (root_ ? root_->children.nbytes() : 0);
@@ -273,12 +279,14 @@ public:
                     return false;
                 if (child->run == node->run && child != node->next_piece())
                     return false;
+                if (child->nearest_depth() != node->children.nearest_depth(i))
+                    return false;
             }
             if (node == root_)
                 continue;
             bytes += node->children.nbytes();
             tokens += node->edge_length;
-            remembered += node->remembered() ? node->edge_length : 0;
+            remembered += is_remembered(node) ? node->edge_length : 0;
             if (node->run != node->parent->run) {
                 bytes += node->run->nbytes();
                 std::size_t live = 0;
@@ -295,16 +303,33 @@ public:
     }
 
 private:
-    /// Tells the nodes above of a new nearest value. Stops where it makes no difference.
+    /// Whether values that are not remembered are at or below a node, as its parent knows.
+    [[nodiscard]] static bool is_resident(const Node* node) noexcept {
+        return node->parent == nullptr ||
+               node->parent->children.nearest_depth(node->slot) != Node::Children::none;
+    }
+    [[nodiscard]] static bool is_remembered(const Node* node) noexcept {
+        return node->remembered() || !is_resident(node);
+    }
+
+    /// Tells the nodes above of a new nearest value, or of the first or the last value at or below. Stops
+    /// where it makes no difference.
     void refresh(Node* node) noexcept {
-        for (; node != nullptr; node = node->parent) {
+        for (; node->parent != nullptr; node = node->parent) {
             Node* nearest = node->find_nearest();
-            if (nearest == node->nearest)
-                return;
+            const bool same = nearest == node->nearest;
             node->nearest = nearest;
-            if (node->parent != nullptr)
-                node->parent->children.set_nearest(node->slot, node->nearest_depth());
+            const auto before = node->parent->children.nearest_depth(node->slot);
+            const auto depth = node->nearest_depth();
+            if (same && depth == before)
+                return;
+            if (!node->remembered() && before == Node::Children::none)
+                remembered_ -= node->edge_length;
+            node->parent->children.set_nearest(node->slot, depth);
+            if (!node->remembered() && depth == Node::Children::none)
+                remembered_ += node->edge_length;
         }
+        node->nearest = node->find_nearest();
     }
 
     // nodes //////////////////////////////////////////////////////////////////
@@ -335,7 +360,8 @@ private:
         bytes_ += child->run->nbytes();
         tokens_ += child->edge_length;
         ++node_count_;
-        Node* added = child.release(); // the tree owns it now
+        remembered_ += child->edge_length; // until it has a value
+        Node* added = child.release();     // the tree owns it now
         parent->children.add(*added->edge(), added, Node::Children::none);
         return added;
     }
@@ -378,6 +404,8 @@ private:
         while (node != root_ && !node->value && node->children.size() == 0) {
             Node* parent = node->parent;
             const std::size_t before = parent->children.nbytes();
+            if (!is_resident(node))
+                remembered_ -= node->edge_length;
             parent->children.remove(node->slot);
             refresh(parent);
             if (parent != root_)
@@ -421,7 +449,7 @@ private:
         node->parent->children.replace(node->slot, child);
         if constexpr (!std::is_empty_v<Hook>)
             child->hook.join(node->hook);
-        if (child->remembered())
+        if (child->remembered() && is_resident(child))
             remembered_ += joined;
         bytes_ -= node->children.nbytes();
         --node_count_;
@@ -522,7 +550,7 @@ private:
     std::size_t node_count_ = 0; // without the root
     std::size_t bytes_ = 0;      // runs, and the child indexes of all nodes but the root
     std::size_t tokens_ = 0;     // of all edges
-    std::size_t remembered_ = 0; // tokens of the edges whose value is remembered
+    std::size_t remembered_ = 0; // tokens of the edges that are remembered
     bool unmerged_ = false;      // there may be nodes whose merge failed for lack of memory
 };
 

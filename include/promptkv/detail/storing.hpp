@@ -327,7 +327,8 @@ private:
         if constexpr (!TruncatablePayload<KV>) {
             constexpr int max_path = 512;
             auto* node = record.node->parent;
-            for (int i = 0; i < max_path && node != nullptr && node->children.size() == 1; ++i) {
+            for (int i = 0; i < max_path && node != nullptr && node->children.one_has_values();
+                 ++i) {
                 R* prefix = node->value;
                 node = node->parent;
                 if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||
