@@ -240,6 +240,33 @@ TEST_CASE("A part that is cut to a checkpoint may be a victim again") {
     CHECK(cache.check_invariants());
 }
 
+TEST_CASE("A turn that supersedes another one is not declined when that has left for it") {
+    PromptCache<WholeTape> cache({.max_bytes = 100});
+    const auto ask = [&](const std::string& text) {
+        const std::uint64_t request = look_up(cache, text);
+        return store(cache, text, Tier::assistant, {}, {.request = request}).outcome;
+    };
+    const auto has = [&](const std::string& text) {
+        return bool(cache.probe("m", key(text), {.min_remaining = 0}));
+    };
+    int lost = 0;
+    for (int round = 0; round < 500; ++round) {
+        for (const char hot : {'a', 'b', 'c', 'd'}) {
+            if (const std::string text(20, hot); !has(text))
+                ask(text);
+            else
+                look_up(cache, text);
+        }
+        const std::string first = std::to_string(1'000 + round) + "-a-first-turn---";
+        ask(first);
+        const bool had = has(first);
+        if (ask(first + "-and-the-second-turn") == Outcome::declined)
+            lost += had && !has(first) ? 1 : 0;
+    }
+    CHECK(lost == 0);
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("A key is not obsolete for ever because an entry of it was demoted") {
     const bool goes_on = GENERATE(false, true);
     PromptCache<Tape> cache({.max_bytes = 40});

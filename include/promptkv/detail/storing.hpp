@@ -157,15 +157,15 @@ private:
         if (session != 0)
             begin_turn(record, session, options.request);
         insert.inserted.absorbed = absorb(record);
-        if (!parts_.is_mlx_lm() && !options.side_request)
-            supersede(record);
+        const bool supersedes =
+            !parts_.is_mlx_lm() && !options.side_request && supersede(record) > 0;
 
         Edges<R>(parts_).stored(record, options);
         parts_.order.enter(record); // it counts in its tier while room is made
         parts_.resident_leaf(Index<R>::prefix_of(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
-        const auto evicted = make_room_for(record, added, insert);
+        const auto evicted = make_room_for(record, added, supersedes, insert);
         insert.inserted.evicted = evicted.entries;
         insert.inserted.cut = evicted.cuts;
         if (Policy::declines && evicted.declined) {
@@ -178,7 +178,8 @@ private:
 
     /// Evicts others until the incoming entry, which needs `added` bytes, fits; or a part of it, which lowers
     /// `added`, where the policy wants no more.
-    auto make_room_for(R& record, std::size_t& added, const Insert& insert) noexcept {
+    auto make_room_for(R& record, std::size_t& added, bool supersedes,
+                       const Insert& insert) noexcept {
         if (!Policy::declines)
             return eviction_.make_room(parts_.limits(), added, 1, &record);
         Part part{record.length(), 0};
@@ -188,9 +189,9 @@ private:
                 needed = less(added, part.given_up);
                 return true;
             }
-            if (insert.inserted.absorbed == 0)
+            if (insert.inserted.absorbed == 0 && !supersedes)
                 return false;
-            parts_.set_aside(record); // it holds what it absorbed, and must stay
+            parts_.set_aside(record); // it stands for others, and must stay
             return true;
         };
         auto evicted = eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some);
@@ -323,7 +324,8 @@ private:
 
     /// Demotes the entries on strict prefixes, of the same or a less persistent tier, up to the first
     /// prefix that an entry off the record's path continues. Only for payloads that cannot be cut.
-    void supersede(R& record) noexcept {
+    std::size_t supersede(R& record) noexcept {
+        std::size_t superseded = 0;
         if constexpr (!TruncatablePayload<KV>) {
             constexpr int max_path = 512;
             auto* node = record.node->parent;
@@ -336,9 +338,11 @@ private:
                     continue;
                 parts_.demote(*prefix);
                 prefix->superseded = true;
-                ++parts_.stats.superseded;
+                ++superseded;
             }
         }
+        parts_.stats.superseded += superseded;
+        return superseded;
     }
 
     Parts<R>& parts_;
