@@ -20,6 +20,8 @@
 #include <utility>
 #include <vector>
 
+#include <csignal>
+#include <sys/socket.h>
 #include <sys/time.h>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -91,6 +93,45 @@ using RedisReply = std::unique_ptr<redisReply, FreesReply>;
     const std::string_view text = text_of(reply);
     return std::as_bytes(std::span(text.data(), text.size()));
 }
+
+/// While it lives, what this thread writes to the socket raises no SIGPIPE, whose default ends the program:
+/// hiredis also writes to a connection that the server has closed.
+class NoBrokenPipe {
+public:
+#ifdef SO_NOSIGPIPE // macOS, which has no sigtimedwait, and the BSDs
+    explicit NoBrokenPipe(int socket) noexcept {
+        const int on = 1;
+        ::setsockopt(socket, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+    }
+    ~NoBrokenPipe() = default;
+#else
+    explicit NoBrokenPipe(int /*socket*/) noexcept {
+        sigset_t pending;
+        ::sigpending(&pending);
+        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    }
+    ~NoBrokenPipe() {
+        const int error = errno; // of the connection
+        const timespec at_once{};
+        while (!was_pending_ && ::sigtimedwait(&pipe_, nullptr, &at_once) < 0 && errno == EINTR) {
+        }
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = error;
+    }
+#endif
+    NoBrokenPipe(const NoBrokenPipe&) = delete;
+    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
+
+#ifndef SO_NOSIGPIPE
+private:
+    sigset_t pipe_;
+    sigset_t before_;
+    bool was_pending_ = false; // it is another's
+#endif
+};
 
 /// Commands that are sent together. A value is not copied here.
 class RedisPipeline {
@@ -204,6 +245,7 @@ private:
     }
 
     [[nodiscard]] bool exchange(const RedisPipeline& pipeline, std::vector<RedisReply>& replies) {
+        const NoBrokenPipe no_broken_pipe(context_->fd);
         replies.clear();
         std::vector<const char*> words;
         std::vector<std::size_t> sizes;
