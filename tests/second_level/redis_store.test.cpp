@@ -97,6 +97,9 @@ TEST_CASE("a large record is in pieces, and a missing piece is a miss") {
         CHECK(one.load(key, 4000) == 0);
         CHECK(one.end == LoadEnd::vanished);
         CHECK(one.store.stats().missing_pieces == 1);
+        CHECK(server.ask({"DBSIZE"}) == "0");
+        one.put(key, 4000); // it was computed again
+        CHECK(one.load(key, 4000) == 4);
     }
     SECTION("pieces of two records that are mixed") {
         server.ask({"EVAL",
