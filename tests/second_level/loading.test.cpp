@@ -438,6 +438,23 @@ TEST_CASE("the longest of several ends is loaded, and blocks in memory are not r
     CHECK(levels.cache.check_invariants());
 }
 
+TEST_CASE("a hybrid key without its state does not come back with one") {
+    HybridLevels levels;
+    const Tokens key = sequence(1, 6);
+    HybridKV kv(block_tokens);
+    kv.append(state_of(Key(key).first(4), 100), 4);
+    kv.append(state_of(key, 50), 2);
+    levels.cache.insert("m", key, std::move(kv), Tier::user);
+    evict_to_store(levels);
+    CHECK(levels.store.size() == 1); // the whole block
+    CHECK(levels.second.prefetch("m", key, {.min_remaining = 0}).end() == LoadEnd::absent);
+    promptkv_test::store(levels.cache, key); // with its state
+    evict_to_store(levels);
+    auto load = levels.second.prefetch("m", key, {.min_remaining = 0});
+    CHECK(load.tokens() == 6);
+    CHECK(load.lease({.min_remaining = 0}).kv().state() == state_of(key, 40, 7));
+}
+
 TEST_CASE("a load makes room for what it reads, not for what memory holds already") {
     HybridLevels levels;
     const auto with_large_state = [](const Tokens& key) {

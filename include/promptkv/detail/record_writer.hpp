@@ -140,7 +140,8 @@ private:
         const std::size_t rest = offered.tokens.size() - whole * block_tokens_;
         const bool has_last = rest > 0 && whole >= offered.first_block &&
                               whole - offered.first_block < offered.blocks.size();
-        if (has_last || offered.state != nullptr) {
+        // A hybrid key without its state serves nothing: an end record would say that it has one.
+        if (Types::has_states ? offered.state != nullptr : has_last) {
             Waiting& record = records.emplace_back();
             begin(record, home, offered, whole * block_tokens_, rest);
             record.header.kind = RecordKind::end;
