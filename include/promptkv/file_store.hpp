@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <list>
 #include <mutex>
 #include <new>
@@ -184,10 +185,13 @@ public:
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for (const BlockName& name : names) {
-            if (!forget(name))
+            const std::optional<std::uint64_t> size = forget(name);
+            if (!size)
                 continue;
-            directory_.remove(name);
-            ++erased;
+            if (directory_.remove(name))
+                ++erased;
+            else
+                stays(detail::disk_bytes(*size));
         }
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
@@ -235,7 +239,7 @@ private:
             [&](const RecordInfo& info, detail::FileTime used) {
                 found.push_back({used, info});
             },
-            [&](const std::string& file, std::uint64_t size) { move_aside(file, size); },
+            [&](const char* file, std::uint64_t size) { move_aside(file, size); },
             [&] { ++stats_.foreign; });
         std::sort(found.begin(), found.end(),
                   [](const Found& a, const Found& b) { return a.used > b.used; });
@@ -311,8 +315,18 @@ private:
     template <class File>
     void move_aside(const File& file, std::uint64_t size) {
         const std::lock_guard lock(mutex_);
-        if (directory_.move_aside(file, ++counter_))
+        if (directory_.move_aside(file, ++counter_)) {
             count_aside(size);
+        } else if (errno != ENOENT) {
+            used_ += detail::disk_bytes(size);
+            ++stats_.failed;
+        }
+    }
+    /// A file could not be removed: its bytes are still there.
+    void stays(std::uint64_t nbytes) {
+        const std::lock_guard lock(mutex_);
+        used_ += nbytes;
+        ++stats_.failed;
     }
 
     /// Whether `need` bytes fit, once `freed` bytes are deleted.
@@ -326,7 +340,8 @@ private:
     /// Deletes what was set aside, then the least recently used records, until `need` more bytes fit, which
     /// are counted then. `at_least`: so many records, whatever the account says.
     bool make_room(std::uint64_t need, std::size_t at_least = 0) {
-        std::vector<BlockName> victims;
+        std::list<RecordInfo>
+            victims; // without an allocation: what leaves the index leaves the disk
         bool fits = false;
         {
             const std::lock_guard lock(mutex_);
@@ -339,20 +354,28 @@ private:
                 }
                 if (records_.empty())
                     break;
-                const RecordInfo& coldest = records_.back();
-                victims.push_back(coldest.name);
+                victims.splice(victims.end(), records_, std::prev(records_.end()));
+                const RecordInfo& coldest = victims.back();
                 freed += detail::disk_bytes(coldest.nbytes);
                 used_ -= detail::disk_bytes(coldest.nbytes);
                 index_.erase(coldest.name);
-                records_.pop_back();
             }
             fits = has_room(need, freed) && victims.size() >= at_least;
             if (fits)
                 used_ += need;
-            stats_.evicted += victims.size();
         }
-        for (const BlockName& name : victims)
-            directory_.remove(name);
+        std::uint64_t evicted = 0;
+        for (const RecordInfo& victim : victims) {
+            if (directory_.remove(victim.name)) {
+                ++evicted;
+                continue;
+            }
+            stays(detail::disk_bytes(victim.nbytes));
+            if (std::exchange(fits, false))
+                give_back(need);
+        }
+        const std::lock_guard lock(mutex_);
+        stats_.evicted += evicted;
         return fits;
     }
     void give_back(std::uint64_t room) {
