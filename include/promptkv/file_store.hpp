@@ -129,7 +129,8 @@ public:
         detail::FileReader reader;
         swap_spare(reader); // memory that is used again takes no page faults
         for (std::size_t i = 0; i < names.size(); ++i) {
-            if (!use(names[i])) {
+            const std::optional<std::uint64_t> known = use(names[i]);
+            if (!known) {
                 if (!f(i, std::span<const std::byte>()))
                     break;
                 continue;
@@ -142,7 +143,12 @@ public:
                     break;
                 continue;
             }
-            const auto size = static_cast<std::size_t>(status.st_size);
+            // What the record has, and a byte more: a file that grew is damaged, and takes no memory.
+            const std::uint64_t most =
+                options_.read_only ? detail::RecordDirectory::read_info(file).nbytes : *known;
+            const std::uint64_t there =
+                S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0;
+            const auto size = static_cast<std::size_t>((std::min)(there, detail::sum_of(most, 1)));
             const std::span<const std::byte> record = reader.read(file, size);
             {
                 const std::lock_guard lock(mutex_);
@@ -151,7 +157,7 @@ public:
                 stats_.read += record.empty() ? 0U : 1U;
                 stats_.bytes_read += record.size();
             }
-            if (status.st_size == 0)
+            if (size == 0)
                 set_aside(names[i]);
             if (!f(i, record))
                 break;
@@ -264,21 +270,24 @@ private:
         return last_used_;
     }
 
-    /// The record becomes the most recently used. False: there is none.
-    [[nodiscard]] bool use(const BlockName& name) {
+    /// The record becomes the most recently used. Returns its size, unless this only reads. Empty: there is
+    /// none.
+    [[nodiscard]] std::optional<std::uint64_t> use(const BlockName& name) {
         if (options_.read_only)
-            return true;
+            return 0;
+        std::uint64_t size = 0;
         detail::FileTime now = 0;
         {
             const std::lock_guard lock(mutex_);
             const auto found = index_.find(name);
             if (found == index_.end())
-                return false;
+                return std::nullopt;
             records_.splice(records_.begin(), records_, found->second);
+            size = found->second->nbytes;
             now = next_time();
         }
         directory_.set_time(name, now);
-        return true;
+        return size;
     }
 
     /// A record could not be opened. False: the store is in trouble.

@@ -256,6 +256,27 @@ TEST_CASE("a damaged file is set aside and never served") {
     }
 }
 
+TEST_CASE("a file that grew is not read whole, and a pipe in its place is not waited for") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    const fs::path file = folder.records().at(0);
+    FileStoreOptions options = folder.options();
+    options.read_only = GENERATE(false, true);
+    Process process(options);
+    SECTION("it grew") {
+        fs::resize_file(file, std::size_t{256} << 20U);
+        const std::size_t before = promptkv_test::allocated_bytes;
+        CHECK(process.load(sequence(1, 4)) == 0);
+        CHECK(promptkv_test::allocated_bytes - before < 1U << 20U);
+    }
+    SECTION("it is a pipe") {
+        fs::remove(file);
+        REQUIRE(::mkfifo(file.c_str(), 0600) == 0);
+        CHECK(process.load(sequence(1, 4)) == 0);
+    }
+    CHECK(process.store.stats().set_aside == (options.read_only ? 0 : 1));
+}
+
 TEST_CASE("a file may be cut short while its record is read") {
     const Folder folder;
     put(folder.options(), {sequence(1, 4)});

@@ -78,11 +78,23 @@ public:
 
     [[nodiscard]] std::uint64_t free_bytes() const noexcept { return detail::free_bytes(root_); }
     [[nodiscard]] Descriptor open(const BlockName& record) const noexcept {
-        return open_at(root_, path(record).c_str(), O_RDONLY);
+        return open_at(root_, path(record).c_str(), O_RDONLY | O_NONBLOCK); // it may be a pipe
     }
     /// What is known of a record whose header is sound; else nbytes is 0.
     [[nodiscard]] RecordInfo read_info(const BlockName& record) const {
         return read_info(open(record));
+    }
+    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) {
+        if (!file)
+            return {};
+        std::vector<std::byte> start(4096);
+        start.resize(read_start(file, start));
+        if (const std::uint64_t needed = header_bytes(start); needed > start.size()) {
+            start.resize(needed);
+            start.resize(read_start(file, start));
+        }
+        RecordView view;
+        return read_header(start, view) == RecordFault::none ? view.header.info() : RecordInfo{};
     }
     /// False: it is still there.
     [[nodiscard]] bool remove(const BlockName& record) const noexcept {
@@ -161,7 +173,7 @@ public:
                     foreign();
                     return;
                 }
-                const Descriptor opened = open_at(in, file.c_str(), O_RDONLY);
+                const Descriptor opened = open_at(in, file.c_str(), O_RDONLY | O_NONBLOCK);
                 if (!opened && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
                     require(errno); // it says nothing of the record
                 const RecordInfo info = read_info(opened);
@@ -203,19 +215,6 @@ private:
     [[nodiscard]] static bool is_record_name(const std::string& file, const std::string& folder) {
         return file.size() == 32 && file.starts_with(folder) &&
                file.find_first_not_of("0123456789abcdef") == std::string::npos;
-    }
-
-    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) {
-        if (!file)
-            return {};
-        std::vector<std::byte> start(4096);
-        start.resize(read_start(file, start));
-        if (const std::uint64_t needed = header_bytes(start); needed > start.size()) {
-            start.resize(needed);
-            start.resize(read_start(file, start));
-        }
-        RecordView view;
-        return read_header(start, view) == RecordFault::none ? view.header.info() : RecordInfo{};
     }
 
     [[nodiscard]] int rename(const std::string& temporary, const std::string& target) const {
