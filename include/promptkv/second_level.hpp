@@ -210,7 +210,7 @@ public:
     /// shutdown. The cache evicts nothing meanwhile. False: the deadline came first, or the store refused.
     bool flush(Clock::time_point deadline) {
         const std::uint64_t refused = core_->refusals();
-        core_->writer.hurry(true);
+        const typename Core::Writer::Queue::Hurry hurry(core_->writer.queue); // whatever the rate
         bool all = true;
         {
             auto entries = cache_.snapshot();
@@ -222,7 +222,6 @@ public:
             }
         }
         all = core_->writer.queue.wait_empty(deadline) && all;
-        core_->writer.hurry(false);
         return all && core_->refusals() == refused;
     }
 
