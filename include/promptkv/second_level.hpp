@@ -215,10 +215,19 @@ public:
         {
             auto entries = cache_.snapshot();
             for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+                const auto is_there = [&] {
+                    const auto known =
+                        cache_.probe(entry->model, entry->tokens, {.min_remaining = 0});
+                    return known.reused() == entry->tokens.size();
+                };
+                if (!is_there()) // it was erased since the snapshot, or serves nothing
+                    continue;
                 all = Clock::now() < deadline &&
                       core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
                                    deadline) &&
                       all;
+                if (!is_there())
+                    core_->forget(entry->model, entry->tokens);
             }
         }
         all = core_->writer.queue.wait_empty(deadline) && all;
