@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <list>
 #include <mutex>
 #include <new>
@@ -128,7 +129,8 @@ public:
         detail::FileReader reader;
         swap_spare(reader); // memory that is used again takes no page faults
         for (std::size_t i = 0; i < names.size(); ++i) {
-            if (!use(names[i])) {
+            const std::optional<std::uint64_t> known = use(names[i]);
+            if (!known) {
                 if (!f(i, std::span<const std::byte>()))
                     break;
                 continue;
@@ -141,7 +143,12 @@ public:
                     break;
                 continue;
             }
-            const auto size = static_cast<std::size_t>(status.st_size);
+            // What the record has, and a byte more: a file that grew is damaged, and takes no memory.
+            const std::uint64_t most =
+                options_.read_only ? detail::RecordDirectory::read_info(file).nbytes : *known;
+            const std::uint64_t there =
+                S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0;
+            const auto size = static_cast<std::size_t>((std::min)(there, detail::sum_of(most, 1)));
             const std::span<const std::byte> record = reader.read(file, size);
             {
                 const std::lock_guard lock(mutex_);
@@ -150,7 +157,7 @@ public:
                 stats_.read += record.empty() ? 0U : 1U;
                 stats_.bytes_read += record.size();
             }
-            if (status.st_size == 0)
+            if (size == 0)
                 set_aside(names[i]);
             if (!f(i, record))
                 break;
@@ -184,10 +191,13 @@ public:
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for (const BlockName& name : names) {
-            if (!forget(name))
+            const std::optional<std::uint64_t> size = forget(name);
+            if (!size)
                 continue;
-            directory_.remove(name);
-            ++erased;
+            if (directory_.remove(name))
+                ++erased;
+            else
+                stays(detail::disk_bytes(*size));
         }
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
@@ -235,7 +245,7 @@ private:
             [&](const RecordInfo& info, detail::FileTime used) {
                 found.push_back({used, info});
             },
-            [&](const std::string& file, std::uint64_t size) { move_aside(file, size); },
+            [&](const char* file, std::uint64_t size) { move_aside(file, size); },
             [&] { ++stats_.foreign; });
         std::sort(found.begin(), found.end(),
                   [](const Found& a, const Found& b) { return a.used > b.used; });
@@ -260,21 +270,24 @@ private:
         return last_used_;
     }
 
-    /// The record becomes the most recently used. False: there is none.
-    [[nodiscard]] bool use(const BlockName& name) {
+    /// The record becomes the most recently used. Returns its size, unless this only reads. Empty: there is
+    /// none.
+    [[nodiscard]] std::optional<std::uint64_t> use(const BlockName& name) {
         if (options_.read_only)
-            return true;
+            return 0;
+        std::uint64_t size = 0;
         detail::FileTime now = 0;
         {
             const std::lock_guard lock(mutex_);
             const auto found = index_.find(name);
             if (found == index_.end())
-                return false;
+                return std::nullopt;
             records_.splice(records_.begin(), records_, found->second);
+            size = found->second->nbytes;
             now = next_time();
         }
         directory_.set_time(name, now);
-        return true;
+        return size;
     }
 
     /// A record could not be opened. False: the store is in trouble.
@@ -311,8 +324,18 @@ private:
     template <class File>
     void move_aside(const File& file, std::uint64_t size) {
         const std::lock_guard lock(mutex_);
-        if (directory_.move_aside(file, ++counter_))
+        if (directory_.move_aside(file, ++counter_)) {
             count_aside(size);
+        } else if (errno != ENOENT) {
+            used_ += detail::disk_bytes(size);
+            ++stats_.failed;
+        }
+    }
+    /// A file could not be removed: its bytes are still there.
+    void stays(std::uint64_t nbytes) {
+        const std::lock_guard lock(mutex_);
+        used_ += nbytes;
+        ++stats_.failed;
     }
 
     /// Whether `need` bytes fit, once `freed` bytes are deleted.
@@ -326,7 +349,8 @@ private:
     /// Deletes what was set aside, then the least recently used records, until `need` more bytes fit, which
     /// are counted then. `at_least`: so many records, whatever the account says.
     bool make_room(std::uint64_t need, std::size_t at_least = 0) {
-        std::vector<BlockName> victims;
+        std::list<RecordInfo>
+            victims; // without an allocation: what leaves the index leaves the disk
         bool fits = false;
         {
             const std::lock_guard lock(mutex_);
@@ -339,20 +363,28 @@ private:
                 }
                 if (records_.empty())
                     break;
-                const RecordInfo& coldest = records_.back();
-                victims.push_back(coldest.name);
+                victims.splice(victims.end(), records_, std::prev(records_.end()));
+                const RecordInfo& coldest = victims.back();
                 freed += detail::disk_bytes(coldest.nbytes);
                 used_ -= detail::disk_bytes(coldest.nbytes);
                 index_.erase(coldest.name);
-                records_.pop_back();
             }
             fits = has_room(need, freed) && victims.size() >= at_least;
             if (fits)
                 used_ += need;
-            stats_.evicted += victims.size();
         }
-        for (const BlockName& name : victims)
-            directory_.remove(name);
+        std::uint64_t evicted = 0;
+        for (const RecordInfo& victim : victims) {
+            if (directory_.remove(victim.name)) {
+                ++evicted;
+                continue;
+            }
+            stays(detail::disk_bytes(victim.nbytes));
+            if (std::exchange(fits, false))
+                give_back(need);
+        }
+        const std::lock_guard lock(mutex_);
+        stats_.evicted += evicted;
         return fits;
     }
     void give_back(std::uint64_t room) {

@@ -111,8 +111,11 @@ public:
             std::span<const std::byte> record = detail::bytes_of(replies[i]);
             const std::uint64_t total = record_bytes(record);
             if (total > record.size()) {
-                works = get_rest(names[i], total, record, whole) && works;
+                const bool reads = get_rest(names[i], total, record, whole);
+                works = reads && works;
                 record = whole;
+                if (reads && record.empty())
+                    set_aside(names[i]); // it would be found, and so never be written again
             }
             if (!record.empty()) {
                 const std::lock_guard lock(mutex_);

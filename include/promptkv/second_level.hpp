@@ -210,19 +210,27 @@ public:
     /// shutdown. The cache evicts nothing meanwhile. False: the deadline came first, or the store refused.
     bool flush(Clock::time_point deadline) {
         const std::uint64_t refused = core_->refusals();
-        core_->writer.hurry(true);
+        const typename Core::Writer::Queue::Hurry hurry(core_->writer.queue); // whatever the rate
         bool all = true;
         {
             auto entries = cache_.snapshot();
             for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+                const auto is_there = [&] {
+                    const auto known =
+                        cache_.probe(entry->model, entry->tokens, {.min_remaining = 0});
+                    return known.reused() == entry->tokens.size();
+                };
+                if (!is_there()) // it was erased since the snapshot, or serves nothing
+                    continue;
                 all = Clock::now() < deadline &&
                       core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
                                    deadline) &&
                       all;
+                if (!is_there())
+                    core_->forget(entry->model, entry->tokens);
             }
         }
         all = core_->writer.queue.wait_empty(deadline) && all;
-        core_->writer.hurry(false);
         return all && core_->refusals() == refused;
     }
 

@@ -171,6 +171,24 @@ TEST_CASE("an erased prompt is not brought back by a load that was under way") {
     CHECK(store.size() == 0);
 }
 
+TEST_CASE("what is erased during a flush is not written") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store, {.queue_bytes = 250});
+    const Tokens erased = sequence(200, 4);
+    promptkv_test::store(cache, erased); // the coldest: it comes last, when the queue is full
+    promptkv_test::store(cache, sequence(1, 4));
+    promptkv_test::store(cache, sequence(100, 4));
+    store.hold(false, true);
+    std::thread flushes([&] { static_cast<void>(second.flush(soon())); });
+    store.wait_for_puts(1);
+    CHECK(second.erase("m", erased));
+    store.hold(false, false);
+    flushes.join();
+    CHECK(second.locate("m", erased, 0).tokens == 0);
+    CHECK(store.size() == 2);
+}
+
 TEST_CASE("a hybrid key's blocks stay while another resident key uses them") {
     MemoryStore store;
     HybridCache cache;

@@ -2,10 +2,12 @@
 // FileStore: what survives a restart, a crash, a full disk and damage; what the directory may be.
 
 #include "catch.hpp"
+#include "counting_new.hpp"
 #include "fixture.hpp"
 
 #include <array>
 #include <csignal>
+#include <new>
 #include <random>
 
 #include <sys/mount.h>
@@ -254,6 +256,27 @@ TEST_CASE("a damaged file is set aside and never served") {
     }
 }
 
+TEST_CASE("a file that grew is not read whole, and a pipe in its place is not waited for") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    const fs::path file = folder.records().at(0);
+    FileStoreOptions options = folder.options();
+    options.read_only = GENERATE(false, true);
+    Process process(options);
+    SECTION("it grew") {
+        fs::resize_file(file, std::size_t{256} << 20U);
+        const std::size_t before = promptkv_test::allocated_bytes;
+        CHECK(process.load(sequence(1, 4)) == 0);
+        CHECK(promptkv_test::allocated_bytes - before < 1U << 20U);
+    }
+    SECTION("it is a pipe") {
+        fs::remove(file);
+        REQUIRE(::mkfifo(file.c_str(), 0600) == 0);
+        CHECK(process.load(sequence(1, 4)) == 0);
+    }
+    CHECK(process.store.stats().set_aside == (options.read_only ? 0 : 1));
+}
+
 TEST_CASE("a file may be cut short while its record is read") {
     const Folder folder;
     put(folder.options(), {sequence(1, 4)});
@@ -437,6 +460,153 @@ TEST_CASE("a limit on the size of files is a refusal") {
     REQUIRE(::waitpid(child, &status, 0) == child);
     CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
     CHECK(folder.records().size() == 1);
+}
+
+// what the system refuses /////////////////////////////////////////////////////
+
+/// While it lives, permissions hold for this process. Its folder is the process's then.
+class Unprivileged {
+public:
+    explicit Unprivileged(const Folder& folder) : was_root_(::geteuid() == 0) {
+        works = !was_root_ ||
+                (::chown(folder.path().c_str(), 65534, 65534) == 0 && ::seteuid(65534) == 0);
+        if (!works) {
+            WARN("the user cannot be changed here: this test was not run");
+            CHECK(true);
+        }
+    }
+    Unprivileged(const Unprivileged&) = delete;
+    Unprivileged& operator=(const Unprivileged&) = delete;
+    ~Unprivileged() {
+        if (was_root_ && ::seteuid(0) != 0)
+            std::abort();
+    }
+    bool works = false;
+
+private:
+    bool was_root_;
+};
+
+void set_modes(const std::vector<fs::path>& folders, unsigned mode) {
+    for (const fs::path& folder : folders)
+        fs::permissions(folder, static_cast<fs::perms>(mode));
+}
+
+std::vector<fs::path> folders_of_records(const Folder& folder) {
+    std::vector<fs::path> folders;
+    for (const fs::path& record : folder.records())
+        folders.push_back(record.parent_path());
+    return folders;
+}
+
+TEST_CASE("what cannot be removed stays in the account") {
+    const Folder folder;
+    const Unprivileged unprivileged(folder);
+    if (!unprivileged.works)
+        return;
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 3 * 4096;
+    put(options, {sequence(1, 4), sequence(100, 4), sequence(200, 4)});
+    Process process(options);
+    const std::vector<fs::path> folders = folders_of_records(folder);
+    REQUIRE(folders.size() == 3);
+    set_modes(folders, 0500);
+    SECTION("when room is made") {
+        promptkv_test::store(process.cache, sequence(300, 4));
+        CHECK_FALSE(process.second.flush(soon()));
+        CHECK(process.second.stats().refused_full == 1);
+        CHECK(process.store.stats().evicted == 0);
+    }
+    SECTION("when it is erased") {
+        process.second.erase("m", sequence(1, 4));
+        CHECK(process.second.stats().erased == 0);
+        CHECK(process.second.locate("m", sequence(1, 4), 0).tokens == 0);
+    }
+    CHECK(process.store.stats().failed == 1);
+    CHECK(process.store.stats().nbytes == 3 * 4096);
+    CHECK(folder.bytes_on_disk() == 3 * 4096);
+    set_modes(folders, 0700);
+}
+
+TEST_CASE("a directory that is not seen as a whole is refused") {
+    const Folder folder;
+    const Unprivileged unprivileged(folder);
+    if (!unprivileged.works)
+        return;
+    put(folder.options(), {sequence(1, 4), sequence(100, 4)});
+    const std::vector<fs::path> folders = folders_of_records(folder);
+    set_modes({folders.at(0)}, 0);
+    CHECK(refusal(folder.options()) == FileStoreError::Reason::cannot_open);
+    set_modes(folders, 0700);
+    CHECK(FileStore(folder.options()).stats().records == 2);
+}
+
+TEST_CASE("a record that cannot be opened, for want of a descriptor, is not set aside") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4), sequence(100, 4)});
+    const std::size_t left = GENERATE(std::size_t{2}, std::size_t{3}, std::size_t{4});
+    std::array<int, 5> free{}; // the next numbers
+    for (int& number : free)
+        number = ::dup(STDERR_FILENO);
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const rlimit lower{static_cast<rlim_t>(free[left]), before.rlim_max};
+    for (const int number : free)
+        ::close(number);
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &lower) == 0);
+    std::optional<FileStoreError::Reason> reason;
+    try {
+        const FileStore store(folder.options());
+    } catch (const FileStoreError& error) {
+        reason = error.reason();
+    }
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(reason == FileStoreError::Reason::cannot_open);
+    const FileStore store(folder.options());
+    CHECK(store.stats().records == 2);
+    CHECK(store.stats().set_aside == 0);
+}
+
+TEST_CASE("the account is right where memory fails") {
+    FileStoreOptions options;
+    options.min_free_bytes = 0;
+    options.max_bytes = 4 * 4096;
+    const std::vector<std::byte> bytes(std::size_t{3} * 4096);
+    const auto with_number = [](std::uint64_t number) {
+        RecordInfo info;
+        info.name = BlockName{number << 56U, number};
+        return info;
+    };
+    const auto write = [&](FileStore& store, std::uint64_t number, std::size_t size) {
+        const RecordWrite one{with_number(number), std::span(bytes).first(size)};
+        PutResult result = PutResult::failed;
+        store.put(std::span(&one, 1), std::span(&result, 1));
+    };
+    const auto change = GENERATE(0, 1, 2);
+    bool struck = true;
+    for (std::size_t skip = 0; struck; ++skip) {
+        CAPTURE(change, skip);
+        const Folder folder;
+        options.directory = folder.path();
+        FileStore store(options);
+        for (std::uint64_t number = 1; number <= 4; ++number)
+            write(store, number, 4096);
+        const BlockName second = with_number(2).name;
+        {
+            FailingNew failing(skip);
+            try {
+                if (change == 0)
+                    write(store, 5, bytes.size()); // three others make room
+                else if (change == 1)
+                    store.erase(std::span(&second, 1));
+                else
+                    store.set_aside(second);
+            } catch (const std::bad_alloc&) {
+            }
+            struck = failing.stop();
+        }
+        CHECK(store.stats().nbytes == folder.bytes_on_disk());
+    }
 }
 
 // who may do what ////////////////////////////////////////////////////////////

@@ -438,4 +438,46 @@ TEST_CASE("the longest of several ends is loaded, and blocks in memory are not r
     CHECK(levels.cache.check_invariants());
 }
 
+TEST_CASE("a hybrid key without its state does not come back with one") {
+    HybridLevels levels;
+    const Tokens key = sequence(1, 6);
+    HybridKV kv(block_tokens);
+    kv.append(state_of(Key(key).first(4), 100), 4);
+    kv.append(state_of(key, 50), 2);
+    levels.cache.insert("m", key, std::move(kv), Tier::user);
+    evict_to_store(levels);
+    CHECK(levels.store.size() == 1); // the whole block
+    CHECK(levels.second.prefetch("m", key, {.min_remaining = 0}).end() == LoadEnd::absent);
+    promptkv_test::store(levels.cache, key); // with its state
+    evict_to_store(levels);
+    auto load = levels.second.prefetch("m", key, {.min_remaining = 0});
+    CHECK(load.tokens() == 6);
+    CHECK(load.lease({.min_remaining = 0}).kv().state() == state_of(key, 40, 7));
+}
+
+TEST_CASE("a load makes room for what it reads, not for what memory holds already") {
+    HybridLevels levels;
+    const auto with_large_state = [](const Tokens& key) {
+        auto kv = payload_of<HybridKV>(key);
+        kv.set_state(state_of(key, 4000));
+        return kv;
+    };
+    Tokens one = sequence(1, 40); // ten blocks that both share, 1000 bytes
+    Tokens other = one;
+    one.insert(one.end(), {-1, -1, -1, -1});
+    other.insert(other.end(), {-2, -2, -2, -2});
+    levels.cache.insert("m", other, with_large_state(other), Tier::user);
+    evict_to_store(levels);
+    for (std::int32_t i = 1; i <= 10; ++i)
+        promptkv_test::store(levels.cache, sequence(1000 * i, 20), Tier::user);
+    levels.cache.insert("m", one, with_large_state(one), Tier::user);
+    const std::size_t before = levels.cache.nbytes();
+    levels.cache.set_limits({.max_bytes = before + 4100});
+    auto load = levels.second.prefetch("m", other, {.min_remaining = 0});
+    CHECK(load.end() == LoadEnd::loaded);
+    CHECK(load.tokens() == 44);
+    CHECK(levels.cache.size() == 12);
+    CHECK(levels.cache.nbytes() == before + 4100); // a block and a state
+}
+
 } // namespace of_loading

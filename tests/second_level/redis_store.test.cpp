@@ -3,8 +3,10 @@
 #ifdef PROMPTKV_REDIS_SERVER
 
 #include "catch.hpp"
+#include "counting_new.hpp"
 #include "redis_server.hpp"
 
+#include <new>
 #include <thread>
 
 namespace {
@@ -14,6 +16,10 @@ using promptkv::parse_redis_url;
 using promptkv::RedisAddress;
 using promptkv::RedisStore;
 using promptkv::RedisStoreOptions;
+using promptkv::detail::RedisConnection;
+using promptkv::detail::RedisPipeline;
+using promptkv::detail::RedisReply;
+using Words = std::vector<std::string>;
 
 /// One of the processes that share a server.
 struct Machine {
@@ -91,6 +97,9 @@ TEST_CASE("a large record is in pieces, and a missing piece is a miss") {
         CHECK(one.load(key, 4000) == 0);
         CHECK(one.end == LoadEnd::vanished);
         CHECK(one.store.stats().missing_pieces == 1);
+        CHECK(server.ask({"DBSIZE"}) == "0");
+        one.put(key, 4000); // it was computed again
+        CHECK(one.load(key, 4000) == 4);
     }
     SECTION("pieces of two records that are mixed") {
         server.ask({"EVAL",
@@ -241,6 +250,50 @@ TEST_CASE("hybrid keys are found in a server without an index") {
     auto load = second.prefetch("m", sequence(1, 30));
     CHECK(load.tokens() == 14);
     CHECK(load.lease().kv().state() == state_of(sequence(1, 14), 40, 7));
+}
+
+TEST_CASE("a connection is sound after a call that memory failed for") {
+    const RedisServer server;
+    RedisStoreOptions options = server.options();
+    options.database = 7; // it has to log in
+    const auto ask = [](RedisConnection& connection, std::initializer_list<Words> commands) {
+        RedisPipeline all;
+        for (const Words& command : commands)
+            all.add(command);
+        std::vector<RedisReply> replies;
+        Words answers;
+        if (connection.run(all, replies).works) {
+            for (const RedisReply& reply : replies)
+                answers.emplace_back(promptkv::detail::text_of(reply));
+        }
+        return answers;
+    };
+    RedisConnection other(options);
+    REQUIRE(ask(other, {{"SET", "where", "database 7"}}) == Words{"OK"});
+    RedisConnection used(options); // it was logged in before memory fails
+    REQUIRE(ask(used, {{"ECHO", "zero"}}) == Words{"zero"});
+
+    const bool is_new = GENERATE(true, false);
+    std::size_t failures = 0;
+    for (;; ++failures) {
+        CAPTURE(is_new, failures);
+        RedisConnection fresh(options);
+        RedisConnection& connection = is_new ? fresh : used;
+        bool struck = false;
+        {
+            promptkv_test::FailingNew failing(failures);
+            try {
+                static_cast<void>(ask(connection, {{"ECHO", "one"}, {"ECHO", "two"}}));
+            } catch (const std::bad_alloc&) {
+            }
+            struck = failing.stop();
+        }
+        CHECK(ask(connection, {{"GET", "where"}, {"ECHO", "three"}}) ==
+              Words{"database 7", "three"});
+        if (!struck)
+            break;
+    }
+    CHECK(failures > 10);
 }
 
 TEST_CASE("parse_redis_url reads addresses") {

@@ -26,14 +26,12 @@ struct LoadPlan {
     std::optional<BlockName> end;
     std::uint64_t nbytes = 0;        // to read
     std::uint64_t payload_bytes = 0; // of these in memory
-    std::size_t records = 0;
     std::uint8_t tier = 0;
 
     void add(const RecordInfo& info) {
         nbytes += info.nbytes;
         payload_bytes += info.payload_bytes;
         tier = info.tier;
-        ++records;
     }
 };
 

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
+#include <string_view>
 #include <utility>
 
 #include <dirent.h>
@@ -43,11 +43,11 @@ private:
     int number_ = -1;
 };
 
-[[nodiscard]] inline Descriptor open_at(const Descriptor& folder, const std::string& path,
-                                        int flags, mode_t mode = 0) noexcept {
+[[nodiscard]] inline Descriptor open_at(const Descriptor& folder, const char* path, int flags,
+                                        mode_t mode = 0) noexcept {
     int number = -1;
     do {
-        number = ::openat(folder.get(), path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, mode);
+        number = ::openat(folder.get(), path, flags | O_CLOEXEC | O_NOFOLLOW, mode);
     } while (number < 0 && errno == EINTR);
     return Descriptor(number);
 }
@@ -101,22 +101,27 @@ private:
     std::size_t capacity_ = 0;
 };
 
-/// Calls `f(name, descriptor of the folder)` for each thing in a folder; `f` may remove it.
+/// Calls `f(name, descriptor of the folder)` for each thing in a folder; `f` may remove it. Returns 0, or errno
+/// where not all of it was seen. A folder that is not there is empty.
 template <class F>
-void for_each_in(const Descriptor& parent, const std::string& name, F f) {
+int for_each_in(const Descriptor& parent, const char* name, F f) {
     Descriptor folder = open_at(parent, name, O_RDONLY | O_DIRECTORY);
     if (!folder)
-        return;
-    const Descriptor again(::dup(folder.get()));
-    DIR* listing = ::fdopendir(folder.get());
+        return errno == ENOENT ? 0 : errno;
+    const Descriptor again(::fcntl(folder.get(), F_DUPFD_CLOEXEC, 0));
+    DIR* listing = again ? ::fdopendir(folder.get()) : nullptr;
     if (listing == nullptr)
-        return;
+        return errno;
     static_cast<void>(folder.release()); // the listing closes it
     const std::unique_ptr<DIR, int (*)(DIR*)> closes(listing, ::closedir);
-    while (const dirent* each = ::readdir(listing)) {
-        const std::string file = each->d_name;
+    for (;;) {
+        errno = 0;
+        const dirent* each = ::readdir(listing);
+        if (each == nullptr)
+            return errno;
+        const std::string_view file = each->d_name;
         if (file != "." && file != "..")
-            f(file, again);
+            f(each->d_name, again);
     }
 }
 

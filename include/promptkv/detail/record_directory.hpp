@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <ctime>
 #include <span>
 #include <stdexcept>
@@ -76,15 +77,30 @@ public:
     }
 
     [[nodiscard]] std::uint64_t free_bytes() const noexcept { return detail::free_bytes(root_); }
-    [[nodiscard]] Descriptor open(const BlockName& record) const {
-        return open_at(root_, path(record), O_RDONLY);
+    [[nodiscard]] Descriptor open(const BlockName& record) const noexcept {
+        return open_at(root_, path(record).c_str(), O_RDONLY | O_NONBLOCK); // it may be a pipe
     }
     /// What is known of a record whose header is sound; else nbytes is 0.
     [[nodiscard]] RecordInfo read_info(const BlockName& record) const {
         return read_info(open(record));
     }
-    void remove(const BlockName& record) const { ::unlinkat(root_.get(), path(record).c_str(), 0); }
-    void set_time(const BlockName& record, FileTime time) const {
+    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) {
+        if (!file)
+            return {};
+        std::vector<std::byte> start(4096);
+        start.resize(read_start(file, start));
+        if (const std::uint64_t needed = header_bytes(start); needed > start.size()) {
+            start.resize(needed);
+            start.resize(read_start(file, start));
+        }
+        RecordView view;
+        return read_header(start, view) == RecordFault::none ? view.header.info() : RecordInfo{};
+    }
+    /// False: it is still there.
+    [[nodiscard]] bool remove(const BlockName& record) const noexcept {
+        return ::unlinkat(root_.get(), path(record).c_str(), 0) == 0 || errno == ENOENT;
+    }
+    void set_time(const BlockName& record, FileTime time) const noexcept {
         ::utimensat(root_.get(), path(record).c_str(), to_timespecs(time).data(),
                     AT_SYMLINK_NOFOLLOW);
     }
@@ -93,9 +109,10 @@ public:
     /// what an allocation throws, before there is a file.
     [[nodiscard]] int write(const BlockName& record, std::span<const std::byte> bytes,
                             FileTime time, bool sync, std::uint64_t number) const {
-        const std::string target = path(record);
+        const std::string target = path(record).c_str();
         const std::string temporary = "tmp/" + hex(record) + "." + std::to_string(number);
-        const Descriptor file = open_at(root_, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        const Descriptor file =
+            open_at(root_, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
         if (!file)
             return errno;
         int error = write_all(file, bytes);
@@ -110,33 +127,37 @@ public:
         return error;
     }
 
-    /// Moves a file out of the way. False: it is not there.
-    bool move_aside(const std::string& file, std::uint64_t number) const {
-        const std::string target = "aside/" + file.substr(3) + "." + std::to_string(number);
-        return ::renameat(root_.get(), file.c_str(), root_.get(), target.c_str()) == 0;
+    /// Moves a file with a record's path out of the way. False: it could not be moved.
+    bool move_aside(const char* file, std::uint64_t number) const noexcept {
+        std::array<char, 64> target{};
+        std::snprintf(target.data(), target.size(), "aside/%.32s.%llu", file + 3,
+                      static_cast<unsigned long long>(number));
+        return ::renameat(root_.get(), file, root_.get(), target.data()) == 0;
     }
-    bool move_aside(const BlockName& record, std::uint64_t number) const {
-        return move_aside(path(record), number);
+    bool move_aside(const BlockName& record, std::uint64_t number) const noexcept {
+        return move_aside(path(record).c_str(), number);
     }
     /// Deletes what is in "tmp" or "aside"; returns how many files that were.
-    std::size_t empty(const char* folder) const {
+    std::size_t empty(const char* folder) const noexcept {
         std::size_t files = 0;
-        for_each_in(root_, folder, [&](const std::string& file, const Descriptor& in) {
-            files += ::unlinkat(in.get(), file.c_str(), 0) == 0 ? 1U : 0U;
+        for_each_in(root_, folder, [&](const char* file, const Descriptor& in) {
+            files += ::unlinkat(in.get(), file, 0) == 0 ? 1U : 0U;
         });
         return files;
     }
 
     // the start //////////////////////////////////////////////////////////////
 
+    // What is not seen would not be in the account: then these throw FileStoreError.
+
     /// Calls `f(size)` for each file that was set aside.
     template <class F>
     void for_each_aside(F f) const {
-        for_each_in(root_, "aside", [&](const std::string& file, const Descriptor& in) {
+        require(for_each_in(root_, "aside", [&](const char* file, const Descriptor& in) {
             struct stat status {};
-            if (::fstatat(in.get(), file.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0)
+            if (::fstatat(in.get(), file, &status, AT_SYMLINK_NOFOLLOW) == 0)
                 f(static_cast<std::uint64_t>(status.st_size));
-        });
+        }));
     }
 
     /// Calls `sound(info, time)` for each record whose header is sound, `bad(path, size)` for each other file
@@ -145,44 +166,55 @@ public:
     void scan(Sound sound, Bad bad, Foreign foreign) const {
         for (unsigned i = 0; i < 256; ++i) {
             const std::string folder = hex(BlockName{std::uint64_t{i} << 56U, 0}).substr(0, 2);
-            for_each_in(root_, folder, [&](const std::string& file, const Descriptor& in) {
+            const auto look = [&](const std::string& file, const Descriptor& in) {
                 struct stat status {};
                 if (::fstatat(in.get(), file.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
                     !S_ISREG(status.st_mode) || !is_record_name(file, folder)) {
                     foreign();
                     return;
                 }
-                const RecordInfo info = read_info(open_at(in, file, O_RDONLY));
+                const Descriptor opened = open_at(in, file.c_str(), O_RDONLY | O_NONBLOCK);
+                if (!opened && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+                    require(errno); // it says nothing of the record
+                const RecordInfo info = read_info(opened);
                 const auto size = static_cast<std::uint64_t>(status.st_size);
                 if (info.nbytes == 0 || info.nbytes != size || hex(info.name) != file)
-                    bad(folder + "/" + file, size);
+                    bad((folder + "/" + file).c_str(), size);
                 else
                     sound(info, to_file_time(status.st_mtim));
-            });
+            };
+            const int error = for_each_in(root_, folder.c_str(), look);
+            if (error == ENOTDIR || error == ELOOP)
+                foreign();
+            else
+                require(error);
         }
     }
 
 private:
-    [[nodiscard]] static std::string path(const BlockName& record) {
-        const std::string digits = hex(record);
-        return digits.substr(0, 2) + "/" + digits;
-    }
+    /// "4f/4f3a...", without an allocation: what is read and removed must not depend on memory.
+    class Path {
+    public:
+        explicit Path(const BlockName& record) noexcept {
+            constexpr const char* digits = "0123456789abcdef";
+            for (unsigned i = 0; i < 16; ++i) {
+                text_[18 - i] = digits[record.high >> (4 * i) & 15U];
+                text_[34 - i] = digits[record.low >> (4 * i) & 15U];
+            }
+            text_[0] = text_[3];
+            text_[1] = text_[4];
+            text_[2] = '/';
+        }
+        [[nodiscard]] const char* c_str() const noexcept { return text_.data(); }
+
+    private:
+        std::array<char, 36> text_{};
+    };
+    [[nodiscard]] static Path path(const BlockName& record) noexcept { return Path(record); }
+
     [[nodiscard]] static bool is_record_name(const std::string& file, const std::string& folder) {
         return file.size() == 32 && file.starts_with(folder) &&
                file.find_first_not_of("0123456789abcdef") == std::string::npos;
-    }
-
-    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) {
-        if (!file)
-            return {};
-        std::vector<std::byte> start(4096);
-        start.resize(read_start(file, start));
-        if (const std::uint64_t needed = header_bytes(start); needed > start.size()) {
-            start.resize(needed);
-            start.resize(read_start(file, start));
-        }
-        RecordView view;
-        return read_header(start, view) == RecordFault::none ? view.header.info() : RecordInfo{};
     }
 
     [[nodiscard]] int rename(const std::string& temporary, const std::string& target) const {
@@ -201,9 +233,15 @@ private:
     [[noreturn]] void refuse(Reason reason, const std::string& why) const {
         throw FileStoreError(reason, "FileStore: " + name_ + " " + why);
     }
-    [[noreturn]] void refuse_for(const char* what) const {
-        const int error = errno;
+    [[noreturn]] void refuse_for(const char* what) const { refuse_for(what, errno); }
+    [[noreturn]] void refuse_for(const char* what, int error) const {
         refuse(Reason::cannot_open, what + std::generic_category().message(error));
+    }
+
+    /// `error`: 0, or errno of what could not be read.
+    void require(int error) const {
+        if (error != 0)
+            refuse_for("cannot be read: ", error);
     }
 
     void open(bool read_only) {

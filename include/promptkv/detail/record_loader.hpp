@@ -166,8 +166,7 @@ private:
         const auto tier = load.options.tier.value_or(
             static_cast<typename Types::TierEnum>((std::min<std::size_t>)(plan.tier, tiers - 1)));
         const auto key = Tokens(load.prompt).first(plan.tokens);
-        const std::uint64_t each = plan.payload_bytes / (std::max<std::size_t>)(plan.records, 1);
-        room.nbytes = static_cast<std::size_t>(plan.payload_bytes + each * plan.held);
+        room.nbytes = static_cast<std::size_t>(plan.payload_bytes); // as if memory held nothing
         for (int attempt = 0; attempt < 2; ++attempt) {
             room.reservation = {};
             room.reservation =
@@ -178,7 +177,7 @@ private:
             if (!room.reservation || (Types::has_states && room.reservation.tokens() < plan.tokens))
                 return LoadEnd::no_room;
             room.prefix.emplace(room.reservation.prefix().value_or(KV(block_tokens_)));
-            // What memory holds was an estimate: a second attempt knows it.
+            // It is known now what memory holds: a second attempt counts that in.
             const std::size_t known = room.prefix->nbytes() + plan.payload_bytes;
             if (known <= room.nbytes)
                 break;

@@ -12,7 +12,6 @@
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -117,9 +116,6 @@ public:
         return true;
     }
 
-    /// Lifts the limit of bytes per second, for the time before a shutdown.
-    void hurry(bool on) { hurries_.store(on, std::memory_order_relaxed); }
-
     Queue queue;
 
 private:
@@ -140,7 +136,8 @@ private:
         const std::size_t rest = offered.tokens.size() - whole * block_tokens_;
         const bool has_last = rest > 0 && whole >= offered.first_block &&
                               whole - offered.first_block < offered.blocks.size();
-        if (has_last || offered.state != nullptr) {
+        // A hybrid key without its state serves nothing: an end record would say that it has one.
+        if (Types::has_states ? offered.state != nullptr : has_last) {
             Waiting& record = records.emplace_back();
             begin(record, home, offered, whole * block_tokens_, rest);
             record.header.kind = RecordKind::end;
@@ -191,7 +188,7 @@ private:
                 stats_.add(&SecondLevelStats::dropped_no_memory);
             }
             queue.finish();
-            if (bytes_per_second_ > 0 && written > 0 && !hurries_.load(std::memory_order_relaxed)) {
+            if (bytes_per_second_ > 0 && written > 0) {
                 const std::chrono::duration<double> due(static_cast<double>(written) /
                                                         bytes_per_second_);
                 queue.pause(due - (Clock::now() - started));
@@ -254,7 +251,6 @@ private:
     const Codec codec_;
     const std::size_t block_tokens_;
     const double bytes_per_second_;
-    std::atomic<bool> hurries_{false};
     std::thread thread_; // last: it uses the others
 };
 

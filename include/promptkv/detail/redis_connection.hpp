@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_DETAIL_REDIS_CONNECTION_HPP
 #define PROMPTKV_DETAIL_REDIS_CONNECTION_HPP
 
+#include <promptkv/detail/exceptions.hpp>
 #include <promptkv/version.hpp>
 
 #include <hiredis/hiredis.h>
@@ -20,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+#include <csignal>
+#include <sys/socket.h>
 #include <sys/time.h>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -92,6 +95,45 @@ using RedisReply = std::unique_ptr<redisReply, FreesReply>;
     return std::as_bytes(std::span(text.data(), text.size()));
 }
 
+/// While it lives, what this thread writes to the socket raises no SIGPIPE, whose default ends the program:
+/// hiredis also writes to a connection that the server has closed.
+class NoBrokenPipe {
+public:
+#ifdef SO_NOSIGPIPE // macOS, which has no sigtimedwait, and the BSDs
+    explicit NoBrokenPipe(int socket) noexcept {
+        const int on = 1;
+        ::setsockopt(socket, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+    }
+    ~NoBrokenPipe() = default;
+#else
+    explicit NoBrokenPipe(int /*socket*/) noexcept {
+        sigset_t pending;
+        ::sigpending(&pending);
+        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    }
+    ~NoBrokenPipe() {
+        const int error = errno; // of the connection
+        const timespec at_once{};
+        while (!was_pending_ && ::sigtimedwait(&pipe_, nullptr, &at_once) < 0 && errno == EINTR) {
+        }
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = error;
+    }
+#endif
+    NoBrokenPipe(const NoBrokenPipe&) = delete;
+    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
+
+#ifndef SO_NOSIGPIPE
+private:
+    sigset_t pipe_;
+    sigset_t before_;
+    bool was_pending_ = false; // it is another's
+#endif
+};
+
 /// Commands that are sent together. A value is not copied here.
 class RedisPipeline {
 public:
@@ -128,36 +170,13 @@ public:
     /// Sends the commands and reads the answers, in their order.
     Ran run(const RedisPipeline& pipeline, std::vector<RedisReply>& replies) {
         Ran ran;
-        if (pipeline.commands().empty()) {
-            ran.works = true;
-            return ran;
+        PROMPTKV_TRY {
+            run(pipeline, replies, ran);
         }
-        // An idle connection may have been closed by the server: then one new attempt is made.
-        for (bool is_fresh = false; !is_fresh && !ran.works;) {
-            if (context_ == nullptr) {
-                if (Clock::now() < retry_at_) {
-                    ran.was_down = true;
-                    return ran;
-                }
-                is_fresh = true;
-                ++ran.connects;
-                if (!connect()) {
-                    failed(ran);
-                    return ran;
-                }
-            }
-            ran.works = exchange(pipeline, replies);
-            if (!ran.works) {
-                const bool timed_out = context_->err == REDIS_ERR_IO && errno == EAGAIN;
-                context_.reset();
-                if (is_fresh || timed_out) {
-                    failed(ran);
-                    return ran;
-                }
-                ++ran.failures;
-            }
+        PROMPTKV_CATCH_ALL { // answers are left to be read, or it is not logged in
+            context_.reset();
+            PROMPTKV_RETHROW;
         }
-        wait_ = std::chrono::milliseconds(0);
         return ran;
     }
 
@@ -172,6 +191,39 @@ private:
         value.tv_sec = static_cast<time_t>(time.count() / 1000);
         value.tv_usec = static_cast<suseconds_t>(time.count() % 1000 * 1000);
         return value;
+    }
+
+    void run(const RedisPipeline& pipeline, std::vector<RedisReply>& replies, Ran& ran) {
+        if (pipeline.commands().empty()) {
+            ran.works = true;
+            return;
+        }
+        // An idle connection may have been closed by the server: then one new attempt is made.
+        for (bool is_fresh = false; !is_fresh && !ran.works;) {
+            if (context_ == nullptr) {
+                if (Clock::now() < retry_at_) {
+                    ran.was_down = true;
+                    return;
+                }
+                is_fresh = true;
+                ++ran.connects;
+                if (!connect()) {
+                    failed(ran);
+                    return;
+                }
+            }
+            ran.works = exchange(pipeline, replies);
+            if (!ran.works) {
+                const bool timed_out = context_->err == REDIS_ERR_IO && errno == EAGAIN;
+                context_.reset();
+                if (is_fresh || timed_out) {
+                    failed(ran);
+                    return;
+                }
+                ++ran.failures;
+            }
+        }
+        wait_ = std::chrono::milliseconds(0);
     }
 
     void failed(Ran& ran) {
@@ -204,7 +256,9 @@ private:
     }
 
     [[nodiscard]] bool exchange(const RedisPipeline& pipeline, std::vector<RedisReply>& replies) {
+        const NoBrokenPipe no_broken_pipe(context_->fd);
         replies.clear();
+        replies.reserve(pipeline.commands().size());
         std::vector<const char*> words;
         std::vector<std::size_t> sizes;
         for (const RedisPipeline::Command& command : pipeline.commands()) {

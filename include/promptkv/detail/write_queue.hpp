@@ -150,11 +150,31 @@ public:
         }
         changed_.notify_all();
     }
-    /// Sleeps, unless the queue is closed meanwhile.
+    /// Sleeps, unless the queue is closed or somebody hurries.
     void pause(std::chrono::duration<double> time) {
         std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, time, [this] { return closed_; });
+        changed_.wait_for(lock, time, [this] { return closed_ || hurries_ > 0; });
     }
+    /// While it lives the writer does not pause.
+    class Hurry {
+    public:
+        explicit Hurry(WriteQueue& queue) : queue_(queue) {
+            {
+                const std::lock_guard lock(queue_.mutex_);
+                ++queue_.hurries_;
+            }
+            queue_.changed_.notify_all();
+        }
+        Hurry(const Hurry&) = delete;
+        Hurry& operator=(const Hurry&) = delete;
+        ~Hurry() {
+            const std::lock_guard lock(queue_.mutex_);
+            --queue_.hurries_;
+        }
+
+    private:
+        WriteQueue& queue_;
+    };
 
     /// While it lives the writer begins nothing: reads go before writes.
     class Reading {
@@ -192,6 +212,7 @@ private:
     std::unordered_map<BlockName, typename Items::iterator> where_;
     std::size_t nbytes_ = 0;
     std::size_t readers_ = 0;
+    std::size_t hurries_ = 0;
     bool in_hand_ = false;
     bool closed_ = false;
 };
