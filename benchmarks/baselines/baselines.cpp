@@ -45,9 +45,8 @@ constexpr std::size_t promptkv_index = 0;
 constexpr std::size_t unshared_index = 2;
 constexpr std::size_t first_baseline = 3;
 constexpr std::array contenders = {
-    Contender{"promptkv", SharedState::granularity, make_store<PromptkvStore<HeldBlocks>>},
-    Contender{"promptkv reserved", SharedState::granularity,
-              make_store<PromptkvStore<CopiedBlocks>>},
+    Contender{"promptkv", SharedState::granularity, make_store<PromptkvStore<CopiedBlocks>>},
+    Contender{"promptkv in place", SharedState::granularity, make_store<PromptkvStore<HeldBlocks>>},
     Contender{"promptkv unshared", OwnState::granularity, make_store<PromptkvStore<OwnState>>},
     Contender{"token trie", 1, make_store<TokenTrie>},
     Contender{"linear list", 1, make_store<LinearList>},
