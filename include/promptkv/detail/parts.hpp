@@ -7,6 +7,7 @@
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/removals.hpp>
+#include <promptkv/kv_traits.hpp>
 #include <promptkv/stats.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
@@ -77,7 +78,7 @@ struct Parts {
             for (; record != nullptr; record = Index<R>::prefix_of(*record)) {
                 if (record->is_entry && record->payload != nullptr)
                     order.resident_leaf(*record, !record->is_aside() && record->is_leaf());
-                if (record->shown)
+                if (!PrefixReusable<typename R::KV> || record->shown)
                     break; // it continues those above, whatever continues it
             }
         }
