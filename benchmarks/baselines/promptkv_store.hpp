@@ -14,6 +14,16 @@
 
 namespace baselines {
 
+/// As an engine does that copies state at the start of a request, and holds nothing while it runs.
+struct Leases {
+    template <class Cache>
+    static std::size_t lookup(Cache& cache, std::string_view model, Tokens prompt) {
+        return cache.lease_nearest(model, prompt, {.min_remaining = 0}).reused();
+    }
+
+    static void end() {}
+};
+
 /// Attention state in blocks of 64 tokens that prompts share. It knows its size alone: a byte a token.
 struct SharedState {
     static constexpr std::size_t granularity =
@@ -51,11 +61,7 @@ private:
 };
 
 /// As an engine does that copies the blocks: from a lease at the start, into a reservation at the end.
-struct CopiedBlocks : SharedState {
-    static std::size_t lookup(Cache& cache, std::string_view model, Tokens prompt) {
-        return cache.lease_nearest(model, prompt, {.min_remaining = 0}).reused();
-    }
-
+struct CopiedBlocks : SharedState, Leases {
     static void insert(Cache& cache, std::string_view model, Tokens prompt) {
         auto room = cache.reserve(model, prompt, prompt.size(), promptkv::Tier::assistant);
         if (!room) {
@@ -67,12 +73,10 @@ struct CopiedBlocks : SharedState {
         }
         room.commit(std::move(kv));
     }
-
-    static void end() {}
 };
 
 /// Attention state of its own in each entry, which can be cut anywhere. It knows its length alone.
-struct OwnState {
+struct OwnState : Leases {
     static constexpr std::size_t granularity = 1;
 
     struct KV {
@@ -86,15 +90,9 @@ struct OwnState {
     };
     using Cache = promptkv::LRUPromptCache<KV>;
 
-    static std::size_t lookup(Cache& cache, std::string_view model, Tokens prompt) {
-        return cache.lease_nearest(model, prompt, {.min_remaining = 0}).reused();
-    }
-
     static void insert(Cache& cache, std::string_view model, Tokens prompt) {
         cache.insert(model, prompt, KV{prompt.size()}, promptkv::Tier::assistant);
     }
-
-    static void end() {}
 };
 
 /// `State`: HeldBlocks, CopiedBlocks or OwnState.

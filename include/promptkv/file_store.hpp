@@ -194,10 +194,12 @@ public:
             const std::optional<std::uint64_t> size = forget(name);
             if (!size)
                 continue;
-            if (directory_.remove(name))
+            if (directory_.remove(name)) {
                 ++erased;
-            else
-                stays(detail::disk_bytes(*size));
+                continue;
+            }
+            const std::lock_guard lock(mutex_);
+            stays(*size);
         }
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
@@ -324,17 +326,14 @@ private:
     template <class File>
     void move_aside(const File& file, std::uint64_t size) {
         const std::lock_guard lock(mutex_);
-        if (directory_.move_aside(file, ++counter_)) {
+        if (directory_.move_aside(file, ++counter_))
             count_aside(size);
-        } else if (errno != ENOENT) {
-            used_ += detail::disk_bytes(size);
-            ++stats_.failed;
-        }
+        else if (errno != ENOENT)
+            stays(size);
     }
-    /// A file could not be removed: its bytes are still there.
-    void stays(std::uint64_t nbytes) {
-        const std::lock_guard lock(mutex_);
-        used_ += nbytes;
+    /// A file could not be removed or moved: its bytes are still there. Under the lock.
+    void stays(std::uint64_t size) noexcept {
+        used_ += detail::disk_bytes(size);
         ++stats_.failed;
     }
 
@@ -379,9 +378,9 @@ private:
                 ++evicted;
                 continue;
             }
-            stays(detail::disk_bytes(victim.nbytes));
-            if (std::exchange(fits, false))
-                give_back(need);
+            const std::lock_guard lock(mutex_);
+            stays(victim.nbytes);
+            used_ -= std::exchange(fits, false) ? need : 0;
         }
         const std::lock_guard lock(mutex_);
         stats_.evicted += evicted;

@@ -406,9 +406,11 @@ private:
     void remember(ModelView model, Tokens tokens, TierEnum tier,
                   const InsertOptions& options) noexcept {
         if constexpr (observes_edges<typename R::Policy>) {
+            if (!parts_.index.remembers())
+                return;
             PROMPTKV_TRY {
                 const auto spot = parts_.index.locate(model, tokens);
-                if (!parts_.index.remembers() || spot.home == nullptr)
+                if (spot.home == nullptr)
                     return;
                 auto* node =
                     parts_.index.remember(spot, tokens, tier, options.session, parts_.serves_parts);

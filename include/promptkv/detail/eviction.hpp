@@ -138,6 +138,11 @@ private:
     [[nodiscard]] bool is_spared(const R& record) const noexcept {
         return tier_index(record.tier) > most_tier_;
     }
+    /// Whether an entry that the policy did not name may go in the victim's place.
+    [[nodiscard]] bool may_leave(const R& record) const noexcept {
+        return &record != incoming_ && !record.is_aside() && !record.payload->leased() &&
+               !is_spared(record);
+    }
 
     /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves.
     [[nodiscard]] static bool has_chance(const R& record) noexcept {
@@ -181,8 +186,7 @@ private:
             std::uint32_t steps = Index<R>::Tree::max_steps;
             Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
                 R& longer = *node->value;
-                found = &longer != incoming_ && !longer.is_aside() && !longer.payload->leased() &&
-                        !is_spared(longer) && evict_from(longer, wanted, in_use, evicted);
+                found = may_leave(longer) && evict_from(longer, wanted, in_use, evicted);
                 return !found && ++asked < max_longer;
             });
             if (found)
@@ -191,8 +195,7 @@ private:
             if constexpr (observes_edges<typename R::Policy>) {
                 // What it shares may be held by an entry that it continues, which is no candidate.
                 R* above = Index<R>::prefix_of(*record);
-                if (above != nullptr && above != incoming_ && !above->is_aside() &&
-                    !above->payload->leased() && !is_spared(*above)) {
+                if (above != nullptr && may_leave(*above)) {
                     if (evict_from(*above, wanted, in_use, evicted))
                         return true;
                     pass_over(*above);
@@ -312,9 +315,7 @@ private:
             R* here = node->value;
             if (here != nullptr && here->is_entry && here != incoming_) {
                 judge(node->depth);
-                const bool eligible = here->superseded && !here->is_aside() &&
-                                      !here->payload->leased() && !is_spared(*here);
-                pending = eligible ? here : nullptr;
+                pending = here->superseded && may_leave(*here) ? here : nullptr;
                 above_pending = below;
                 below = node->depth;
             }
@@ -372,10 +373,8 @@ private:
             left->payload->emplace(std::move(*cut.tail));
         const bool was_shown = record.shown;
         parts_.index.show(record, record.serves_parts());
-        if (changes_edge || record.shown != was_shown) {
-            parts_.resident_leaf(&record);
-            parts_.resident_leaf(Index<R>::prefix_of(record));
-        }
+        if (changes_edge || record.shown != was_shown)
+            parts_.was_cut(record);
 
         ++parts_.stats.cut;
         ++parts_.tiers[tier_index(record.tier)].cut;

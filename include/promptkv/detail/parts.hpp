@@ -83,6 +83,11 @@ struct Parts {
             }
         }
     }
+    /// An entry has another end.
+    void was_cut(R& record) noexcept {
+        resident_leaf(&record);
+        resident_leaf(Index<R>::prefix_of(record));
+    }
     void withdraw([[maybe_unused]] R& record) noexcept {
         if constexpr (observes_edges<Policy>)
             order.resident_leaf(record, false);

@@ -232,8 +232,7 @@ private:
         assign(insert.cut_off, parts_.ledger.cut_held(*record.payload, kept, added).tail);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
-        parts_.resident_leaf(&record);
-        parts_.resident_leaf(Index<R>::prefix_of(record));
+        parts_.was_cut(record);
         return true;
     }
 
