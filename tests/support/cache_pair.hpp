@@ -584,7 +584,9 @@ private:
                 } else if (is_new && kept.size() < most_beliefs) {
                     kept.push_back(std::move(next));
                 }
-            } while (choices.next() && ++tried < most_choices && kept.size() < most_beliefs);
+                ++tried;
+            } while (choices.next() && tried < (kept.empty() ? most_choices : enough_choices) &&
+                     kept.size() < most_beliefs);
         }
         if (kept.empty()) {
             return first_difference;
@@ -593,7 +595,8 @@ private:
         return "";
     }
 
-    static constexpr std::size_t most_choices = 48;
+    static constexpr std::size_t most_choices = 4096;
+    static constexpr std::size_t enough_choices = 48; // where a model agrees already
     static constexpr std::size_t most_beliefs = 6;
 
     // payloads ///////////////////////////////////////////////////////////////

@@ -1537,7 +1537,10 @@ private:
                 if (least < length && freed_by_cut(victim, least, incoming, truly) > 0) {
                     const std::size_t kept =
                         std::max(least, kept_after(victim, wanted, incoming, truly));
-                    return cut_or_drop(victim, kept, incoming, truly, result, choices);
+                    const Key shorter = prefix_of(entries_.at(victim).key, kept);
+                    if (!others_serve(shorter, victim, incoming, choices)) {
+                        return cut_or_drop(victim, kept, incoming, truly, result, choices);
+                    }
                 }
             }
             use(victim);
