@@ -81,6 +81,7 @@ enum class PutResult : std::uint8_t {
 /// | `find(names, infos)` | sets `infos[i]` to what is known of `names[i]`; nbytes 0: absent      |
 /// | `get(names, f)`      | calls `f(i, record)` in order, with an empty span where there is none; ends early where `f` returns false. False: the store is in trouble |
 /// | `put(writes, results)` | stores records; one that is there already is written anew           |
+/// | `touch(names)`       | optional: the records' state was used in memory                       |
 /// | `erase(names)`       | removes records; returns how many there were                          |
 /// | `set_aside(name)`    | the record is damaged: it must not be found again                     |
 /// | `for_each(f)`        | `f(const RecordInfo&)` for each record; none where it is read-only    |

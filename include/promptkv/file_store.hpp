@@ -78,7 +78,8 @@ void for_each_counter(const FileStoreStats& s, F f) {
     f("nbytes", s.nbytes);
 }
 
-/// Records as files, the least recently used deleted first.
+/// Records as files, the least recently used deleted first; of a chain its end, since the rest is of no use
+/// without its beginning.
 ///
 ///     directory/lock            held by the one process that writes
 ///     directory/4f/4f3a...      a record; its time says when it was used last
@@ -188,6 +189,15 @@ public:
         }
     }
 
+    /// Nothing is written: after a restart the order of use does not know of it.
+    void touch(std::span<const BlockName> names) {
+        const std::lock_guard lock(mutex_);
+        for (const BlockName& name : names) {
+            if (const auto found = index_.find(name); found != index_.end())
+                records_.splice(records_.begin(), records_, found->second);
+        }
+    }
+
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for (const BlockName& name : names) {
@@ -235,6 +245,12 @@ public:
     }
 
 private:
+    using Records = std::list<RecordInfo>;
+    using Index = std::unordered_map<BlockName, Records::iterator>;
+    using Continued = std::unordered_map<BlockName, std::size_t>;
+
+    static constexpr int max_asked = 1024; // records, for one that may be deleted
+
     void scan() {
         stats_.left_over = directory_.empty("tmp");
         directory_.for_each_aside([this](std::uint64_t size) { count_aside(size); });
@@ -255,6 +271,7 @@ private:
             last_used_ = (std::max)(last_used_, each.used);
             used_ += detail::disk_bytes(each.info.nbytes);
             index_.emplace(each.info.name, records_.insert(records_.end(), each.info));
+            ++continued_[each.info.parent];
         }
         make_room(0); // the budget may be smaller than it was
     }
@@ -310,10 +327,17 @@ private:
         if (found == index_.end())
             return std::nullopt;
         const std::uint64_t size = found->second->nbytes;
-        used_ -= detail::disk_bytes(size);
+        unlink(*found->second);
         records_.erase(found->second);
         index_.erase(found);
         return size;
+    }
+    /// What a record adds to the account. Under the lock.
+    void unlink(const RecordInfo& record) noexcept {
+        used_ -= detail::disk_bytes(record.nbytes);
+        const auto parent = continued_.find(record.parent);
+        if (--parent->second == 0)
+            continued_.erase(parent);
     }
 
     void count_aside(std::uint64_t size) {
@@ -345,11 +369,21 @@ private:
                (least == 0 || directory_.free_bytes() + freed >= detail::sum_of(need, least));
     }
 
+    /// The least recently used record that no other continues, among the first few. Under the lock. Requires:
+    /// there is a record.
+    [[nodiscard]] Records::iterator coldest() {
+        auto record = std::prev(records_.end());
+        for (int asked = 1; continued_.contains(record->name); ++asked, --record) {
+            if (record == records_.begin() || asked == max_asked)
+                return std::prev(records_.end());
+        }
+        return record;
+    }
+
     /// Deletes what was set aside, then the least recently used records, until `need` more bytes fit, which
     /// are counted then. `at_least`: so many records, whatever the account says.
     bool make_room(std::uint64_t need, std::size_t at_least = 0) {
-        std::list<RecordInfo>
-            victims; // without an allocation: what leaves the index leaves the disk
+        Records victims; // without an allocation: what leaves the index leaves the disk
         bool fits = false;
         {
             const std::lock_guard lock(mutex_);
@@ -362,11 +396,10 @@ private:
                 }
                 if (records_.empty())
                     break;
-                victims.splice(victims.end(), records_, std::prev(records_.end()));
-                const RecordInfo& coldest = victims.back();
-                freed += detail::disk_bytes(coldest.nbytes);
-                used_ -= detail::disk_bytes(coldest.nbytes);
-                index_.erase(coldest.name);
+                victims.splice(victims.end(), records_, coldest());
+                freed += detail::disk_bytes(victims.back().nbytes);
+                unlink(victims.back());
+                index_.erase(victims.back().name);
             }
             fits = has_room(need, freed) && victims.size() >= at_least;
             if (fits)
@@ -399,14 +432,17 @@ private:
             return PutResult::too_large;
         const std::lock_guard writing(writing_);
         // All allocations of the index come first, so that a file that was written is in it.
-        std::list<RecordInfo> record{write.info};
+        Records record{write.info};
         record.front().nbytes = write.record.size();
         Index entry;
         entry.emplace(write.info.name, record.begin());
+        Continued parent;
+        parent.emplace(write.info.parent, 0);
         {
             const std::lock_guard lock(mutex_);
             if (index_.size() + 1 >= index_.bucket_count())
                 index_.reserve(2 * index_.size() + 2);
+            continued_.reserve(index_.bucket_count());
         }
         if (!make_room(need))
             return PutResult::full;
@@ -424,12 +460,14 @@ private:
         }
         const std::lock_guard lock(mutex_);
         if (const auto former = index_.find(write.info.name); former != index_.end()) {
-            used_ -= detail::disk_bytes(former->second->nbytes); // the rename replaced it
+            unlink(*former->second); // the rename replaced it
             records_.erase(former->second);
             index_.erase(former);
         }
         records_.splice(records_.begin(), record);
         index_.merge(entry);
+        continued_.merge(parent);
+        ++continued_.find(write.info.parent)->second;
         return PutResult::written;
     }
 
@@ -449,14 +487,13 @@ private:
         }
     }
 
-    using Index = std::unordered_map<BlockName, std::list<RecordInfo>::iterator>;
-
     const Options options_;
     const detail::RecordDirectory directory_;
-    std::mutex writing_;            // one write at a time; taken before the other
-    mutable std::mutex mutex_;      // of what follows; never held while a record is read or written
-    std::list<RecordInfo> records_; // the most recently used first
+    std::mutex writing_;       // one write at a time; taken before the other
+    mutable std::mutex mutex_; // of what follows; never held while a record is read or written
+    Records records_;          // the most recently used first
     Index index_;
+    Continued continued_;     // by so many records each; of those that some continue
     std::uint64_t used_ = 0;  // bytes on disk, with what is being written
     std::uint64_t aside_ = 0; // of these, what was set aside
     std::uint64_t counter_ = 0;

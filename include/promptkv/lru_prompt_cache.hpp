@@ -314,6 +314,14 @@ public:
         return detail::Answer::of(cache_->choose(model, tokens, options, detail::can_fetch<KV>), 0);
     }
 
+    /// Leading tokens that an entry shares, whether they can be used or not: of `matched()`, without what
+    /// is only remembered. Of these tokens the cache holds the blocks.
+    /// Complexity: O(matched tokens). No allocation.
+    [[nodiscard]] std::size_t held_tokens(ModelView model, Tokens tokens) const {
+        const Look look(*cache_);
+        return cache_->held_tokens(model, tokens);
+    }
+
     /// Does what a lease of these tokens does to recency, for an engine whose slot still holds the
     /// sequence. Counts nothing.
     /// Complexity: O(matched tokens). No allocation.

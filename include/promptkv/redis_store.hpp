@@ -38,8 +38,8 @@ struct RedisStoreStats {
     std::uint64_t read = 0; ///< records
     std::uint64_t bytes_read = 0;
     std::uint64_t erased = 0;
-    std::uint64_t full = 0;           ///< writes that the server had no memory for
-    std::uint64_t refused = 0;        ///< other errors that the server answered
+    std::uint64_t full = 0;    ///< commands, that is pieces, that the server had no memory for
+    std::uint64_t refused = 0; ///< other errors that the server answered
     std::uint64_t missing_pieces = 0; ///< records that had lost a piece on the server
     std::uint64_t connects = 0;
     std::uint64_t failed = 0; ///< connections that broke, timed out or could not be made
@@ -117,6 +117,7 @@ public:
                 if (reads && record.empty())
                     set_aside(names[i]); // it would be found, and so never be written again
             }
+            works = works && replies[i]->type != REDIS_REPLY_ERROR;
             if (!record.empty()) {
                 const std::lock_guard lock(mutex_);
                 ++stats_.read;
@@ -136,13 +137,17 @@ public:
         for (std::size_t i = 0; i < writes.size(); ++i) {
             const std::span<const std::byte> record = writes[i].record;
             const std::size_t pieces = pieces_of(record.size(), options_.piece_bytes);
+            if (pieces > most_pieces) {
+                results[i] = PutResult::too_large;
+                continue;
+            }
+            results[i] = PutResult::written;
             for (std::size_t piece = pieces; piece-- > 0;) { // the first piece last
                 const std::size_t at = piece * options_.piece_bytes;
                 add_set(all, key(writes[i].info.name, piece),
                         record.subspan(at, (std::min)(options_.piece_bytes, record.size() - at)));
                 write_of.push_back(i);
             }
-            results[i] = PutResult::written;
         }
         std::vector<detail::RedisReply> replies;
         if (!run(writing_, all, replies)) {
@@ -153,9 +158,7 @@ public:
         for (std::size_t i = 0; i < replies.size(); ++i) {
             if (replies[i]->type != REDIS_REPLY_ERROR)
                 continue;
-            const bool full = detail::text_of(replies[i]).starts_with("OOM");
-            ++(full ? stats_.full : stats_.refused);
-            results[write_of[i]] = full ? PutResult::full : PutResult::failed;
+            results[write_of[i]] = is_full(replies[i]) ? PutResult::full : PutResult::failed;
         }
         for (std::size_t i = 0; i < writes.size(); ++i) {
             stats_.written += results[i] == PutResult::written ? 1U : 0U;
@@ -169,16 +172,22 @@ public:
             std::vector<RecordInfo> infos(some.size());
             find(writing_, some, infos);
             detail::RedisPipeline all;
+            std::vector<std::size_t> first_of; // each record's first command
             for (std::size_t i = 0; i < some.size(); ++i) {
                 if (infos[i].nbytes == 0)
                     continue;
                 const std::size_t pieces = pieces_of(infos[i].nbytes, options_.piece_bytes);
+                first_of.push_back(all.commands().size());
                 for (std::size_t piece = 0; piece < (std::min)(pieces, most_pieces); ++piece)
                     all.add({"DEL", key(some[i], piece)});
-                ++erased;
             }
             std::vector<detail::RedisReply> replies;
-            return run(writing_, all, replies);
+            if (!run(writing_, all, replies))
+                return false;
+            for (const std::size_t first : first_of)
+                erased +=
+                    replies[first]->type == REDIS_REPLY_INTEGER && replies[first]->integer > 0;
+            return true;
         });
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
@@ -333,7 +342,14 @@ private:
         stats_.connects += ran.connects;
         stats_.failed += ran.failures;
         stats_.unavailable += ran.was_down ? 1U : 0U;
+        for (std::size_t i = 0; ran.works && i < replies.size(); ++i) {
+            if (replies[i]->type == REDIS_REPLY_ERROR)
+                ++(is_full(replies[i]) ? stats_.full : stats_.refused);
+        }
         return ran.works;
+    }
+    [[nodiscard]] static bool is_full(const detail::RedisReply& error) noexcept {
+        return detail::text_of(error).starts_with("OOM");
     }
 
     const Options options_;

@@ -151,9 +151,11 @@ public:
     };
 
     /// Requires: options.block_tokens > 0.
+    /// Throws:   std::system_error where a thread cannot be started, and what an allocation throws.
     SecondLevel(Cache& cache, Store& store, const Options& options)
-        : cache_(cache), core_(std::make_shared<Core>(cache, store, options)) {
+        : SecondLevel(cache, std::make_shared<Core>(cache, store, options)) {
         PROMPTKV_ASSERT(options.block_tokens > 0);
+        // From here on the destructor runs whatever is thrown, and ends the threads that were started.
         if constexpr (Types::is_concurrent) {
             const std::size_t readers = (std::max<std::size_t>)(options.readers, 1);
             running_.reserve(readers); // a reader's thread must not throw
@@ -165,6 +167,7 @@ public:
     SecondLevel(const SecondLevel&) = delete;
     SecondLevel& operator=(const SecondLevel&) = delete;
     /// Drops what waits to be written: `flush` before. Loads that are under way are cancelled.
+    /// Requires: no other thread is in a call that evicts from the cache or erases.
     ~SecondLevel() {
         cache_.set_removal_listener(nullptr);
         {
@@ -291,7 +294,8 @@ public:
     // Each erases entries from the cache, what of them waits to be written, and their records. A store that
     // is shared keeps what it cannot be asked for: the records of a fingerprint that nobody uses any more
     // leave by `erase_other_than`, or as the least recently used. The cache is asked twice: a load that read
-    // a record before it was removed is voided by the second time.
+    // a record before it was removed is voided by the second time. What another thread evicts at the same
+    // moment may be written after the erase; erase again once that thread's call has returned.
 
     /// Removes the key's entry and the records that no resident key uses.
     bool erase(ModelView model, Tokens tokens) {
@@ -346,6 +350,8 @@ public:
 
 private:
     using Core = detail::SecondLevelCore<Cache, Store, Codec, Options>;
+
+    SecondLevel(Cache& cache, std::shared_ptr<Core> core) : cache_(cache), core_(std::move(core)) {}
 
     void serve_loads() {
         for (;;) {

@@ -189,6 +189,26 @@ TEST_CASE("what is erased during a flush is not written") {
     CHECK(store.size() == 2);
 }
 
+TEST_CASE("records that name each other as the one before are removed with any prefix") {
+    Levels levels;
+    promptkv_test::store(levels.cache, sequence(1, 4));
+    evict_to_store(levels);
+    std::array<RecordInfo, 2> infos;
+    levels.store.for_each([&](const RecordInfo& info) { infos.fill(info); });
+    for (std::size_t i = 0; i < 2; ++i) {
+        infos[i].name = {1, i};
+        infos[i].parent = {1, 1 - i};
+        infos[i].depth = 40;
+        const std::array<std::byte, 1> bytes{};
+        const RecordWrite write{infos[i], bytes};
+        PutResult result = PutResult::failed;
+        levels.store.put(std::span(&write, 1), std::span(&result, 1));
+    }
+    levels.second.erase_below("m", sequence(500, 8));
+    CHECK(levels.store.size() == 1);
+    CHECK(levels.second.locate("m", sequence(1, 4), 0).tokens == 4);
+}
+
 TEST_CASE("a hybrid key's blocks stay while another resident key uses them") {
     MemoryStore store;
     HybridCache cache;

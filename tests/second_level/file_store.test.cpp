@@ -572,6 +572,43 @@ TEST_CASE("a record that cannot be opened, for want of a descriptor, is not set 
     CHECK(store.stats().set_aside == 0);
 }
 
+TEST_CASE("of a chain the end is deleted first") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 5 * 4096;
+    std::optional<Process> process(std::in_place, options);
+    const auto put = [&](const Tokens& key) {
+        promptkv_test::store(process->cache, key);
+        evict_to_store(*process);
+    };
+    const auto stored = [&](const Tokens& key) {
+        return process->second.locate("m", key, 0).tokens;
+    };
+    put(sequence(1, 16));  // four blocks
+    put(sequence(100, 8)); // two
+    CHECK(stored(sequence(1, 16)) == 12);
+    CHECK(stored(sequence(100, 8)) == 8);
+    SECTION("whether it was read before or not") {
+        put(sequence(200, 8));
+        CHECK(stored(sequence(1, 16)) == 4);
+        CHECK(stored(sequence(100, 8)) == 8);
+    }
+    SECTION("also after a restart") {
+        process.reset();
+        process.emplace(options);
+        put(sequence(200, 8));
+        CHECK(stored(sequence(1, 16)) == 4);
+        CHECK(stored(sequence(100, 8)) == 8);
+    }
+    SECTION("what memory evicts again was used again") {
+        put(sequence(1, 12));
+        put(sequence(200, 8));
+        CHECK(stored(sequence(1, 16)) == 12);
+        CHECK(stored(sequence(100, 8)) == 0);
+    }
+    CHECK(process->store.stats().nbytes == folder.bytes_on_disk());
+}
+
 TEST_CASE("the account is right where memory fails") {
     FileStoreOptions options;
     options.min_free_bytes = 0;

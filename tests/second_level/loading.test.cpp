@@ -438,6 +438,23 @@ TEST_CASE("the longest of several ends is loaded, and blocks in memory are not r
     CHECK(levels.cache.check_invariants());
 }
 
+TEST_CASE("what the cache only remembers is loaded like what it forgot") {
+    MemoryStore store;
+    HybridCache cache({.remembered_tokens = 1000});
+    Second<HybridCache, MemoryStore> second(cache, store);
+    const Tokens key = sequence(1, 10);
+    promptkv_test::store(cache, key);
+    promptkv_test::store(cache, sequence(1, 6)); // stays, and shares a block
+    cache.evict(1);
+    REQUIRE(second.wait_written(soon()));
+    REQUIRE(cache.probe("m", key).matched() == 10);
+    REQUIRE(cache.held_tokens("m", key) == 6);
+    auto load = second.prefetch("m", key, {.min_remaining = 0});
+    CHECK(load.end() == LoadEnd::loaded);
+    CHECK(load.tokens() == 10);
+    CHECK(is_state_of(load.lease({.min_remaining = 0}).kv(), key));
+}
+
 TEST_CASE("a hybrid key without its state does not come back with one") {
     HybridLevels levels;
     const Tokens key = sequence(1, 6);

@@ -238,6 +238,21 @@ TEST_CASE("a password and a database are used, and a wrong password costs misses
     CHECK(stranger.store.stats().failed == 1);
 }
 
+TEST_CASE("a server that wants a password and gets none refuses, which is counted") {
+    const RedisServer server({"--requirepass", "secret"});
+    Machine one(server.options());
+    one.put(sequence(1, 4));
+    CHECK_FALSE(one.written);
+    CHECK(one.load(sequence(1, 4)) == 0);
+    const BlockName name;
+    const bool works =
+        one.store.get(std::span(&name, 1), [](std::size_t, auto record) { return record.empty(); });
+    CHECK_FALSE(works);
+    CHECK(one.store.erase(std::span(&name, 1)) == 0);
+    CHECK(one.store.stats().refused >= 4);
+    CHECK(one.store.stats().erased == 0);
+}
+
 TEST_CASE("hybrid keys are found in a server without an index") {
     const RedisServer server;
     RedisStore store(server.options());

@@ -2,6 +2,7 @@
 // SecondLevel among threads: loads, evictions, erasures, flushes and handles at once. (ThreadSanitizer)
 
 #include "catch.hpp"
+#include "counting_new.hpp"
 #include "fixture.hpp"
 
 #include <promptkv/zstd_codec.hpp>
@@ -110,6 +111,22 @@ TEST_CASE("loads that are under way end when the second level does") {
     }
     loads.clear();
     CHECK(cache.check_invariants());
+}
+
+TEST_CASE("a second level that cannot be made ends the threads that it started") {
+    bool struck = true;
+    for (std::size_t skip = 0; struck; ++skip) {
+        MemoryStore store;
+        SharedCache cache;
+        FailingNew failing(skip);
+        try {
+            const Second<SharedCache, MemoryStore> second(cache, store, {.readers = 3});
+        } catch (const std::bad_alloc&) {
+        }
+        struck = failing.stop();
+        promptkv_test::store(cache, sequence(1, 4));
+        CHECK(cache.evict(1) == 100);
+    }
 }
 
 /// A block that cannot be assigned to, and whose functions throw, if it is told to.

@@ -111,6 +111,10 @@ public:
         return detail::choose<R>(parts_.index.locate(model, tokens), tokens.size(), options, can);
     }
 
+    [[nodiscard]] std::size_t held_tokens(ModelView model, Tokens tokens) const {
+        return Index<R>::any_sharing(parts_.index.locate(model, tokens)).tokens;
+    }
+
     /// Counts a lookup and does what it does to recency. Returns its number.
     std::uint64_t count(const Choice<R>& choice, Tokens tokens) noexcept {
         return count_lookup(parts_, choice, tokens);

@@ -49,12 +49,11 @@ public:
     [[nodiscard]] LoadPlan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
                                 std::size_t min_remaining, const RecordHome& home) {
         LoadPlan plan;
-        const auto known = cache.probe(model, prompt, {.min_remaining = 0});
         plan.in_memory = cache.probe(model, prompt, {.min_remaining = min_remaining}).reused();
         plan.tokens = plan.in_memory;
         if (plan.in_memory + min_remaining >= prompt.size())
             return plan; // no more could be used
-        plan.held = (Types::has_states ? known.matched() : known.reused()) / block_tokens_;
+        plan.held = cache.held_tokens(model, prompt) / block_tokens_;
         BlockNames<Token> names;
         plan.chain = names.chain(home.root, prompt, block_tokens_);
         std::vector<RecordInfo> blocks(plan.chain.size() - 1 - plan.held);

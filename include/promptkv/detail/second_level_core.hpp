@@ -166,6 +166,7 @@ public:
         std::vector<BlockName> gone;
         for (const auto& each : all) {
             BlockName at = each.first;
+            std::uint64_t before = ~std::uint64_t{0};
             bool is_below = false;
             way.clear();
             for (;;) {
@@ -174,12 +175,13 @@ public:
                     break;
                 }
                 const auto found = all.find(at);
-                if (found == all.end()) { // its beginning is gone
-                    is_below = true;
+                if (found == all.end() || found->second.depth >= before) {
+                    is_below = true; // its beginning is gone, or no such chain was ever written
                     break;
                 }
                 way.push_back(at);
                 const RecordInfo& info = found->second;
+                before = info.depth;
                 if (info.depth < depth)
                     break;
                 if (info.depth == depth) {
@@ -238,8 +240,7 @@ private:
 
     /// The first block of a key that no resident key uses.
     [[nodiscard]] std::size_t first_unused(ModelView model, Tokens tokens) const {
-        const auto known = cache_.probe(model, tokens, {.min_remaining = 0});
-        return (Types::has_states ? known.matched() : known.reused()) / options.block_tokens;
+        return cache_.held_tokens(model, tokens) / options.block_tokens;
     }
 
     /// Adds the blocks of an erased prefix itself, from its end on, as far as neither a resident key nor
