@@ -28,6 +28,12 @@
 
 namespace promptkv_test {
 
+/// How much is tried of what the contract leaves open.
+struct Effort {
+    std::size_t choices; // combinations of the choices that one operation makes
+    std::size_t beliefs; // models that agree with everything so far
+};
+
 /// A cache and its model. The cache may be a ConcurrentPromptCache, here on one thread; it cannot be
 /// moved.
 ///
@@ -36,9 +42,9 @@ namespace promptkv_test {
 template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
 class Pair {
 public:
-    explicit Pair(const Run& run)
-        : listener_takes_(run.listener_takes), modelled_(run.modelled), options_(run.options),
-          cache_(std::make_unique<Cache>(real_options())),
+    Pair(const Run& run, Effort effort)
+        : effort_(effort), listener_takes_(run.listener_takes), modelled_(run.modelled),
+          options_(run.options), cache_(std::make_unique<Cache>(real_options())),
           beliefs_{Belief{NaiveCache(abilities_of<KV>(), run.options), {}}} {
         listen();
         observe(before_);
@@ -581,12 +587,10 @@ private:
                     if (first_difference.empty()) {
                         first_difference = difference(seen, expected);
                     }
-                } else if (is_new && kept.size() < most_beliefs) {
+                } else if (is_new && kept.size() < effort_.beliefs) {
                     kept.push_back(std::move(next));
                 }
-                ++tried;
-            } while (choices.next() && tried < (kept.empty() ? most_choices : enough_choices) &&
-                     kept.size() < most_beliefs);
+            } while (choices.next() && ++tried < effort_.choices && kept.size() < effort_.beliefs);
         }
         if (kept.empty()) {
             return first_difference;
@@ -594,10 +598,6 @@ private:
         beliefs_ = std::move(kept);
         return "";
     }
-
-    static constexpr std::size_t most_choices = 4096;
-    static constexpr std::size_t enough_choices = 48; // where a model agrees already
-    static constexpr std::size_t most_beliefs = 6;
 
     // payloads ///////////////////////////////////////////////////////////////
 
@@ -773,6 +773,7 @@ private:
         return answer(hit);
     }
 
+    const Effort effort_;
     bool listener_takes_;
     bool modelled_;
     NaiveCache::Options options_;

@@ -24,8 +24,8 @@ struct Fault {
 };
 
 template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
-std::optional<Fault> first_failure(const Run& run) {
-    Pair<KV, Cache> pair(run);
+std::optional<Fault> first_failure(const Run& run, Effort effort) {
+    Pair<KV, Cache> pair(run, effort);
     for (std::size_t i = 0; i < run.operations.size(); ++i) {
         std::string what = pair.step(run.operations[i]);
         if (!what.empty()) {
@@ -33,6 +33,14 @@ std::optional<Fault> first_failure(const Run& run) {
         }
     }
     return std::nullopt;
+}
+
+template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
+std::optional<Fault> first_failure(const Run& run) {
+    if (!first_failure<KV, Cache>(run, {.choices = 48, .beliefs = 6}))
+        return std::nullopt;
+    // What the cache did may be among what was not tried.
+    return first_failure<KV, Cache>(run, {.choices = 4096, .beliefs = 512});
 }
 
 /// A run of as few operations as can be found that still fails.
