@@ -154,12 +154,17 @@ public:
             std::fill(results.begin(), results.end(), PutResult::failed);
             return;
         }
-        const std::lock_guard lock(mutex_);
         for (std::size_t i = 0; i < replies.size(); ++i) {
-            if (replies[i]->type != REDIS_REPLY_ERROR)
-                continue;
-            results[write_of[i]] = is_full(replies[i]) ? PutResult::full : PutResult::failed;
+            if (replies[i]->type == REDIS_REPLY_ERROR)
+                results[write_of[i]] = is_full(replies[i]) ? PutResult::full : PutResult::failed;
         }
+        detail::RedisPipeline undo; // pieces that belong to no whole record
+        for (std::size_t i = 0; i < replies.size(); ++i) {
+            if (results[write_of[i]] != PutResult::written)
+                undo.add({"DEL", all.commands()[i].words[1]});
+        }
+        static_cast<void>(run(writing_, undo, replies));
+        const std::lock_guard lock(mutex_);
         for (std::size_t i = 0; i < writes.size(); ++i) {
             stats_.written += results[i] == PutResult::written ? 1U : 0U;
             stats_.bytes_written += results[i] == PutResult::written ? writes[i].record.size() : 0;

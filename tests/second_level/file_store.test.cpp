@@ -5,6 +5,8 @@
 #include "counting_new.hpp"
 #include "fixture.hpp"
 
+#include <promptkv/zstd_codec.hpp>
+
 #include <array>
 #include <csignal>
 #include <new>
@@ -570,6 +572,27 @@ TEST_CASE("a record that cannot be opened, for want of a descriptor, is not set 
     const FileStore store(folder.options());
     CHECK(store.stats().records == 2);
     CHECK(store.stats().set_aside == 0);
+}
+
+TEST_CASE("what was compressed in a way that is not known is written anew") {
+    const Folder folder;
+    const Tokens key = sequence(1, 4);
+    {
+        using Packed = promptkv::SecondLevel<Cache, FileStore, promptkv::ZstdCodec>;
+        FileStore store(folder.options());
+        Cache cache;
+        Packed second(cache, store, {.fingerprint = fingerprint, .block_tokens = block_tokens});
+        KV kv(block_tokens);
+        kv.append(Bytes{std::vector<std::byte>(10'000)}, 4);
+        cache.insert("m", key, std::move(kv), Tier::user);
+        REQUIRE(second.flush(soon()));
+    }
+    Process process(folder.options());
+    CHECK(process.load(key) == 0);
+    CHECK(process.faults(RecordFault::codec) == 1);
+    promptkv_test::store(process.cache, key);
+    evict_to_store(process);
+    CHECK(process.load(key) == 4);
 }
 
 TEST_CASE("of a chain the end is deleted first") {

@@ -147,13 +147,18 @@ TEST_CASE("a value of another type under a record's key is a miss") {
 
 TEST_CASE("a server that is full refuses, and serves what it has") {
     const RedisServer server({"--maxmemory", "4mb", "--maxmemory-policy", "noeviction"});
-    Machine one(server.options());
+    RedisStoreOptions options = server.options();
+    options.piece_bytes = 4096;
+    Machine one(options);
     one.put(sequence(1, 4));
     CHECK(one.written);
     const Tokens large = sequence(100, 40);
     one.put(large, 40'000); // 1.6 MB, and then some
     one.put(sequence(1000, 80), 40'000);
     CHECK_FALSE(one.written);
+    one.second.erase_below("m", {});
+    CHECK(server.ask({"DBSIZE"}) == "0"); // no piece of a refused record is left
+    one.put(sequence(1, 4));
     CHECK(one.second.stats().refused_full > 0);
     CHECK(one.store.stats().full > 0);
     CHECK(one.load(sequence(1, 4)) == 4);
@@ -277,10 +282,9 @@ TEST_CASE("a connection is sound after a call that memory failed for") {
             all.add(command);
         std::vector<RedisReply> replies;
         Words answers;
-        if (connection.run(all, replies).works) {
+        if (connection.run(all, replies).works)
             for (const RedisReply& reply : replies)
                 answers.emplace_back(promptkv::detail::text_of(reply));
-        }
         return answers;
     };
     RedisConnection other(options);

@@ -305,7 +305,9 @@ private:
         }
         stats_.change(
             [&](SecondLevelStats& stats) { ++stats.faults[static_cast<std::size_t>(fault)]; });
-        if (fault != RecordFault::other_name && fault != RecordFault::codec)
+        // In a store that machines share, another one may know the codec.
+        const bool is_others = fault == RecordFault::codec && !Store::is_local;
+        if (fault != RecordFault::other_name && !is_others)
             store_.set_aside(step.name);
         return LoadEnd::bad_record;
     }
