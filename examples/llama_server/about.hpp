@@ -14,9 +14,8 @@ namespace llama_server {
 /// The prompt that a question about the cache is about: the field `prompt` or `messages`.
 inline Tokens prompt_of(const Call& call, bool answer_next) {
     const LlamaText& text = call.engine.text();
-    if (const auto prompt = field<std::string>(call.fields, "prompt", ""); !prompt.empty()) {
+    if (const auto prompt = field<std::string>(call.fields, "prompt", ""); !prompt.empty())
         return text.tokenize(prompt, true);
-    }
     const Chat chat = read_chat(call.fields);
     Tokens tokens = text.prompt(chat);
     tokens.resize(answer_next ? tokens.size() : text.tokens_of(chat, tokens));
@@ -68,9 +67,8 @@ inline json show_metrics(const Call& call) {
 inline json show_cache(const Call& call) {
     json shown = call.engine.store().show(call.model, call.engine.text(),
                                           field<std::size_t>(call.fields, "limit", 1000));
-    for (json& entry : shown["entries"]) {
+    for (json& entry : shown["entries"])
         entry["model"] = call.options.name;
-    }
     shown["model"] = call.options.name;
     shown["most_bytes"] = call.options.engine.store.max_mib << 20U;
     return shown;
@@ -78,9 +76,8 @@ inline json show_cache(const Call& call) {
 
 inline json explain_cache(const Call& call) {
     Explanation why = call.engine.store().explain(call.model, prompt_of(call, true));
-    if (why.reason == promptkv::MissReason::other_model && !call.options.api_keys.empty()) {
+    if (why.reason == promptkv::MissReason::other_model && !call.options.api_keys.empty())
         why.reason = promptkv::MissReason::nothing_shared; // nothing of other tenants
-    }
     json answer = {{"reason", name(why.reason)},
                    {"match", name(why.match)},
                    {"prompt_tokens", why.requested},
@@ -104,9 +101,8 @@ inline json erase_cache(const Call& call) {
     // The body of a chat names its model and session, too, and not all of these is meant.
     if (fields.contains("prompt") || fields.contains("messages")) {
         const Tokens prefix = prompt_of(call, false);
-        if (prefix.size() < 2) { // what each prompt begins with
+        if (prefix.size() < 2) // what each prompt begins with
             throw ApiError(400, "the prefix is empty; all of a model is erased by its name");
-        }
         return {{"erased", store.erase_below(call.model, prefix)}};
     }
     if (fields.contains("session")) {
@@ -121,9 +117,8 @@ inline json erase_cache(const Call& call) {
 }
 
 inline json set_budget(const Call& call) {
-    if (!call.operates) {
+    if (!call.operates)
         throw ApiError(403, "only the first API key may change the budget");
-    }
     const std::size_t most = call.options.engine.store.max_mib << 20U;
     const auto max_bytes = field<std::size_t>(call.fields, "max_bytes", most, 0, most);
     const std::size_t bytes = call.engine.store().set_max_bytes(max_bytes);

@@ -25,9 +25,8 @@ inline std::string new_id(const char* prefix) {
 /// Why the prompt was reused or not, in the terms of OpenAI's prompt_cache_diagnostics, and in ours.
 inline json diagnostics(const Result& result) {
     const Lookup& found = result.lookup;
-    if (found.request() == 0) {
+    if (found.request() == 0)
         return {{"type", "unavailable"}};
-    }
     json told = {{"type", found ? "cache_hit" : "cache_miss"},
                  {"cache_missed_tokens", result.prompt_tokens - found.reused()},
                  {"comparison_reusable_tokens", found.matched()},
@@ -49,21 +48,18 @@ json answer(const Call& call, Request request, const Format& format) {
     const bool streaming = field(call.fields, "stream", false);
     const std::string failure = event(error_body(ApiError(500, "the engine failed"), call.http));
     const std::shared_ptr<Job> job = call.engine.submit(std::move(request));
-    if (job == nullptr) {
+    if (job == nullptr)
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
-    }
     const auto next = [=, text = std::string(), first = true](std::size_t,
                                                               httplib::DataSink& sink) mutable {
         const std::optional<Job::News> news = job->wait(std::chrono::milliseconds(100));
-        if (!news) {
+        if (!news)
             return sink.is_writable(); // false where the client is gone: that cancels the request
-        }
         const Result& result = news->result;
         std::string data;
         if (result.finish == Finish::failed) {
-            if (!streaming) {
+            if (!streaming)
                 return false; // the connection breaks: the status has been sent
-            }
             data = failure;
         } else if (streaming) {
             data = (std::exchange(first, false) ? format.first(result) : "") +
@@ -72,12 +68,10 @@ json answer(const Call& call, Request request, const Format& format) {
         } else if (text += news->text; news->done) {
             data = dump(format.whole(text, result));
         }
-        if (!data.empty() && !sink.write(data.data(), data.size())) {
+        if (!data.empty() && !sink.write(data.data(), data.size()))
             return false;
-        }
-        if (news->done) {
+        if (news->done)
             sink.done();
-        }
         return true;
     };
     call.response.set_header("Cache-Control", "no-store");
@@ -188,9 +182,8 @@ inline json chat_completions(const Call& call) {
 inline json completions(const Call& call) {
     const LlamaText& text = call.engine.text();
     json prompt = call.fields.value("prompt", json());
-    if (prompt.is_array() && prompt.size() == 1 && !prompt[0].is_number()) {
+    if (prompt.is_array() && prompt.size() == 1 && !prompt[0].is_number())
         prompt = json(prompt[0]); // of a list of prompts, the only one
-    }
     Tokens tokens;
     if (prompt.is_string()) {
         tokens = text.tokenize(prompt.get<std::string>(), true);
@@ -198,9 +191,8 @@ inline json completions(const Call& call) {
         const auto is_token = [&](const json& token) {
             return token.is_number_integer() && token >= 0 && token < text.vocabulary_size();
         };
-        if (!prompt.is_array() || !std::ranges::all_of(prompt, is_token)) {
+        if (!prompt.is_array() || !std::ranges::all_of(prompt, is_token))
             throw ApiError(400, "'prompt' must be one text, or an array of tokens", "prompt");
-        }
         tokens = prompt.get<Tokens>();
     }
     return answer_openai(call, read_request(call, call.fields, std::move(tokens)), false);
@@ -223,13 +215,14 @@ public:
         json body = base_;
         body["content"] = json::array({{{"type", "text"}, {"text", text}}});
         body.update(finish(result));
-        body["usage"] = usage(result);
+        body["usage"] = usage(result, result.marked);
         body["diagnostics"] = diagnostics(result);
         return body;
     }
     [[nodiscard]] std::string first(const Result& result) const {
         json message = base_;
-        message["usage"] = usage(result);
+        const bool keeps = result.lookup.request() != 0; // the marks, if there is room
+        message["usage"] = usage(result, keeps ? marked_ : 0);
         return event({{"type", "message_start"}, {"message", message}}) +
                event({{"type", "content_block_start"},
                       {"index", 0},
@@ -244,16 +237,16 @@ public:
         return event({{"type", "content_block_stop"}, {"index", 0}}) +
                event({{"type", "message_delta"},
                       {"delta", finish(result)},
-                      {"usage", usage(result)}}) +
+                      {"usage", usage(result, result.marked)}}) +
                event({{"type", "message_stop"}});
     }
 
 private:
     /// The prompt's tokens in three parts: read from the cache; up to the last mark, and written to the
     /// cache; the rest.
-    [[nodiscard]] json usage(const Result& result) const {
+    static json usage(const Result& result, std::size_t marked) {
         const std::size_t read = result.lookup.reused();
-        const std::size_t known = result.lookup.request() != 0 ? std::max(marked_, read) : read;
+        const std::size_t known = std::max(marked, read);
         return {{"cache_read_input_tokens", read},
                 {"cache_creation_input_tokens", known - read},
                 {"input_tokens", result.prompt_tokens - known},
@@ -275,23 +268,19 @@ private:
 inline json renamed(json fields) {
     refuse_unsupported(fields, {{"tools", json::array()}, {"mcp_servers", json::array()}});
     json& messages = fields["messages"];
-    if (const json system = fields.value("system", json());
-        messages.is_array() && !system.empty()) {
+    if (const json system = fields.value("system", json()); messages.is_array() && !system.empty())
         messages.insert(messages.begin(), json{{"role", "system"}, {"content", system}});
-    }
     fields["stop"] = fields.value("stop_sequences", json());
     const json metadata = fields.value("metadata", json());
-    if (metadata.is_object() && !fields.contains("prompt_cache_key")) {
+    if (metadata.is_object() && !fields.contains("prompt_cache_key"))
         fields["prompt_cache_key"] = metadata.value("user_id", json());
-    }
     return fields;
 }
 
 inline json messages(const Call& call) {
     const json fields = renamed(call.fields);
-    if (!fields.contains("max_tokens")) {
+    if (!fields.contains("max_tokens"))
         throw ApiError(400, "max_tokens: Field required");
-    }
     Request request = read_chat_request(call, fields);
     const Anthropic format(call, request.marked);
     return answer(call, std::move(request), format);

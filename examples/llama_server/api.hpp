@@ -58,9 +58,8 @@ template <class T>
 T field(const json& fields, const char* name, T fallback,
         T least = std::numeric_limits<T>::lowest(), T most = std::numeric_limits<T>::max()) {
     const auto found = fields.find(name);
-    if (found == fields.end() || found->is_null()) {
+    if (found == fields.end() || found->is_null())
         return fallback;
-    }
     bool fits = false;
     std::string wanted;
     if constexpr (std::same_as<T, bool>) {
@@ -75,9 +74,8 @@ T field(const json& fields, const char* name, T fallback,
         fits = fits && value >= static_cast<double>(least) && value <= static_cast<double>(most);
         wanted = "a number from " + json(least).dump() + " to " + json(most).dump();
     }
-    if (!fits) {
+    if (!fits)
         throw ApiError(400, std::string("'") + name + "' must be " + wanted, name);
-    }
     return found->template get<T>();
 }
 
@@ -110,19 +108,16 @@ inline void check_origin(const Call& call) {
 inline void find_tenant(Call& call) {
     const std::vector<std::string>& keys = call.options.api_keys;
     call.model = call.engine.model_key();
-    if (keys.empty()) {
+    if (keys.empty())
         return;
-    }
     const auto hash = std::hash<std::string>(); // so the time tells nothing of where keys differ
     std::string key = call.http.get_header_value("x-api-key");
     const std::string authorization = call.http.get_header_value("Authorization");
-    if (key.empty() && authorization.starts_with("Bearer ")) {
+    if (key.empty() && authorization.starts_with("Bearer "))
         key = authorization.substr(7);
-    }
     const auto found = std::ranges::find(keys, hash(key), hash);
-    if (found == keys.end() || *found != key) {
+    if (found == keys.end() || *found != key)
         throw ApiError(401, "a valid API key is required", "", "invalid_api_key");
-    }
     // The key names the tenant, not its place among the keys: a second level outlives their order.
     call.model += " tenant " + std::to_string(hash(key));
     call.operates = key == keys.front();
@@ -130,32 +125,26 @@ inline void find_tenant(Call& call) {
 
 inline json parse(const std::string& text) {
     const auto limit_depth = [](int depth, json::parse_event_t, json&) {
-        if (depth > 64) {
+        if (depth > 64)
             throw ApiError(400, "the JSON is nested too deeply");
-        }
         return true;
     };
     json value = json::parse(text, limit_depth, false);
-    if (value.is_discarded()) {
+    if (value.is_discarded())
         throw ApiError(400, "this is not valid JSON");
-    }
     return value;
 }
 
 /// The fields of the body, or of the query where it has none.
 inline json fields_of(const httplib::Request& http) {
     json fields = json::object();
-    if (!http.body.empty() || (http.method == "POST" && http.params.empty())) {
+    if (!http.body.empty() || (http.method == "POST" && http.params.empty()))
         fields = parse(http.body);
-    }
-    if (!fields.is_object()) {
+    if (!fields.is_object())
         throw ApiError(400, "the body must be a JSON object");
-    }
-    if (fields.empty()) {
-        for (const auto& [name, value] : http.params) {
+    if (fields.empty())
+        for (const auto& [name, value] : http.params)
             fields[name] = name == "messages" || name == "limit" ? parse(value) : json(value);
-        }
-    }
     return fields;
 }
 
@@ -177,9 +166,8 @@ inline json error_body(const ApiError& error, const httplib::Request& http) {
                              : status == 503              ? "overloaded_error"
                                                           : "api_error";
     json told = {{"type", type}, {"message", error.what()}};
-    if (anthropic) {
+    if (anthropic)
         return {{"type", "error"}, {"error", told}};
-    }
     told["param"] = error.param.empty() ? json() : json(error.param);
     told["code"] = error.code.empty() ? json() : json(error.code);
     return {{"error", told}};
@@ -188,9 +176,8 @@ inline json error_body(const ApiError& error, const httplib::Request& http) {
 inline void send_error(const httplib::Request& http, httplib::Response& response,
                        const ApiError& error) {
     response.status = error.status;
-    if (error.status == 503) {
+    if (error.status == 503)
         response.set_header("Retry-After", "1");
-    }
     response.set_content(dump(error_body(error, http)), "application/json");
 }
 
@@ -202,9 +189,8 @@ inline void handle(const Options& options, Engine& engine, Endpoint endpoint,
         check_origin(call);
         find_tenant(call);
         call.fields = fields_of(http);
-        if (const json answer = endpoint(call); !answer.is_null()) {
+        if (const json answer = endpoint(call); !answer.is_null())
             response.set_content(dump(answer), "application/json");
-        }
     } catch (const ApiError& error) {
         send_error(http, response, error);
     } catch (const std::exception& error) {
@@ -224,9 +210,8 @@ inline std::uint64_t session_number(const std::string& name) {
 /// The field `messages`. `breakpoints`: its parts with `cache_control`, each as the chat up to its end.
 inline Chat read_chat(const json& fields, std::vector<Chat>* breakpoints = nullptr) {
     const auto check = [](bool good, const std::string& what) {
-        if (!good) {
+        if (!good)
             throw ApiError(400, what, "messages");
-        }
     };
     Chat chat;
     const json messages = fields.value("messages", json());
@@ -277,14 +262,12 @@ inline Request read_request(const Call& call, const json& fields, Tokens prompt)
     r.top_p = field(fields, "top_p", r.top_p, 0.0F, 1.0F);
     r.min_p = field(fields, "min_p", r.min_p, 0.0F, 1.0F);
     r.top_k = field(fields, "top_k", r.top_k, -1, 1'000'000);
-    if (const auto seed = field<std::int64_t>(fields, "seed", -1); seed >= 0) {
+    if (const auto seed = field<std::int64_t>(fields, "seed", -1); seed >= 0)
         r.seed = static_cast<std::uint32_t>(seed);
-    }
     const json stop = fields.value("stop", json());
     for (const json& text : stop.is_array() || stop.is_null() ? stop : json::array({stop})) {
-        if (!text.is_string() || text == "" || stop.size() > 16) {
+        if (!text.is_string() || text == "" || stop.size() > 16)
             throw ApiError(400, "'stop' must be at most 16 texts", "stop");
-        }
         r.stops.push_back(text.get<std::string>());
     }
     r.model = call.model;
@@ -306,12 +289,10 @@ inline Request read_chat_request(const Call& call, const json& fields) {
         request.marks.push_back({tokens, system ? promptkv::Tier::system : promptkv::Tier::user});
         return tokens;
     };
-    if (chat.front().role == "system") {
+    if (chat.front().role == "system")
         mark({chat.front()});
-    }
-    for (const Chat& part : breakpoints) {
+    for (const Chat& part : breakpoints)
         request.marked = std::max(request.marked, mark(part));
-    }
     return request;
 }
 

@@ -64,14 +64,12 @@ public:
         params.kv_unified = true; // the sequences share cells with the scratch sequence
         params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
         context_.reset(llama_init_from_model(model_.get(), params));
-        if (context_ == nullptr) {
+        if (context_ == nullptr)
             throw std::runtime_error("llama.cpp made no context for " + options.model_file);
-        }
         model_key_ = llama_kv::model_key(options.model_file, params);
         store_ = make_store(context_.get(), options.slots, options.store);
-        for (llama_seq_id id = 0; Slot & slot : slots_) {
+        for (llama_seq_id id = 0; Slot & slot : slots_)
             slot.id = id++;
-        }
         show_slots();
         thread_ = std::thread([this] { run(); });
     }
@@ -209,24 +207,19 @@ private:
     /// Computes one batch.
     void step() {
         for (Slot& slot : slots_) {
-            if (slot.busy() && slot.job->cancelled()) {
+            if (slot.busy() && slot.job->cancelled())
                 end(slot, Finish::cancelled);
-            }
         }
-        if (!fill_batch()) {
+        if (!fill_batch())
             return;
-        }
         metrics_.decodes.Increment();
-        if (llama_decode(context_.get(), batch_) != 0) {
+        if (llama_decode(context_.get(), batch_) != 0)
             end_all(Finish::failed); // nothing of this batch is sure
-        }
         for (Slot& slot : slots_) {
-            if (slot.logits >= 0) {
+            if (slot.logits >= 0)
                 take_token(slot); // first: a client waits for it
-            }
-            if (slot.busy()) {
+            if (slot.busy())
                 keep_marks(slot);
-            }
         }
     }
 
@@ -244,22 +237,19 @@ private:
         };
         std::vector<Slot*> prompts; // the oldest first: that it is done sooner makes none later
         for (Slot& slot : slots_) {
-            if (slot.busy() && slot.in_prompt()) {
+            if (slot.busy() && slot.in_prompt())
                 prompts.push_back(&slot);
-            } else if (slot.busy()) {
+            else if (slot.busy())
                 add(slot);
-            }
         }
         std::ranges::sort(prompts, {}, &Slot::begun);
         std::size_t room = options_.batch_tokens;
         for (Slot* slot : prompts) {
             std::size_t end = slot->result.prompt_tokens;
-            if (!store_->cuttable() && !slot->marks.empty()) {
+            if (!store_->cuttable() && !slot->marks.empty())
                 end = std::min(end, slot->marks.back().tokens); // where a state is kept
-            }
-            for (; room > 0 && slot->done < end; --room) {
+            for (; room > 0 && slot->done < end; --room)
                 add(*slot);
-            }
         }
         return batch_.n_tokens > 0;
     }
@@ -299,16 +289,18 @@ private:
         while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
             const auto [tokens, tier] = slot.marks.back();
             slot.marks.pop_back();
-            if (tokens == 0 || (!store_->cuttable() && tokens != slot.done)) {
+            if (tokens == 0 || (!store_->cuttable() && tokens != slot.done))
                 continue;
-            }
             // A system prompt belongs to no session: it outlives each.
             const bool shared = tier == promptkv::Tier::system;
             try {
-                store_->keep(slot.id, request.model, TokenSpan(slot.tokens).first(tokens), tier,
-                             {.session = shared ? 0 : request.session,
-                              .request = slot.result.lookup.request(),
-                              .side_request = request.side_request});
+                const bool kept =
+                    store_->keep(slot.id, request.model, TokenSpan(slot.tokens).first(tokens), tier,
+                                 {.session = shared ? 0 : request.session,
+                                  .request = slot.result.lookup.request(),
+                                  .side_request = request.side_request});
+                if (kept && tokens <= request.marked)
+                    slot.result.marked = tokens;
             } catch (const std::exception& error) { // the answer does not need it
                 std::fprintf(stderr, "a state could not be kept: %s\n", error.what());
             }
@@ -337,9 +329,8 @@ private:
 
     void end_all(Finish finish) {
         for (Slot& slot : slots_) {
-            if (slot.busy()) {
+            if (slot.busy())
                 end(slot, finish);
-            }
         }
     }
 

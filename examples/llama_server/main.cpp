@@ -138,9 +138,8 @@ void stop(int /*signal*/) {
 
 int serve(Options& options) {
     const auto made = make_model(options.engine.model_file);
-    if (options.name.empty()) {
+    if (options.name.empty())
         options.name = std::filesystem::path(options.engine.model_file).stem().string();
-    }
     options.engine.model_file = made ? made->path() : options.engine.model_file;
     Engine engine(options.engine);
 
@@ -168,11 +167,10 @@ int serve(Options& options) {
     http.set_read_timeout(10);
     http.set_write_timeout(10);
     add_routes(http, options, engine);
-    if (port == 0) {
+    if (port == 0)
         port = http.bind_to_any_port(options.host);
-    } else if (!http.bind_to_port(options.host, port)) {
+    else if (!http.bind_to_port(options.host, port))
         port = -1;
-    }
     if (port < 0) {
         throw std::runtime_error("cannot listen on " + options.host + ":" +
                                  std::to_string(options.port));

@@ -34,9 +34,8 @@ template <class Number>
 void add(Families& to, prometheus::MetricType type, const std::string& name, std::string_view help,
          Labels labels, Number value) {
     auto family = std::ranges::find(to, name, &prometheus::MetricFamily::name);
-    if (family == to.end()) {
+    if (family == to.end())
         family = to.insert(to.end(), {name, std::string(help), type, {}});
-    }
     prometheus::ClientMetric metric;
     metric.label = std::move(labels);
     (type == prometheus::MetricType::Counter ? metric.counter.value : metric.gauge.value) =

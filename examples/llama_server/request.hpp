@@ -45,7 +45,8 @@ struct Result {
     Finish finish = Finish::stop;
     std::string stopped_by; // the stop text
     std::size_t prompt_tokens = 0, predicted = 0;
-    Lookup lookup;                          // its request() is 0 where the cache was not asked
+    std::size_t marked = 0; // tokens that the cache has, up to the client's last mark
+    Lookup lookup;          // its request() is 0 where the cache was not asked
     double prompt_ms = 0, predicted_ms = 0; // computing the prompt; the answer
 };
 
@@ -63,9 +64,8 @@ public:
     /// Waits until there is something new. Empty: there was nothing in that time.
     std::optional<News> wait(std::chrono::milliseconds time) {
         std::unique_lock lock(mutex_);
-        if (!changed_.wait_for(lock, time, [this] { return fresh_; })) {
+        if (!changed_.wait_for(lock, time, [this] { return fresh_; }))
             return std::nullopt;
-        }
         fresh_ = false;
         News news = news_;
         news_.text.clear();
@@ -113,9 +113,8 @@ public:
                 stopped_by_ = stop;
             }
             std::size_t n = std::min(stop.size() - 1, held_.size());
-            while (n > hold && !held_.ends_with(std::string_view(stop).substr(0, n))) {
+            while (n > hold && !held_.ends_with(std::string_view(stop).substr(0, n)))
                 --n;
-            }
             hold = std::max(hold, n);
         }
         if (end != std::string::npos) {

@@ -50,9 +50,8 @@ public:
             std::unique_ptr<BelowStore> below)
         : block_tokens_(options.block_tokens), cache_({.max_bytes = options.max_mib << 20U}),
           below_(std::move(below)) {
-        for (llama_seq_id slot = 0; slot < slots; ++slot) {
+        for (llama_seq_id slot = 0; slot < slots; ++slot)
             sequences_.emplace_back(context, slot, slots, block_tokens_);
-        }
         if (below_ != nullptr) {
             // The cache's model key names the weights and the context; the build is not in it.
             second_.emplace(cache_, *below_,
@@ -64,16 +63,14 @@ public:
     StoreOf(const StoreOf&) = delete;
     StoreOf& operator=(const StoreOf&) = delete;
     ~StoreOf() override {
-        if (second_ && !second_->flush(Clock::now() + std::chrono::seconds(60))) {
+        if (second_ && !second_->flush(Clock::now() + std::chrono::seconds(60)))
             std::fputs("not all of the cache was written\n", stderr);
-        }
     }
 
     std::shared_ptr<void> prefetch(const std::string& model, TokenSpan prompt,
                                    std::uint64_t session) override {
-        if (!second_) {
+        if (!second_)
             return nullptr;
-        }
         const auto deadline = Clock::now() + std::chrono::seconds(10);
         auto load = std::make_shared<typename SecondLevel::Prefetch>(
             second_->prefetch(model, prompt, {.deadline = deadline, .session = session}));
@@ -94,22 +91,20 @@ public:
             std::fprintf(stderr, "a state could not be restored: %s\n", error.what());
             return {}; // the sequence is empty: the prompt is computed
         }
-        for (std::size_t i = 0; i * block_tokens_ < hit.reused(); ++i) {
+        for (std::size_t i = 0; i * block_tokens_ < hit.reused(); ++i)
             ++hit.kv().blocks()[i]->uses;
-        }
         return hit;
     }
 
-    void keep(llama_seq_id slot, const std::string& model, TokenSpan tokens, promptkv::Tier tier,
+    bool keep(llama_seq_id slot, const std::string& model, TokenSpan tokens, promptkv::Tier tier,
               promptkv::InsertOptions options) override {
         auto& sequence = sequences_[static_cast<std::size_t>(slot)];
         auto room = cache_.reserve(model, tokens, sequence.nbytes(tokens.size()), tier, options);
-        if (!room) {
-            return; // present already, or there is no room
-        }
+        if (!room)
+            return room.outcome() == promptkv::Outcome::present;
         KV kv = room.prefix().value_or(KV(block_tokens_));
         sequence.save(kv, room.tokens());
-        room.commit(std::move(kv));
+        return room.commit(std::move(kv)).tokens == tokens.size();
     }
 
     void clear(llama_seq_id slot) override { sequences_[static_cast<std::size_t>(slot)].clear(); }
@@ -120,9 +115,8 @@ public:
                             std::size_t limit) const override {
         const auto each = [&](auto f) { // of the model
             cache_.for_each([&](const typename Cache::EntryView& view) {
-                if (view.model == model) {
+                if (view.model == model)
                     f(view);
-                }
             });
         };
         json entries = json::array();
@@ -130,20 +124,18 @@ public:
         std::size_t count = 0, seen = 0;
         each([&](const auto& /*view*/) { ++count; });
         each([&](const auto& view) {
-            if (seen++ + std::min(limit, count) < count) {
+            if (seen++ + std::min(limit, count) < count)
                 return;
-            }
             std::size_t own_bytes = view.nbytes;            // that no other entry refers to
             std::vector<std::array<std::size_t, 2>> blocks; // ranges of numbers
             for (const auto& block : view.kv.blocks()) {
                 own_bytes -= block.use().count() > 1 ? block.nbytes() : 0;
                 const std::size_t number =
                     numbers.try_emplace(&*block, numbers.size()).first->second;
-                if (!blocks.empty() && blocks.back()[1] + 1 == number) {
+                if (!blocks.empty() && blocks.back()[1] + 1 == number)
                     blocks.back()[1] = number;
-                } else {
+                else
                     blocks.push_back({number, number});
-                }
             }
             const Block& last = *view.kv.blocks().back();
             const std::size_t shown = std::min<std::size_t>(view.tokens.size(), 24);
@@ -159,9 +151,8 @@ public:
                  {"ends", view.tokens.last(shown)},
                  {"blocks", blocks}});
         });
-        for (json& entry : entries) { // after the cache's lock
+        for (json& entry : entries) // after the cache's lock
             entry["ends"] = text.text(entry["ends"].get<Tokens>());
-        }
         json counters = json::object();
         promptkv::for_each_counter(
             cache_.stats(), [&](const char* counter, auto value) { counters[counter] = value; });
@@ -187,9 +178,8 @@ public:
     }
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const override {
         auto families = promptkv_metrics::collect(cache_);
-        if (second_) {
+        if (second_)
             promptkv_metrics::add(families, "promptkv_second_level_", second_->stats());
-        }
         return families;
     }
 

@@ -49,9 +49,9 @@ public:
 
     /// Makes the slot's sequence the longest prefix of the prompt that is stored: `reused()` tokens.
     virtual Lookup restore(llama_seq_id slot, const std::string& model, TokenSpan prompt) = 0;
-    /// Stores these tokens of the slot's sequence. Copies only what is not stored.
+    /// Stores these tokens of the slot's sequence. Copies only what is not stored. False: there is no room.
     /// Requires: the sequence begins with these tokens; if !cuttable(): it holds nothing else.
-    virtual void keep(llama_seq_id slot, const std::string& model, TokenSpan tokens,
+    virtual bool keep(llama_seq_id slot, const std::string& model, TokenSpan tokens,
                       promptkv::Tier tier, promptkv::InsertOptions options) = 0;
     virtual void clear(llama_seq_id slot) = 0;
 
