@@ -25,9 +25,8 @@ template <>
 struct std::hash<ModelKey> {
     std::size_t operator()(const ModelKey& key) const noexcept {
         std::size_t mixed = std::hash<std::uint64_t>{}(key.weights);
-        for (const std::string* part : {&key.name, &key.adapter, &key.tenant_salt}) {
+        for (const std::string* part : {&key.name, &key.adapter, &key.tenant_salt})
             mixed = mixed * 31 + std::hash<std::string>{}(*part);
-        }
         return mixed;
     }
 };

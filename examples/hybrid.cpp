@@ -71,10 +71,9 @@ std::size_t serve(Cache& cache, Keep keep, std::uint64_t session, const Tokens& 
     // The engine stops where a state is to be copied: at the end of the answer anyway, and before
     // that where the prefill is made to end.
     const promptkv::InsertOptions options{.session = session, .request = hit.request()};
-    if (keep == Keep::every_512_tokens) {
+    if (keep == Keep::every_512_tokens)
         for (std::size_t n = hit.reused() / 512 * 512 + 512; n <= all.size(); n += 512)
             store(cache, all.first(n), Tier::assistant, options);
-    }
     // A stored prompt is the same up to matched(), but no state is there. With one, the next prompt
     // that branches here need not be prefilled again. The few tokens of a template's header that all
     // prompts share are not worth it.

@@ -99,21 +99,18 @@ std::vector<Prompt> made_up_chats() {
 std::vector<Prompt> read_trace(std::istream& file) {
     std::vector<Prompt> requests;
     for (std::string line; std::getline(file, line);) {
-        if (line.starts_with('#')) {
+        if (line.starts_with('#'))
             continue;
-        }
         std::istringstream columns(line);
         std::string ranges;
-        for (int column = 1; column <= 7; ++column) {
+        for (int column = 1; column <= 7; ++column)
             std::getline(columns, ranges, '\t');
-        }
         std::istringstream runs(ranges);
         Prompt prompt;
         char separator = ',';
         for (Block start = 0, length = 0; runs >> start >> separator >> length; runs >> separator) {
-            for (Block id = start; id < start + length; ++id) {
+            for (Block id = start; id < start + length; ++id)
                 prompt.push_back(id);
-            }
         }
         requests.push_back(std::move(prompt));
     }

@@ -26,15 +26,13 @@ using Memory = std::array<std::uint32_t, 64 * block_tokens>; // the KV state of 
 class Pool {
 public:
     explicit Pool(std::size_t n_blocks) : memory_(n_blocks) {
-        for (Memory& block : memory_) {
+        for (Memory& block : memory_)
             free_.push_back(&block);
-        }
     }
 
     [[nodiscard]] Memory* take() {
-        if (free_.empty()) {
+        if (free_.empty())
             throw std::bad_alloc();
-        }
         Memory* block = free_.back();
         free_.pop_back();
         return block;
@@ -43,9 +41,8 @@ public:
     /// Clears the block first. A volatile pointer keeps the compiler from leaving that out.
     void give_back(Memory* block) noexcept {
         volatile std::uint32_t* words = block->data();
-        for (std::size_t i = 0; i < block->size(); ++i) {
+        for (std::size_t i = 0; i < block->size(); ++i)
             words[i] = 0;
-        }
         free_.push_back(block); // does not allocate: all blocks have been in it
     }
 
@@ -72,9 +69,8 @@ public:
         : pool_(other.pool_), memory_(std::exchange(other.memory_, nullptr)) {}
     Block& operator=(Block&&) = delete;
     ~Block() {
-        if (memory_ != nullptr) {
+        if (memory_ != nullptr)
             pool_->give_back(memory_);
-        }
     }
 
     std::size_t nbytes() const { return sizeof(Memory); }
@@ -88,9 +84,8 @@ using KV = promptkv::BlockKV<Block>;
 /// Prints the pool's state, and ends the program where more is written than is in use.
 void show(const char* what, const Pool& pool) {
     std::printf("%-24s %2zu blocks in use, %2zu written\n", what, pool.in_use(), pool.written());
-    if (pool.written() != pool.in_use()) {
+    if (pool.written() != pool.in_use())
         std::exit(EXIT_FAILURE);
-    }
 }
 
 } // namespace

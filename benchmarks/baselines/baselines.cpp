@@ -103,15 +103,13 @@ Rows compare_diverging() {
     Prompt shared;
     append_random(shared, 64, random);
     std::vector<Prompt> prompts(8, shared);
-    for (Prompt& prompt : prompts) {
+    for (Prompt& prompt : prompts)
         append_random(prompt, 32'768, random);
-    }
     Rows rows;
     for (std::size_t i = 0; i < contenders.size(); ++i) {
         const std::unique_ptr<PrefixStore> store = contenders[i].make();
-        for (std::size_t k = 0; k < 4; ++k) {
+        for (std::size_t k = 0; k < 4; ++k)
             store->insert(prompts[k]);
-        }
         rows[i].tokens_held = store->tokens_held();
         for (std::size_t k = 0; k < 100; ++k) {
             const Prompt& prompt = prompts[4 + k % 4];
@@ -142,25 +140,22 @@ void print(const char* workload, const Rows& rows, std::ofstream& csv) {
                     contenders[i].name, times[0], times[1], times[2], times[3], times[4], times[5],
                     total.hit_ratio(), bytes_a_token, row.tokens_held);
         csv << workload << ',' << contenders[i].name;
-        for (const double time : times) {
+        for (const double time : times)
             csv << ',' << time;
-        }
         csv << ',' << total.hit_ratio() << ',' << bytes_a_token << ',' << row.tokens_held << '\n';
     }
 }
 
 /// Returns: half of each, in nanoseconds: what promptkv is allowed.
 std::vector<double> half_of(std::vector<double> microseconds) {
-    for (double& time : microseconds) {
+    for (double& time : microseconds)
         time *= 500;
-    }
     return microseconds;
 }
 
 std::vector<double> in_nanoseconds(std::vector<double> microseconds) {
-    for (double& time : microseconds) {
+    for (double& time : microseconds)
         time *= 1'000;
-    }
     return microseconds;
 }
 
@@ -171,11 +166,9 @@ std::vector<double> fastest(const Rows& rows, std::vector<double> Row::*times) {
     std::vector<double> best(rows[unshared_index].lookup_p50.size(),
                              std::numeric_limits<double>::infinity());
     for (std::size_t i = first_baseline; i < rows.size(); ++i) {
-        if (contenders[i].granularity == 1 && rows[i].total.hit_ratio() >= enough) {
-            for (std::size_t round = 0; round < best.size(); ++round) {
+        if (contenders[i].granularity == 1 && rows[i].total.hit_ratio() >= enough)
+            for (std::size_t round = 0; round < best.size(); ++round)
                 best[round] = std::min(best[round], (rows[i].*times)[round]);
-            }
-        }
     }
     return best;
 }
@@ -188,9 +181,8 @@ std::size_t tokens_of(const Rows& rows) {
 /// The best hit ratio of the baselines.
 double best_hit_ratio(const Rows& rows) {
     double best = 0;
-    for (std::size_t i = first_baseline; i < rows.size(); ++i) {
+    for (std::size_t i = first_baseline; i < rows.size(); ++i)
         best = std::max(best, rows[i].total.hit_ratio());
-    }
     return best;
 }
 
@@ -204,9 +196,8 @@ int main(int argc, char** argv) {
 
     for (const Contender& contender : contenders) {
         const std::unique_ptr<PrefixStore> store = contender.make();
-        if (!answers_are_right(*store, contender.name, contender.granularity)) {
+        if (!answers_are_right(*store, contender.name, contender.granularity))
             return EXIT_FAILURE;
-        }
     }
     std::printf("answers of all stores checked against each other\n");
 

@@ -23,9 +23,8 @@ public:
         Hash hash = 0;
         for (; (blocks + 1) * block_tokens <= prompt.size(); ++blocks) {
             hash = chain(hash, prompt.subspan(blocks * block_tokens, block_tokens));
-            if (!blocks_.contains(hash)) {
+            if (!blocks_.contains(hash))
                 break;
-            }
         }
         return blocks * block_tokens;
     }
@@ -36,9 +35,8 @@ public:
         for (std::size_t i = 0; i + block_tokens <= prompt.size(); i += block_tokens) {
             hash = chain(hash, prompt.subspan(i, block_tokens));
             const auto block = blocks_.find(hash);
-            if (block == blocks_.end()) {
+            if (block == blocks_.end())
                 break;
-            }
             path_.push_back(block->second);
         }
         refresh_path();
@@ -51,9 +49,8 @@ public:
         for (std::size_t i = 0; i + block_tokens <= prompt.size(); i += block_tokens) {
             hash = chain(hash, prompt.subspan(i, block_tokens));
             const auto [block, is_new] = blocks_.try_emplace(hash);
-            if (is_new) {
+            if (is_new)
                 block->second = order_.insert(order_.end(), hash);
-            }
             path_.push_back(block->second);
         }
         refresh_path();
@@ -87,9 +84,8 @@ private:
 
     // From the last block to the first, so that a prefix is evicted after what continues it.
     void refresh_path() {
-        for (std::size_t i = path_.size(); i > 0; --i) {
+        for (std::size_t i = path_.size(); i > 0; --i)
             order_.splice(order_.end(), order_, path_[i - 1]);
-        }
     }
 
     std::unordered_map<Hash, Order::iterator> blocks_;

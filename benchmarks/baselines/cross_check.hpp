@@ -26,16 +26,14 @@ inline bool answers_are_right(PrefixStore& store, const char* name, std::size_t 
             prompt = inserted[random() % inserted.size()];
             prompt.resize(random() % (prompt.size() + 1));
         }
-        for (std::size_t n = random() % 40; n > 0; --n) {
+        for (std::size_t n = random() % 40; n > 0; --n)
             prompt.push_back(static_cast<Token>(random() % 2));
-        }
         return prompt;
     };
     const auto longest = [&inserted](Tokens prompt) {
         std::size_t best = 0;
-        for (const auto& key : inserted) {
+        for (const auto& key : inserted)
             best = std::max(best, common_prefix(key, prompt));
-        }
         return best;
     };
     const auto differs = [name](const char* what, std::size_t answer, std::size_t expected) {
@@ -49,31 +47,26 @@ inline bool answers_are_right(PrefixStore& store, const char* name, std::size_t 
             const std::vector<Token> prompt = random_prompt();
             const std::size_t answer = store.match(prompt);
             const std::size_t expected = longest(prompt);
-            if (answer > expected || answer < expected - expected % granularity) {
+            if (answer > expected || answer < expected - expected % granularity)
                 return differs("match", answer, expected);
-            }
         }
     }
     const std::size_t before = store.tokens_held();
     const std::size_t freed = store.evict(before / 2);
-    if (freed < before / 2 || store.tokens_held() != before - freed) {
+    if (freed < before / 2 || store.tokens_held() != before - freed)
         return differs("held after eviction", store.tokens_held(), before - freed);
-    }
     for (int i = 0; i < 1'000; ++i) {
         const std::vector<Token> prompt = random_prompt();
         const std::size_t announced = store.match(prompt);
         const std::size_t answer = store.lookup(prompt);
-        if (answer != announced) {
+        if (answer != announced)
             return differs("lookup", answer, announced);
-        }
-        if (answer > longest(prompt)) {
+        if (answer > longest(prompt))
             return differs("after eviction", answer, longest(prompt));
-        }
     }
     store.evict(store.tokens_held());
-    if (store.tokens_held() != 0 || store.match(inserted.back()) != 0) {
+    if (store.tokens_held() != 0 || store.match(inserted.back()) != 0)
         return differs("held when empty", store.tokens_held(), 0);
-    }
     return true;
 }
 

@@ -30,9 +30,8 @@ public:
     void insert(Tokens prompt) override {
         for (auto entry = entries_.begin(); entry != entries_.end();) {
             const std::size_t shared = common_prefix(*entry, prompt);
-            if (shared == prompt.size()) {
+            if (shared == prompt.size())
                 return; // it is there already
-            }
             if (shared == entry->size()) {
                 held_ -= shared;
                 entry = entries_.erase(entry);
@@ -62,9 +61,8 @@ private:
         std::pair<Entries::const_iterator, std::size_t> best{entries_.end(), 0};
         for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
             const std::size_t shared = common_prefix(*entry, prompt);
-            if (shared > best.second) {
+            if (shared > best.second)
                 best = {entry, shared};
-            }
         }
         return best;
     }

@@ -42,9 +42,8 @@ public:
 inline std::size_t common_prefix(Tokens a, Tokens b) {
     const std::size_t length = a.size() < b.size() ? a.size() : b.size();
     std::size_t n = 0;
-    while (n < length && a[n] == b[n]) {
+    while (n < length && a[n] == b[n])
         ++n;
-    }
     return n;
 }
 

@@ -48,9 +48,8 @@ struct HeldBlocks : SharedState {
     void insert(Cache& cache, std::string_view model, Tokens prompt) {
         KV kv = std::exchange(held_, {}).value_or(KV(granularity));
         kv.truncate(kv.length() / granularity * granularity); // the last block is made anew
-        while (kv.length() < prompt.size()) {
+        while (kv.length() < prompt.size())
             kv.append(Block{}, granularity);
-        }
         cache.insert(model, prompt, std::move(kv), promptkv::Tier::assistant);
     }
 
@@ -64,13 +63,11 @@ private:
 struct CopiedBlocks : SharedState, Leases {
     static void insert(Cache& cache, std::string_view model, Tokens prompt) {
         auto room = cache.reserve(model, prompt, prompt.size(), promptkv::Tier::assistant);
-        if (!room) {
+        if (!room)
             return;
-        }
         KV kv = room.prefix().value_or(KV(granularity));
-        while (kv.length() < room.tokens()) { // only the blocks that are not stored yet are made
+        while (kv.length() < room.tokens()) // only the blocks that are not stored yet are made
             kv.append(Block{}, granularity);
-        }
         room.commit(std::move(kv));
     }
 };
@@ -109,9 +106,8 @@ public:
 
     void insert(Tokens prompt) override {
         const std::size_t whole = prompt.size() / granularity * granularity;
-        if (whole > 0) {
+        if (whole > 0)
             state_.insert(cache_, model, prompt.first(whole));
-        }
     }
 
     std::size_t evict(std::size_t n_tokens) override {

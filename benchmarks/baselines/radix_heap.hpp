@@ -30,15 +30,13 @@ public:
         std::size_t reused = 0;
         while (reused < prompt.size()) {
             const auto child = node->children.find(prompt[reused]);
-            if (child == node->children.end()) {
+            if (child == node->children.end())
                 break;
-            }
             node = child->second.get();
             const std::size_t shared = common_prefix(node->run, prompt.subspan(reused));
             reused += shared;
-            if (shared < node->run.size()) {
+            if (shared < node->run.size())
                 break;
-            }
         }
         return reused;
     }
@@ -63,12 +61,10 @@ public:
         while (!stack.empty()) {
             Node* node = stack.back();
             stack.pop_back();
-            if (node->children.empty() && node != &root_) {
+            if (node->children.empty() && node != &root_)
                 leaves.push_back(node);
-            }
-            for (const auto& child : node->children) {
+            for (const auto& child : node->children)
                 stack.push_back(child.second.get());
-            }
         }
         const auto later = [](const Node* a, const Node* b) { return a->last_used > b->last_used; };
         std::make_heap(leaves.begin(), leaves.end(), later);
@@ -107,9 +103,8 @@ private:
         ++clock_;
         while (reused < prompt.size()) {
             const auto child = node->children.find(prompt[reused]);
-            if (child == node->children.end()) {
+            if (child == node->children.end())
                 break;
-            }
             node = child->second.get();
             const std::size_t shared = common_prefix(node->run, prompt.subspan(reused));
             reused += shared;

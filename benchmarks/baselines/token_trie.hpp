@@ -31,9 +31,8 @@ public:
 
     std::size_t lookup(Tokens prompt) override {
         const Found found = search(prompt);
-        if (found.entry != nullptr) {
+        if (found.entry != nullptr)
             order_.splice(order_.end(), order_, *found.entry->position);
-        }
         return found.reused;
     }
 
@@ -41,9 +40,8 @@ public:
         Node* node = &root_;
         std::vector<Node*> absorbed;
         for (const Token token : prompt) {
-            if (node->position.has_value()) {
+            if (node->position.has_value())
                 absorbed.push_back(node);
-            }
             std::unique_ptr<Node>& child = node->children[token];
             if (child == nullptr) {
                 child = std::make_unique<Node>();
@@ -59,16 +57,14 @@ public:
             node->position = order_.insert(order_.end(), node);
             held_ += node->depth;
         }
-        for (Node* shorter : absorbed) {
+        for (Node* shorter : absorbed)
             remove(shorter);
-        }
     }
 
     std::size_t evict(std::size_t n_tokens) override {
         const std::size_t before = held_;
-        while (before - held_ < n_tokens && !order_.empty()) {
+        while (before - held_ < n_tokens && !order_.empty())
             remove(order_.front());
-        }
         return before - held_;
     }
 
@@ -93,20 +89,16 @@ private:
         const Node* shorter = nullptr;
         for (const Token token : prompt) {
             const auto child = node->children.find(token);
-            if (child == node->children.end()) {
+            if (child == node->children.end())
                 break;
-            }
             node = child->second.get();
-            if (node->position.has_value()) {
+            if (node->position.has_value())
                 shorter = node;
-            }
         }
-        if (node == shorter) {
+        if (node == shorter)
             return {node->depth, node};
-        }
-        if (node->depth > 0 && nearest_longer(node) != nullptr) {
+        if (node->depth > 0 && nearest_longer(node) != nullptr)
             return {node->depth, nullptr};
-        }
         return shorter != nullptr ? Found{shorter->depth, shorter} : Found{};
     }
 
@@ -116,16 +108,14 @@ private:
         while (!stack.empty()) {
             const Node* node = stack.back();
             stack.pop_back();
-            if (best != nullptr && node->depth >= best->depth) {
+            if (best != nullptr && node->depth >= best->depth)
                 continue;
-            }
             if (node->position.has_value()) {
                 best = node;
                 continue;
             }
-            for (const auto& child : node->children) {
+            for (const auto& child : node->children)
                 stack.push_back(child.second.get());
-            }
         }
         return best;
     }

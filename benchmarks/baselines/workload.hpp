@@ -17,9 +17,8 @@ using Prompt = std::vector<Token>;
 
 inline void append_random(Prompt& prompt, std::size_t n, std::mt19937_64& random) {
     std::uniform_int_distribution<Token> token(0, 127'999); // a vocabulary of today
-    for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < n; ++i)
         prompt.push_back(token(random));
-    }
 }
 
 struct Request {
@@ -32,13 +31,11 @@ struct Request {
 inline std::vector<Request> chats() {
     std::mt19937_64 random(1);
     std::vector<Prompt> systems(4);
-    for (Prompt& system : systems) {
+    for (Prompt& system : systems)
         append_random(system, 2'000, random);
-    }
     std::vector<Prompt> conversations;
-    for (std::size_t i = 0; i < 100; ++i) {
+    for (std::size_t i = 0; i < 100; ++i)
         conversations.push_back(systems[i % systems.size()]);
-    }
     std::vector<Request> requests;
     for (int turn = 0; turn < 10; ++turn) {
         for (Prompt& conversation : conversations) {

@@ -30,9 +30,8 @@ public:
             leases_.push_back(cache_.lease_nearest(model, prompt, {.min_remaining = 0}));
             require(leases_.back().reused() == 16, "entry leased");
         }
-        for (const Prompt& prompt : prompts_) {
+        for (const Prompt& prompt : prompts_)
             store(cache_, prompt, make_(prompt.size()));
-        }
         size_ = cache_.size();
         nbytes_ = cache_.nbytes();
         require(size_ == prompts_.size() + leased, "entries stored");

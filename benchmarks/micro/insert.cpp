@@ -70,9 +70,8 @@ struct Branches {
     template <class KV>
     void erase(Cache<KV>& cache) const {
         require(cache.size() == 2 * prompts.size(), "keys that branch off stored");
-        for (const Prompt& prompt : prompts) {
+        for (const Prompt& prompt : prompts)
             cache.erase(model, prompt);
-        }
         require(cache.size() == prompts.size(), "keys that branch off erased");
     }
 };
@@ -82,17 +81,15 @@ void branch(Run& run, std::size_t n, std::size_t shared_percent) {
     const std::size_t shared = n * shared_percent / 100;
     const Branches keys(n, shared);
     Cache<Cuttable> cache;
-    for (const Prompt& prompt : keys.stored) {
+    for (const Prompt& prompt : keys.stored)
         store(cache, prompt);
-    }
     Bound bound(keys.prompts, shared);
     const Paired times = interleave(
         run, keys.prompts.size(), [&](std::size_t i) { store(cache, keys.prompts[i]); },
         [&] { keys.erase(cache); }, [&](std::size_t i) { bound.keep(i); }, [&] { bound.drop(); });
     std::string target;
-    if (shared_percent == 50) {
+    if (shared_percent == 50)
         target = "insert of " + std::to_string(n) + " tokens half shared [ns]";
-    }
     report(run, times, allowed_for(0, target));
 }
 
@@ -121,18 +118,16 @@ void branch_blocks(Run& run, std::size_t n, std::size_t block_tokens, Blocks how
     const auto copy = [&] {
         kvs.assign(kept.begin(), kept.end());
         gone.clear();
-        for (const InBlocks& kv : kept) {
+        for (const InBlocks& kv : kept)
             gone.emplace_back(kv.clone_prefix(shared));
-        }
     };
     copy();
     const auto insert = [&](std::size_t i) {
         if (how == Blocks::reserved) {
             auto room = cache.reserve(model, keys.prompts[i], n, promptkv::Tier::assistant);
             InBlocks kv = room.prefix().value_or(InBlocks(block_tokens));
-            for (std::size_t k = kv.blocks().size(); k < kept[i].blocks().size(); ++k) {
+            for (std::size_t k = kv.blocks().size(); k < kept[i].blocks().size(); ++k)
                 kv.append(kept[i].blocks()[k], block_tokens);
-            }
             room.commit(std::move(kv));
         } else {
             store(cache, keys.prompts[i], std::move(*kvs[i]));
@@ -148,9 +143,8 @@ void branch_blocks(Run& run, std::size_t n, std::size_t block_tokens, Blocks how
         run, batch, insert, undo,
         [&](std::size_t i) {
             bound.keep(i);
-            if (how == Blocks::adopted) {
+            if (how == Blocks::adopted)
                 gone[i].reset();
-            }
         },
         [&] {
             bound.drop();
@@ -194,15 +188,13 @@ void turn(Run& run, std::size_t n) {
 void into_full(Run& run, std::size_t n, std::size_t entries) {
     Cache<Cuttable> cache({.max_entries = entries});
     std::uint64_t next = 0;
-    for (std::size_t i = 0; i < entries; ++i) {
+    for (std::size_t i = 0; i < entries; ++i)
         store(cache, prompt_of(next++, n));
-    }
     std::vector<Prompt> prompts(32);
     const auto choose = [&] {
         require(cache.size() == entries, "full cache stays full");
-        for (Prompt& prompt : prompts) {
+        for (Prompt& prompt : prompts)
             prompt = prompt_of(next++, n);
-        }
     };
     choose();
     Bound bound(prompts, 0);

@@ -41,9 +41,8 @@ struct Paired {
 template <class Operation>
 double nanoseconds(std::size_t calls, Operation& operation) {
     const auto start = std::chrono::steady_clock::now();
-    for (std::size_t i = 0; i < calls; ++i) {
+    for (std::size_t i = 0; i < calls; ++i)
         operation(i);
-    }
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
     return time.count() / static_cast<double>(calls);
 }
@@ -81,9 +80,8 @@ Paired interleave(const Run& run, std::size_t calls, Operation operation, Undo u
 template <class Operation, class Bound>
 Paired interleave(const Run& run, Operation operation, Bound bound) {
     std::size_t calls = 1;
-    while (calls < 1024 && nanoseconds(calls, operation) * static_cast<double>(calls) < 20'000) {
+    while (calls < 1024 && nanoseconds(calls, operation) * static_cast<double>(calls) < 20'000)
         calls *= 2;
-    }
     const auto nothing = [] {};
     return interleave(run, calls, operation, nothing, bound, nothing);
 }
@@ -98,9 +96,8 @@ struct Allowance {
 /// Fills in the result of a run.
 inline void report(Run& run, const Paired& times, const Allowance& allowance) {
     std::vector<double> allowed;
-    for (const double bound : times.bound) {
+    for (const double bound : times.bound)
         allowed.push_back(allowance.factor * bound + allowance.extra_ns);
-    }
     run.bound = median(times.bound);
     run.low = quantile(times.operation, 0.1);
     run.high = quantile(times.operation, 0.9);

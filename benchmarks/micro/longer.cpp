@@ -16,9 +16,8 @@ public:
         append_tokens(shared_, 0, 64);
         asked_ = shared_;
         asked_.push_back(unseen);
-        for (std::size_t i = 0; i < width; ++i) {
+        for (std::size_t i = 0; i < width; ++i)
             add_child();
-        }
         require(cache_.size() == width, "children stored");
         const auto found = cache_.probe(model, asked_, {.min_remaining = 0});
         require(found.match() == promptkv::Match::longer && found.reused() == 64, "nearest longer");
@@ -56,9 +55,8 @@ double clock_ns() {
     std::vector<double> times;
     times.reserve(1'001);
     const auto nothing = [](std::size_t) {};
-    for (int i = 0; i < 1'001; ++i) {
+    for (int i = 0; i < 1'001; ++i)
         times.push_back(nanoseconds(1, nothing));
-    }
     return median(times);
 }
 
@@ -92,9 +90,8 @@ void by_width(Run& run, std::size_t width, bool whole_step) {
         times.bound.push_back(mean(narrow));
     }
     Allowance allowance{.factor = 3};
-    if (width == 100'000 && !whole_step) {
+    if (width == 100'000 && !whole_step)
         allowance.target = "longer below 100000 children against 10 [ns]";
-    }
     report(run, times, allowance);
 }
 

@@ -37,9 +37,8 @@ struct Lease {
 template <class Ask>
 void warm(Run& run, std::size_t n, std::size_t shared_percent) {
     Cache<Cuttable> cache;
-    for (const Prompt& key : prompts_of(100, n, n * shared_percent / 100)) {
+    for (const Prompt& key : prompts_of(100, n, n * shared_percent / 100))
         store(cache, key);
-    }
     const Prompt prompt = prompt_of(50, n, n * shared_percent / 100);
     const Prompt copy = prompt;
     require(Ask::reused(cache, prompt) == n, "warm lookup");
@@ -58,9 +57,8 @@ void warm(Run& run, std::size_t n, std::size_t shared_percent) {
 template <class Ask>
 void warm_blocks(Run& run, std::size_t n, std::size_t block_tokens) {
     Cache<InBlocks> cache;
-    for (const Prompt& key : prompts_of(100, n, n / 2)) {
+    for (const Prompt& key : prompts_of(100, n, n / 2))
         store(cache, key, in_blocks(n, block_tokens));
-    }
     require(cache.nbytes() == n / 2 + 100 * (n - n / 2), "blocks shared");
     const Prompt prompt = prompt_of(50, n, n / 2);
     const Prompt copy = prompt;
@@ -78,18 +76,15 @@ template <class Ask>
 void cold(Run& run, std::size_t n, std::size_t entries) {
     Cache<Cuttable> cache;
     std::vector<Prompt> prompts = prompts_of(entries, n);
-    for (const Prompt& key : prompts) {
+    for (const Prompt& key : prompts)
         store(cache, key);
-    }
     const std::vector<Prompt> copies = prompts;
     std::vector<std::size_t> order;
-    for (std::size_t i = 0; i < entries; ++i) {
+    for (std::size_t i = 0; i < entries; ++i)
         order.push_back(i);
-    }
     Random random(7);
-    for (std::size_t i = entries; i > 1; --i) {
+    for (std::size_t i = entries; i > 1; --i)
         std::swap(order[i - 1], order[random.below(static_cast<std::uint32_t>(i))]);
-    }
     require(Ask::reused(cache, prompts[order[0]]) == n, "cold lookup");
     std::size_t turn = 0;
     std::size_t bound_turn = entries / 2; // far from the prompts of the lookups
@@ -109,9 +104,8 @@ void cold(Run& run, std::size_t n, std::size_t entries) {
 template <class Ask>
 void relation(Run& run, std::size_t n, const std::string& kind) {
     Cache<Cuttable> cache;
-    for (const Prompt& key : prompts_of(100, n)) {
+    for (const Prompt& key : prompts_of(100, n))
         store(cache, key);
-    }
     Prompt prompt = prompt_of(50, n);
     std::size_t expected = n;
     if (kind == "continues") {
@@ -138,9 +132,8 @@ Cache<Cuttable> cache_of(std::size_t entries) {
         store(cache, prompt_of(i, 128));
         store(cache, prompt_of(100 + i, 4'096));
     }
-    for (std::size_t i = cache.size(); i < entries; ++i) {
+    for (std::size_t i = cache.size(); i < entries; ++i)
         store(cache, prompt_of(1'000 + i, 64));
-    }
     require(cache.size() == entries, "entries stored");
     return cache;
 }
@@ -196,9 +189,8 @@ void by_entries_cold(Run& run, std::size_t entries) {
 
 std::vector<std::string> model_names(std::size_t count) {
     std::vector<std::string> names;
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < count; ++i)
         names.push_back("llama-3.2-1b-instruct/" + std::to_string(i));
-    }
     return names;
 }
 
@@ -211,9 +203,8 @@ void by_models(Run& run, std::size_t models) {
     const Prompt copy = prompt;
     const std::vector<std::string> names = model_names(models);
     const std::string_view name = names[models / 2];
-    for (std::size_t i = 0; i < models; ++i) {
+    for (std::size_t i = 0; i < models; ++i)
         store(cache, names[i] == name ? prompt : prompt_of(1 + i, 16), names[i]);
-    }
     require(Ask::reused(cache, prompt, name) == n, "lookup in one model of many");
     const Paired times = interleave(
         run, [&](std::size_t) { use(Ask::reused(cache, prompt, name)); },
@@ -227,9 +218,8 @@ void miss(Run& run, std::size_t n, std::size_t models) {
     Cache<Cuttable> held;
     Cache<Cuttable> not_held;
     const Prompt prompt = prompt_of(0, n);
-    for (Cache<Cuttable>* cache : {&held, &not_held}) {
+    for (Cache<Cuttable>* cache : {&held, &not_held})
         store(*cache, prompt_of(1, n));
-    }
     for (const std::string& name : model_names(models)) {
         store(held, prompt, name);
         store(not_held, prompt_of(2, n), name);
@@ -283,9 +273,8 @@ void add_lookups_by(Cases& cases) {
         add(cases, name, "shared " + std::to_string(shared) + " %", n_tokens,
             [=](Run& run) { warm<Ask>(run, n_tokens, shared); });
     }
-    for (const char* kind : {"continues", "branches off", "unknown"}) {
+    for (const char* kind : {"continues", "branches off", "unknown"})
         add(cases, name, kind, n_tokens, [=](Run& run) { relation<Ask>(run, n_tokens, kind); });
-    }
     add(cases, name, "blocks of 16", n_tokens,
         [=](Run& run) { warm_blocks<Ask>(run, n_tokens, 16); });
     for (const std::size_t entries : {100U, 10'000U, 1'000'000U}) {

@@ -27,9 +27,8 @@ std::size_t allocations = 0; // so far
 std::size_t allocated = 0;   // bytes that the allocator has given out, its rounding up included
 
 void* counted(void* block) {
-    if (block == nullptr) {
+    if (block == nullptr)
         throw std::bad_alloc();
-    }
     ++allocations;
     allocated += malloc_usable_size(block);
     return block;
@@ -131,9 +130,8 @@ void fill(std::size_t entries, std::size_t n, std::size_t shared_percent, Report
     const std::size_t shared = n * shared_percent / 100;
     const std::size_t before = allocated;
     Cache<Cuttable> cache;
-    for (std::size_t i = 0; i < entries; ++i) {
+    for (std::size_t i = 0; i < entries; ++i)
         store(cache, prompt_of(i, n, shared));
-    }
     require(cache.size() == entries, "entries stored");
     report.index(
         "keys of " + std::to_string(n) + " tokens " + std::to_string(shared_percent) + " % shared",
@@ -179,9 +177,8 @@ void churn(std::size_t inserts, Report& report) {
     constexpr std::size_t entries = 10'000;
     Random random(11);
     std::vector<Prompt> recent(1'000);
-    for (Prompt& prompt : recent) {
+    for (Prompt& prompt : recent)
         prompt.reserve(256);
-    }
     Prompt prompt;
     prompt.reserve(512);
     const std::size_t before = allocated;
@@ -194,9 +191,8 @@ void churn(std::size_t inserts, Report& report) {
             const auto length = random.below(static_cast<std::uint32_t>(known.size())) + 1;
             prompt.assign(known.begin(), known.begin() + length);
         }
-        if (kind > 0) {
+        if (kind > 0)
             append_tokens(prompt, random.next(), 1 + random.below(64));
-        }
         prompt.resize(std::min<std::size_t>(prompt.size(), 256));
         const auto tier = static_cast<promptkv::Tier>(kind < 12 ? 0 : kind < 14 ? 1 : 2);
         cache.insert(model, prompt, Cuttable(prompt.size()), tier);
@@ -216,9 +212,8 @@ template <class KV, class MakeKV>
 void lookups(const std::string& payloads, MakeKV make, Report& report) {
     constexpr std::size_t n = 4'096;
     Cache<KV> cache;
-    for (std::size_t i = 0; i < 100; ++i) {
+    for (std::size_t i = 0; i < 100; ++i)
         store(cache, prompt_of(i, n, n / 2), make(n));
-    }
     Prompt branch = prompt_of(0, n, n / 2);
     branch[3'000] = unseen;
     Prompt longer = prompt_of(1, n, n / 2);
@@ -245,9 +240,8 @@ int main(int argc, char** argv) {
     const std::size_t inserts = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 10'000'000;
     Report report(argc > 2 ? argv[2] : ".");
     for (const std::size_t shared : {0U, 50U, 99U}) {
-        for (const std::size_t n : {128U, 1'024U, 4'096U}) {
+        for (const std::size_t n : {128U, 1'024U, 4'096U})
             fill(10'000, n, shared, report);
-        }
     }
     comb(10'000, report);
     churn(std::max<std::size_t>(inserts, 100'000), report);

@@ -32,9 +32,8 @@ class Payloads {
 public:
     Payloads(std::size_t n, std::size_t count, Make<KV> make)
         : n_(n), make_(std::move(make)), payloads_(count) {
-        for (std::optional<KV>& payload : payloads_) {
+        for (std::optional<KV>& payload : payloads_)
             payload.emplace(make_(n_));
-        }
     }
 
     void destroy_one() {
@@ -43,9 +42,8 @@ public:
     }
 
     void refill() {
-        for (; !payloads_[refilled_]; refilled_ = (refilled_ + 1) % payloads_.size()) {
+        for (; !payloads_[refilled_]; refilled_ = (refilled_ + 1) % payloads_.size())
             payloads_[refilled_].emplace(make_(n_));
-        }
     }
 
 private:

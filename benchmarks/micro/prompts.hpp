@@ -48,9 +48,8 @@ private:
 inline void append_tokens(Prompt& prompt, std::uint64_t seed, std::size_t n) {
     Random random(seed);
     prompt.reserve(prompt.size() + n);
-    for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < n; ++i)
         prompt.push_back(static_cast<Token>(random.below(vocabulary)));
-    }
 }
 
 /// Returns: the `i`-th prompt of `n` tokens; its first `shared` tokens are common to all.
@@ -64,9 +63,8 @@ inline Prompt prompt_of(std::uint64_t i, std::size_t n, std::size_t shared = 0) 
 
 inline std::vector<Prompt> prompts_of(std::size_t count, std::size_t n, std::size_t shared = 0) {
     std::vector<Prompt> prompts;
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < count; ++i)
         prompts.push_back(prompt_of(i, n, shared));
-    }
     return prompts;
 }
 

@@ -101,15 +101,13 @@ class Traffic {
 public:
     explicit Traffic(std::size_t entries, typename Of::Options options = {})
         : cache_(limited(std::move(options), entries)) {
-        for (std::size_t i = 0; i < hot_.size(); ++i) {
+        for (std::size_t i = 0; i < hot_.size(); ++i)
             hot_[i] = prompt_of(i, n);
-        }
         // Then as many keys are remembered as ever will be.
         while (cache_.stats().evicted < 5 * entries) {
             prepare();
-            for (std::size_t i = 0; i < batch; ++i) {
+            for (std::size_t i = 0; i < batch; ++i)
                 request(i);
-            }
         }
         require(cache_.size() + 1 >= entries, "entries stored");
         warm_ = cache_.stats();
@@ -209,12 +207,10 @@ void learn(Run& run) {
     run.pairs = std::min(run.pairs, 300);
     Paired times = interleave(
         run, 1, [&](std::size_t) { lesson.learn(now); }, undo, [](std::size_t) {}, [] {});
-    for (double& time : times.operation) {
+    for (double& time : times.operation)
         time /= 1'000;
-    }
-    for (double& time : times.bound) {
+    for (double& time : times.bound)
         time = 0;
-    }
     report(run, times, {.factor = 1, .extra_ns = 2'000, .target = "ReuseOrder: a lesson [us]"});
 }
 

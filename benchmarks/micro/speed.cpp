@@ -39,9 +39,8 @@ void measure(const bench::Case& what, const std::string& name, bench::Run run,
     csv << std::setprecision(4) << what.family << ',' << what.series << ',' << what.x << ','
         << result.measured << ',' << run.low << ',' << run.high << ',' << run.bound << ','
         << result.allowed << ',' << result.ratio << ',' << result.low << ',' << result.high << '\n';
-    if (!result.name.empty()) {
+    if (!result.name.empty())
         std::ofstream(folder + "/targets-micro.csv", std::ios::app) << result;
-    }
     std::printf("%-48s %12.1f ns %12.1f bound %8.2f of what is allowed (%.2f to %.2f)\n",
                 name.c_str(), result.measured, run.bound, result.ratio, result.low, result.high);
 }
@@ -64,9 +63,8 @@ bool measure_apart(const bench::Case& what, const std::string& name, const bench
 
 bool is_wanted(const std::string& name, const std::vector<std::string>& parts) {
     for (const std::string& part : parts) {
-        if (name.find(part) != std::string::npos) {
+        if (name.find(part) != std::string::npos)
             return true;
-        }
     }
     return parts.empty();
 }
@@ -102,9 +100,8 @@ int main(int argc, char** argv) {
     std::ofstream(folder + "/targets-micro.csv").flush(); // empties it
     for (const bench::Case& what : cases) {
         const std::string name = what.family + '/' + what.series + '/' + std::to_string(what.x);
-        if (is_wanted(name, parts) && !measure_apart(what, name, run, folder)) {
+        if (is_wanted(name, parts) && !measure_apart(what, name, run, folder))
             return EXIT_FAILURE;
-        }
     }
     return EXIT_SUCCESS;
 }

@@ -15,9 +15,8 @@ namespace bench {
 
 /// Returns: the quantile `p` of `values`, 0 <= p <= 1; 0 if there are no values.
 inline double quantile(std::vector<double> values, double p) {
-    if (values.empty()) {
+    if (values.empty())
         return 0;
-    }
     const auto rank = static_cast<std::ptrdiff_t>(p * static_cast<double>(values.size() - 1));
     std::nth_element(values.begin(), values.begin() + rank, values.end());
     return values[static_cast<std::size_t>(rank)];
@@ -30,9 +29,8 @@ inline double median(std::vector<double> values) {
 /// Returns: the quotients of equal indices; 0 / 0 is 0.
 inline std::vector<double> quotients(const std::vector<double>& of, const std::vector<double>& by) {
     std::vector<double> result;
-    for (std::size_t i = 0; i < of.size(); ++i) {
+    for (std::size_t i = 0; i < of.size(); ++i)
         result.push_back(of[i] == 0 ? 0 : of[i] / by[i]);
-    }
     return result;
 }
 

@@ -107,9 +107,8 @@ double throughput(std::size_t n_threads, std::size_t calls, std::size_t bytes_pe
             Random random(t + 1);
             Prompt one_off = prompt_of(conversations, n_tokens, shared);
             ++ready;
-            while (!go) {
+            while (!go)
                 std::this_thread::yield();
-            }
             for (std::size_t i = 0; i < calls; ++i) {
                 if (i % 4 != 3) {
                     const Prompt& prompt = prompts[random.below(conversations)];
@@ -123,9 +122,8 @@ double throughput(std::size_t n_threads, std::size_t calls, std::size_t bytes_pe
             }
         });
     }
-    while (ready < n_threads) {
+    while (ready < n_threads)
         std::this_thread::yield();
-    }
     const auto start = std::chrono::steady_clock::now();
     go = true;
     threads.clear(); // joins

@@ -35,9 +35,8 @@ BlockTree::NodeId BlockTree::add(std::span<const Range> ids, NodeId from) {
 
 void BlockTree::path_to(NodeId last, std::vector<NodeId>& path) const {
     path.clear();
-    for (NodeId node = last; node != root; node = nodes_[node].parent) {
+    for (NodeId node = last; node != root; node = nodes_[node].parent)
         path.push_back(node);
-    }
     std::reverse(path.begin(), path.end());
 }
 
@@ -51,9 +50,8 @@ BlockTree::NodeId BlockTree::split(NodeId node, std::uint64_t length) {
 }
 
 BlockTree::NodeId BlockTree::add_node(const Range& run, NodeId parent) {
-    if (nodes_.size() > std::numeric_limits<NodeId>::max()) {
+    if (nodes_.size() > std::numeric_limits<NodeId>::max())
         throw std::length_error("the trace has too many branches");
-    }
     const auto node = static_cast<NodeId>(nodes_.size());
     nodes_.push_back({run, parent});
     children_[{parent, run.start}] = node;

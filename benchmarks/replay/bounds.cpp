@@ -49,9 +49,8 @@ public:
         std::vector<NodeId> path;
         for (std::size_t request = 0; request < n_requests; ++request) {
             paths.tree().path_to(paths.prompt(request), path);
-            for (const NodeId node : path) {
+            for (const NodeId node : path)
                 reads_[node].push_back(static_cast<std::uint32_t>(request));
-            }
         }
         never_ = n_requests;
     }
@@ -61,9 +60,8 @@ public:
     std::uint64_t next_read(NodeId node, std::size_t now) {
         const std::vector<std::uint32_t>& reads = reads_[node];
         std::size_t& next = position_[node];
-        while (next < reads.size() && reads[next] <= now) {
+        while (next < reads.size() && reads[next] <= now)
             ++next;
-        }
         return next < reads.size() ? reads[next] : never_;
     }
 
@@ -82,9 +80,8 @@ public:
     /// Blocks of `path` that are held. They are its first ones: no block is held without those before it.
     [[nodiscard]] std::uint64_t held(std::span<const NodeId> path) const {
         std::uint64_t blocks = 0;
-        for (const NodeId node : path) {
+        for (const NodeId node : path)
             blocks += places_[node].held;
-        }
         return blocks;
     }
 
@@ -92,9 +89,8 @@ public:
     /// with the same `rank` before those with a smaller `depth`.
     void hold(NodeId node, std::uint64_t rank, std::uint64_t depth) {
         Place& place = places_[node];
-        if (place.held > 0) {
+        if (place.held > 0)
             order_.erase({place.rank, place.depth, node});
-        }
         blocks_ += tree_.length(node) - place.held;
         place = {tree_.length(node), rank, depth};
         order_.insert({rank, depth, node});
@@ -107,9 +103,8 @@ public:
             const std::uint64_t cut = std::min(place.held, blocks_ - capacity_);
             place.held -= cut;
             blocks_ -= cut;
-            if (place.held == 0) {
+            if (place.held == 0)
                 order_.erase(last);
-            }
         }
     }
 

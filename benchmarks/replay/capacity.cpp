@@ -62,21 +62,18 @@ std::uint64_t Capacity::bytes(std::uint64_t bytes_per_block) const noexcept {
 }
 
 Capacity parse_capacity(std::string_view text) {
-    if (text == "unlimited") {
+    if (text == "unlimited")
         return {};
-    }
     std::uint64_t amount = 0;
     const char* const end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, amount);
     if (error == std::errc()) {
         const std::string_view unit(stop, static_cast<std::size_t>(end - stop));
-        if (unit.empty() || unit == "blocks") {
+        if (unit.empty() || unit == "blocks")
             return {amount, Capacity::Unit::blocks};
-        }
         for (const ByteUnit& known : byte_units) {
-            if (unit == known.name && amount <= unlimited / known.bytes) {
+            if (unit == known.name && amount <= unlimited / known.bytes)
                 return {amount * known.bytes, Capacity::Unit::bytes};
-            }
         }
     }
     throw std::invalid_argument(fmt::format(
@@ -84,16 +81,13 @@ Capacity parse_capacity(std::string_view text) {
 }
 
 std::string to_string(const Capacity& capacity) {
-    if (capacity.unit == Capacity::Unit::unlimited) {
+    if (capacity.unit == Capacity::Unit::unlimited)
         return "unlimited";
-    }
-    if (capacity.unit == Capacity::Unit::blocks) {
+    if (capacity.unit == Capacity::Unit::blocks)
         return fmt::format("{}blocks", capacity.amount);
-    }
     for (const ByteUnit& unit : byte_units) {
-        if (capacity.amount % unit.bytes == 0 && capacity.amount >= unit.bytes) {
+        if (capacity.amount % unit.bytes == 0 && capacity.amount >= unit.bytes)
             return fmt::format("{}{}", capacity.amount / unit.bytes, unit.name);
-        }
     }
     return "0B";
 }

@@ -19,9 +19,8 @@ namespace {
 constexpr std::size_t n_columns = 4; // trace, capacity_blocks, policy, token_hit_ratio
 
 std::array<std::string_view, n_columns> split(std::string_view line) {
-    if (std::count(line.begin(), line.end(), ',') != n_columns - 1) {
+    if (std::count(line.begin(), line.end(), ',') != n_columns - 1)
         throw std::invalid_argument(fmt::format("not {} columns", n_columns));
-    }
     std::array<std::string_view, n_columns> cells;
     for (std::string_view& cell : cells) {
         cell = line.substr(0, line.find(','));
@@ -33,9 +32,8 @@ std::array<std::string_view, n_columns> split(std::string_view line) {
 double parse_ratio(std::string_view text) {
     double ratio = 0;
     const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), ratio);
-    if (error != std::errc() || stop != text.data() + text.size() || !(ratio >= 0 && ratio <= 1)) {
+    if (error != std::errc() || stop != text.data() + text.size() || !(ratio >= 0 && ratio <= 1))
         throw std::invalid_argument(fmt::format("'{:.40}' is no hit ratio", text));
-    }
     return ratio;
 }
 
@@ -49,9 +47,8 @@ std::vector<Figure> read_figures(const std::string& path, std::string_view trace
     while (true) {
         ++line_number;
         try {
-            if (!reader.next(line)) {
+            if (!reader.next(line))
                 break;
-            }
             const auto cells = split(line);
             if (line_number > 1 && cells[0] == trace) {
                 figures.push_back(
@@ -61,18 +58,16 @@ std::vector<Figure> read_figures(const std::string& path, std::string_view trace
             throw TraceError(path, line_number, problem.what());
         }
     }
-    if (figures.empty()) {
+    if (figures.empty())
         throw std::runtime_error(fmt::format("{}: no figure of a trace '{}'", path, trace));
-    }
     return figures;
 }
 
 std::optional<double> find_figure(std::span<const Figure> figures, std::string_view policy,
                                   const Capacity& capacity) {
     for (const Figure& figure : figures) {
-        if (figure.capacity == capacity && (figure.policy == policy || figure.policy == "any")) {
+        if (figure.capacity == capacity && (figure.policy == policy || figure.policy == "any"))
             return figure.token_hit_ratio;
-        }
     }
     return std::nullopt;
 }
@@ -80,9 +75,8 @@ std::optional<double> find_figure(std::span<const Figure> figures, std::string_v
 std::vector<Capacity> capacities_of(std::span<const Figure> figures) {
     std::vector<Capacity> capacities;
     for (const Figure& figure : figures) {
-        if (std::find(capacities.begin(), capacities.end(), figure.capacity) == capacities.end()) {
+        if (std::find(capacities.begin(), capacities.end(), figure.capacity) == capacities.end())
             capacities.push_back(figure.capacity);
-        }
     }
     return capacities;
 }

@@ -38,12 +38,10 @@ class Generator {
 public:
     explicit Generator(std::uint64_t seed) : random_(seed) {
         trace_.name = fmt::format("generated-{}", seed);
-        for (std::size_t i = 0; i < n_system_prompts; ++i) {
+        for (std::size_t i = 0; i < n_system_prompts; ++i)
             system_prompts_.push_back(fresh(system_length));
-        }
-        for (std::size_t i = 0; i < n_live_chats; ++i) {
+        for (std::size_t i = 0; i < n_live_chats; ++i)
             chats_.push_back(new_chat());
-        }
     }
 
     void add_request() {
@@ -77,18 +75,16 @@ private:
         if (turns > 0 && random_.chance(again_share)) {
             chat.parts.pop_back();
         } else {
-            if (turns > 0 && random_.chance(edit_share)) {
+            if (turns > 0 && random_.chance(edit_share))
                 chat.parts.resize(1 + 2 * random_.below(turns));
-            }
             chat.parts.push_back(fresh(question_length));
         }
         const Range answer = fresh(answer_length);
         append(chat.parts, chat.session, std::span(&answer, 1));
         chat.parts.push_back(answer);
         --chat.turns_left;
-        if (chat.turns_left == 0 || length_of(chat.parts) > longest_chat) {
+        if (chat.turns_left == 0 || length_of(chat.parts) > longest_chat)
             chat = new_chat();
-        }
     }
 
     void append(const std::vector<Range>& parts, std::uint64_t session,
@@ -108,9 +104,8 @@ private:
 
 Trace generate_trace(std::uint64_t seed, std::size_t n_requests) {
     Generator generator(seed);
-    for (std::size_t i = 0; i < n_requests; ++i) {
+    for (std::size_t i = 0; i < n_requests; ++i)
         generator.add_request();
-    }
     return std::move(generator).release();
 }
 

@@ -23,9 +23,8 @@ constexpr std::uint64_t max_xz_memory = std::uint64_t{256} << 20U; // xz -9 need
 
 struct CloseFile {
     void operator()(std::FILE* file) const noexcept {
-        if (file != stdin) {
+        if (file != stdin)
             std::fclose(file);
-        }
     }
 };
 
@@ -56,17 +55,15 @@ public:
     explicit Bytes(const std::string& path)
         : name_(path == "-" ? "standard input" : path),
           file_(path == "-" ? stdin : std::fopen(path.c_str(), "rb")) {
-        if (file_ == nullptr) {
+        if (file_ == nullptr)
             fail(std::strerror(errno));
-        }
         const std::string_view start = read();
         if (!is_xz(start)) {
             rest = start;
             return;
         }
-        if (lzma_stream_decoder(&xz_, max_xz_memory, LZMA_CONCATENATED) != LZMA_OK) {
+        if (lzma_stream_decoder(&xz_, max_xz_memory, LZMA_CONCATENATED) != LZMA_OK)
             fail("the xz decoder does not start");
-        }
         packed_ = true;
         unpacked_.resize(chunk_bytes);
         feed(start);
@@ -91,9 +88,8 @@ private:
 
     std::string_view read() {
         const std::size_t count = std::fread(chunk_.data(), 1, chunk_.size(), file_.get());
-        if (std::ferror(file_.get()) != 0) {
+        if (std::ferror(file_.get()) != 0)
             fail(std::strerror(errno));
-        }
         return {chunk_.data(), count};
     }
 
@@ -104,21 +100,18 @@ private:
 
     std::string_view unpack() {
         while (!ended_) {
-            if (xz_.avail_in == 0) {
+            if (xz_.avail_in == 0)
                 feed(read());
-            }
             const bool at_end = xz_.avail_in == 0;
             xz_.next_out = reinterpret_cast<std::uint8_t*>(unpacked_.data());
             xz_.avail_out = unpacked_.size();
             const lzma_ret code = lzma_code(&xz_, at_end ? LZMA_FINISH : LZMA_RUN);
             ended_ = code == LZMA_STREAM_END;
-            if (code != LZMA_OK && !ended_) {
+            if (code != LZMA_OK && !ended_)
                 fail(problem_of(code));
-            }
             const std::size_t count = unpacked_.size() - xz_.avail_out;
-            if (count > 0) {
+            if (count > 0)
                 return {unpacked_.data(), count};
-            }
         }
         return {};
     }
@@ -152,9 +145,8 @@ bool LineReader::next(std::string& line) {
         rest.remove_prefix(part.size() + (ended ? 1 : 0));
         any = true;
     }
-    if (line.ends_with('\r')) {
+    if (line.ends_with('\r'))
         line.pop_back();
-    }
     return any;
 }
 

@@ -82,9 +82,8 @@ constexpr const char* all_policies = "all";
 
 std::vector<std::string> policy_names() {
     std::vector<std::string> names{all_policies};
-    for (const Policy policy : replay::policies()) {
+    for (const Policy policy : replay::policies())
         names.emplace_back(name(policy));
-    }
     return names;
 }
 
@@ -123,9 +122,8 @@ Generated parse_generated(const std::string& text) {
 template <class T>
 CLI::Validator one_of(const std::map<std::string, T>& values) {
     std::vector<std::string> names;
-    for (const auto& [name, value] : values) {
+    for (const auto& [name, value] : values)
         names.push_back(name);
-    }
     return CLI::IsMember(names).description("");
 }
 
@@ -256,18 +254,16 @@ replay::Trace load(const Arguments& arguments) {
 
 /// The policies to replay, in the order of the enum.
 std::vector<Policy> policies_from(const Arguments& arguments) {
-    if (arguments.policies.empty()) {
+    if (arguments.policies.empty())
         return {rules_names.at(arguments.rules)};
-    }
     const auto is_named = [&arguments](std::string_view text) {
         return std::find(arguments.policies.begin(), arguments.policies.end(), text) !=
                arguments.policies.end();
     };
     std::vector<Policy> chosen;
     for (const Policy policy : replay::policies()) {
-        if (is_named(name(policy)) || is_named(all_policies)) {
+        if (is_named(name(policy)) || is_named(all_policies))
             chosen.push_back(policy);
-        }
     }
     return chosen;
 }
@@ -289,19 +285,15 @@ std::vector<replay::Capacity> capacities_from(const Arguments& arguments,
                                               const replay::Trace& trace,
                                               const std::vector<replay::Figure>& figures) {
     std::vector<replay::Capacity> capacities;
-    for (const std::string& text : arguments.capacities) {
+    for (const std::string& text : arguments.capacities)
         capacities.push_back(replay::parse_capacity(text));
-    }
-    if (capacities.empty()) {
+    if (capacities.empty())
         capacities = replay::capacities_of(figures);
-    }
-    if (!capacities.empty()) {
+    if (!capacities.empty())
         return capacities;
-    }
     using enum replay::Capacity::Unit;
-    if (const std::uint64_t usual = trace.usual_capacity; usual > 0) {
+    if (const std::uint64_t usual = trace.usual_capacity; usual > 0)
         return {{usual / 2, blocks}, {usual, blocks}, {usual * 2, blocks}};
-    }
     const std::uint64_t all = replay::summarize(trace).distinct_blocks;
     return {{all / 8, blocks}, {all / 4, blocks}, {all / 2, blocks}, {}};
 }
@@ -313,12 +305,10 @@ void write(const std::string& text, const std::string& path) {
                          std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
                          std::fflush(file) == 0;
     const int error = errno;
-    if (file != nullptr && !to_stdout) {
+    if (file != nullptr && !to_stdout)
         std::fclose(file);
-    }
-    if (!written) {
+    if (!written)
         throw std::runtime_error(fmt::format("{}: {}", path, std::strerror(error)));
-    }
 }
 
 /// Replays, one after the other, with a progress bar.
@@ -353,9 +343,8 @@ std::vector<replay::Result> measure_curves(Replayer& replayer,
                     std::any_of(measured.begin(), measured.end(), [&](const replay::Result& other) {
                         return other.policy == policy && other.capacity == budget;
                     });
-                if (!known) {
+                if (!known)
                     measured.push_back(replayer.run(policy, budget));
-                }
             }
         }
     }
@@ -366,41 +355,33 @@ void run(const Arguments& arguments) {
     const replay::Trace trace = load(arguments);
     const replay::Settings settings = settings_from(arguments);
     std::vector<replay::Figure> figures;
-    if (!arguments.figures_path.empty()) {
+    if (!arguments.figures_path.empty())
         figures = replay::read_figures(arguments.figures_path, trace.name);
-    }
     Replayer replayer(trace, settings, !arguments.quiet);
     std::vector<replay::Result> results;
     for (const replay::Capacity& capacity : capacities_from(arguments, trace, figures)) {
-        for (const Policy policy : policies_from(arguments)) {
+        for (const Policy policy : policies_from(arguments))
             results.push_back(replayer.run(policy, capacity));
-        }
     }
     const replay::Report report{trace, settings, results, figures};
-    if (!arguments.quiet) {
+    if (!arguments.quiet)
         write(replay::format_table(report), "-");
-    }
-    if (!arguments.csv_path.empty()) {
+    if (!arguments.csv_path.empty())
         write(replay::format_csv(report), arguments.csv_path);
-    }
-    if (!arguments.json_path.empty()) {
+    if (!arguments.json_path.empty())
         write(replay::format_json(report), arguments.json_path);
-    }
-    if (!arguments.ratios_path.empty()) {
+    if (!arguments.ratios_path.empty())
         write(replay::format_ratios(report), arguments.ratios_path);
-    }
-    if (!arguments.curve && arguments.curve_path.empty()) {
+    if (!arguments.curve && arguments.curve_path.empty())
         return;
-    }
     const std::vector<replay::Result> measured = measure_curves(replayer, results);
     if (!arguments.quiet) {
         write(measured.empty() ? "\nno policy here has a curve of hit ratios\n"
                                : '\n' + replay::format_curve_table(report, measured),
               "-");
     }
-    if (!arguments.curve_path.empty()) {
+    if (!arguments.curve_path.empty())
         write(replay::format_curve_csv(report, measured), arguments.curve_path);
-    }
 }
 
 } // namespace
@@ -413,16 +394,13 @@ int main(int argc, char** argv) {
     declare_output(app, arguments);
     try {
         app.parse(argc, argv);
-        if (arguments.trace_path.empty() && !arguments.generated.has_value()) {
+        if (arguments.trace_path.empty() && !arguments.generated.has_value())
             throw CLI::RequiredError("a trace or --generate");
-        }
-        if (arguments.generated.has_value()) {
+        if (arguments.generated.has_value())
             (void)parse_generated(*arguments.generated); // a wrong one is a wrong option
-        }
     } catch (const CLI::ParseError& error) {
-        if (error.get_exit_code() == exit_success) {
+        if (error.get_exit_code() == exit_success)
             return app.exit(error); // --help
-        }
         fmt::print(stderr, "promptkv_replay: {}\nRun with --help for more information.\n",
                    replay::printable(error.what()));
         return exit_failure;

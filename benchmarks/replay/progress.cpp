@@ -16,21 +16,18 @@ ProgressBar::ProgressBar(std::string label, std::size_t total, bool enabled)
       next_draw_(std::chrono::steady_clock::now()) {}
 
 ProgressBar::~ProgressBar() {
-    if (drawn_) {
+    if (drawn_)
         std::fputs("\r\x1b[K", stderr);
-    }
 }
 
 void ProgressBar::update(std::size_t done) {
     constexpr std::size_t width = 30;
     constexpr std::chrono::milliseconds interval{100};
-    if (!enabled_) {
+    if (!enabled_)
         return;
-    }
     const auto now = std::chrono::steady_clock::now();
-    if (now < next_draw_) {
+    if (now < next_draw_)
         return;
-    }
     next_draw_ = now + interval;
     drawn_ = true;
     const std::size_t filled = width * done / total_;

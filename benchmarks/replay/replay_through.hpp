@@ -73,9 +73,8 @@ public:
 
     [[nodiscard]] nanoseconds total() const noexcept {
         nanoseconds sum{0};
-        for (const nanoseconds lap : laps_) {
+        for (const nanoseconds lap : laps_)
             sum += lap;
-        }
         return sum;
     }
 
@@ -83,9 +82,8 @@ public:
 
 private:
     [[nodiscard]] nanoseconds percentile(std::size_t percent) {
-        if (laps_.empty()) {
+        if (laps_.empty())
             return nanoseconds{0};
-        }
         const std::size_t rank = (laps_.size() - 1) * percent / 100;
         const auto nth = laps_.begin() + static_cast<std::ptrdiff_t>(rank);
         std::nth_element(laps_.begin(), nth, laps_.end());
@@ -164,16 +162,14 @@ private:
 
     /// Stores the first `n` ids, if there are any.
     void insert(std::size_t n, Tier tier, const InsertOptions& options) {
-        if (n == 0) {
+        if (n == 0)
             return;
-        }
         const std::span<const Token> key = std::span<const Token>(ids_).first(n);
         inserts_.measure([&] {
-            if constexpr (std::is_same_v<KV, Blocks>) {
+            if constexpr (std::is_same_v<KV, Blocks>)
                 return extend(key, tier, options);
-            } else {
+            else
                 return cache_.insert(model_, key, KV(n, bytes_per_block_), tier, options).outcome;
-            }
         });
     }
 
@@ -183,13 +179,11 @@ private:
         const Block block{step * bytes_per_block_};
         const std::size_t nbytes = (key.size() + step - 1) / step * block.bytes;
         auto room = cache_.reserve(model_, key, nbytes, tier, options);
-        if (!room) {
+        if (!room)
             return room.outcome();
-        }
         Blocks kv = room.prefix().value_or(Blocks(step));
-        while (kv.length() < room.tokens()) {
+        while (kv.length() < room.tokens())
             kv.append(block, std::min(step, room.tokens() - kv.length()));
-        }
         return room.commit(std::move(kv)).outcome;
     }
 
@@ -210,11 +204,9 @@ private:
         result_.time = fetches_.total() + inserts_.total();
         result_.fetch = fetches_.latency();
         result_.insert = inserts_.latency();
-        if constexpr (HasCurve<Cache>) {
-            for (const auto& point : cache_.hit_ratio_curve()) {
+        if constexpr (HasCurve<Cache>)
+            for (const auto& point : cache_.hit_ratio_curve())
                 result_.curve.push_back({point.bytes, point.hit_ratio});
-            }
-        }
     }
 
     const Trace& trace_;

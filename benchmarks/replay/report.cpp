@@ -54,18 +54,16 @@ template <class Part>
 auto each_once(std::span<const Result> results, Part part) {
     std::vector<std::decay_t<decltype(results.front().*part)>> values;
     for (const Result& result : results) {
-        if (std::find(values.begin(), values.end(), result.*part) == values.end()) {
+        if (std::find(values.begin(), values.end(), result.*part) == values.end())
             values.push_back(result.*part);
-        }
     }
     return values;
 }
 
 std::vector<std::string_view> names_of(std::span<const Policy> policies) {
     std::vector<std::string_view> names;
-    for (const Policy policy : policies) {
+    for (const Policy policy : policies)
         names.push_back(name(policy));
-    }
     return names;
 }
 
@@ -80,17 +78,15 @@ std::uint64_t bytes_per_block(const Report& report) {
 /// 1234567 -> "1,234,567"
 std::string grouped(std::uint64_t number) {
     std::string digits = fmt::format("{}", number);
-    for (std::size_t place = digits.size(); place > 3; place -= 3) {
+    for (std::size_t place = digits.size(); place > 3; place -= 3)
         digits.insert(place - 3, 1, ',');
-    }
     return digits;
 }
 
 std::string readable(nanoseconds time) {
     const auto ns = static_cast<double>(time.count());
-    if (ns < 1e3) {
+    if (ns < 1e3)
         return fmt::format("{:.0f} ns", ns);
-    }
     return ns < 1e6 ? fmt::format("{:.1f} us", ns / 1e3) : fmt::format("{:.1f} ms", ns / 1e6);
 }
 
@@ -105,20 +101,17 @@ using Row = std::vector<std::string>;
 std::string aligned(const std::vector<Row>& rows) {
     std::vector<std::size_t> widths(rows.front().size());
     for (const Row& row : rows) {
-        for (std::size_t i = 0; i < row.size(); ++i) {
+        for (std::size_t i = 0; i < row.size(); ++i)
             widths[i] = std::max(widths[i], row[i].size());
-        }
     }
     std::string text;
     for (const Row& row : rows) {
         std::string line;
-        for (std::size_t i = 0; i < row.size(); ++i) {
+        for (std::size_t i = 0; i < row.size(); ++i)
             line += fmt::format("{}{:>{}}", i == 0 ? "" : "  ", row[i], widths[i]);
-        }
         text += line + '\n';
-        if (&row == &rows.front()) {
+        if (&row == &rows.front())
             text += std::string(line.size(), '-') + '\n';
-        }
     }
     return text;
 }
@@ -134,16 +127,14 @@ std::string describe(const Trace& trace) {
 
 std::string describe(const Settings& settings, std::span<const Policy> policies) {
     std::string text = fmt::format("{} payload", name_of(settings.payload));
-    if (settings.payload == PayloadKind::blocks && settings.block_tokens > 1) {
+    if (settings.payload == PayloadKind::blocks && settings.block_tokens > 1)
         text += fmt::format(" of {} ids", grouped(settings.block_tokens));
-    }
     text += fmt::format(", insert {}, {} {}, {} bytes a token", name_of(settings.insert),
                         policies.size() > 1 ? "policies" : "policy",
                         fmt::join(names_of(policies), " "), grouped(settings.bytes_per_token));
     text += settings.insert == InsertWay::server && !settings.sessions ? ", no sessions" : "";
-    if (settings.max_entries != promptkv::unlimited) {
+    if (settings.max_entries != promptkv::unlimited)
         text += fmt::format(", at most {} entries", grouped(settings.max_entries));
-    }
     return text + '\n';
 }
 
@@ -172,13 +163,11 @@ Row comparison(std::span<const Figure> figures, const Result& result) {
 
 /// A field of a CSV line, quoted where it has to be.
 std::string csv_field(std::string_view text) {
-    if (text.find_first_of(",\"\n\r") == std::string_view::npos) {
+    if (text.find_first_of(",\"\n\r") == std::string_view::npos)
         return std::string(text);
-    }
     std::string quoted = "\"";
-    for (const char c : text) {
+    for (const char c : text)
         quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-    }
     return quoted + '"';
 }
 
@@ -191,9 +180,8 @@ std::string unless_bound(const Result& result, std::string text) {
 std::optional<double> hit_ratio(std::span<const Result> results, Policy policy,
                                 const Capacity& capacity) {
     for (const Result& result : results) {
-        if (result.policy == policy && result.capacity == capacity) {
+        if (result.policy == policy && result.capacity == capacity)
             return result.token_hit_ratio();
-        }
     }
     return std::nullopt;
 }
@@ -201,14 +189,12 @@ std::optional<double> hit_ratio(std::span<const Result> results, Policy policy,
 /// The hit ratios alone: a row a capacity, a column a policy.
 std::string side_by_side(std::span<const Result> results, std::span<const Policy> policies) {
     std::vector<Row> rows{{"hit ratio"}};
-    for (const Policy policy : policies) {
+    for (const Policy policy : policies)
         rows.back().emplace_back(name(policy));
-    }
     for (const Capacity& capacity : each_once(results, &Result::capacity)) {
         rows.push_back({readable(capacity)});
-        for (const Policy policy : policies) {
+        for (const Policy policy : policies)
             rows.back().push_back(readable(hit_ratio(results, policy, capacity)));
-        }
     }
     return aligned(rows);
 }
@@ -232,12 +218,10 @@ ordered_json figures(const Report& report, const Result& result) {
     row["requests_hit"] = result.requests_hit;
     row["tokens"] = result.tokens;
     row["tokens_saved"] = result.tokens_saved;
-    for (std::size_t tier = 0; tier < Result::tier_count; ++tier) {
+    for (std::size_t tier = 0; tier < Result::tier_count; ++tier)
         row[fmt::format("evicted_{}", tier_names[tier])] = result.evicted[tier];
-    }
-    for (std::size_t tier = 0; tier < Result::tier_count; ++tier) {
+    for (std::size_t tier = 0; tier < Result::tier_count; ++tier)
         row[fmt::format("cut_{}", tier_names[tier])] = result.cut[tier];
-    }
     row["refused"] = result.refused;
     row["entries"] = result.entries;
     row["nbytes"] = result.bytes;
@@ -262,21 +246,18 @@ ordered_json settings_object(const Settings& settings) {
     object["insert"] = name_of(settings.insert);
     object["sessions"] = names_sessions(settings);
     object["bytes_per_token"] = settings.bytes_per_token;
-    if (settings.max_entries == promptkv::unlimited) {
+    if (settings.max_entries == promptkv::unlimited)
         object["max_entries"] = nullptr;
-    } else {
+    else
         object["max_entries"] = settings.max_entries;
-    }
     return object;
 }
 
 std::string csv_cell(const ordered_json& value) {
-    if (value.is_null()) {
+    if (value.is_null())
         return "";
-    }
-    if (value.is_number_float()) {
+    if (value.is_number_float())
         return fmt::format("{:.6f}", value.get<double>());
-    }
     return value.is_string() ? csv_field(value.get<std::string>()) : value.dump();
 }
 
@@ -320,21 +301,18 @@ std::string format_table(const Report& report) {
         rows.back().emplace_back("policy");
     }
     append(rows.back(), {"capacity", "hit ratio"});
-    if (compared) {
+    if (compared)
         append(rows.back(), {"block LRU", "difference", "optimum"});
-    }
     append(rows.back(), {"requests hit", "tokens saved", tiers ? "evicted a/u/s" : "evicted",
                          tiers ? "cut a/u/s" : "cut", "entries", "ops/s", "fetch p50", "p99",
                          "insert p50", "p99"});
     for (const Result& result : report.results) {
         rows.emplace_back();
-        if (replayed.size() > 1) {
+        if (replayed.size() > 1)
             rows.back().emplace_back(name(result.policy));
-        }
         append(rows.back(), {readable(result.capacity), readable(result.token_hit_ratio())});
-        if (compared) {
+        if (compared)
             append(rows.back(), comparison(report.figures, result));
-        }
         append(rows.back(), {grouped(result.requests_hit), grouped(result.tokens_saved)});
         for (std::string& cell :
              Row{by_tier(result.evicted, tiers), by_tier(result.cut, tiers),
@@ -362,9 +340,8 @@ std::string format_csv(const Report& report) {
             names.push_back(item.key());
             cells.push_back(csv_cell(item.value()));
         }
-        if (text.empty()) {
+        if (text.empty())
             text = fmt::format("{}\n", fmt::join(names, ","));
-        }
         text += fmt::format("{}\n", fmt::join(cells, ","));
     }
     return text;
@@ -417,9 +394,8 @@ std::string format_json(const Report& report) {
                        {"largest_prompt_blocks", summary.largest_prompt}};
     object["settings"] = settings_object(report.settings);
     object["results"] = ordered_json::array();
-    for (const Result& result : report.results) {
+    for (const Result& result : report.results)
         object["results"].push_back(figures(report, result));
-    }
     return object.dump(2) + '\n';
 }
 

@@ -30,9 +30,8 @@ void check_bytes(const Trace& trace, const TraceSummary& summary, const Settings
 } // namespace
 
 PayloadKind payload_of(const Settings& settings) noexcept {
-    if (is_bound(settings.policy)) {
+    if (is_bound(settings.policy))
         return PayloadKind::blocks;
-    }
     const bool shares = settings.payload == PayloadKind::blocks;
     return settings.policy == Policy::reference && shares ? PayloadKind::prefix : settings.payload;
 }
@@ -56,17 +55,15 @@ double Result::operations_per_second() const noexcept {
 
 void report_progress(const Progress& progress, std::size_t done) {
     constexpr std::size_t interval = 64;
-    if (progress != nullptr && done % interval == 0) {
+    if (progress != nullptr && done % interval == 0)
         progress(done);
-    }
 }
 
 Result simulate(const Trace& trace, const Settings& settings, const Capacity& capacity,
                 const Progress& progress) {
     check_bytes(trace, summarize(trace), settings);
-    if (is_bound(settings.policy)) {
+    if (is_bound(settings.policy))
         return simulate_bound(trace, settings, capacity, progress);
-    }
     return settings.policy == Policy::reuse
                ? replay_through_reuse_order(trace, settings, capacity, progress)
                : replay_through_tiered_lru(trace, settings, capacity, progress);

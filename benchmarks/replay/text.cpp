@@ -15,18 +15,15 @@ namespace {
 std::size_t printable_front(std::string_view text) {
     const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
     const std::uint32_t first = byte(0);
-    if (first < 0x80) {
+    if (first < 0x80)
         return first >= 0x20 && first != 0x7F ? 1 : 0;
-    }
     const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || text.size() < length) {
+    if (first < 0xC2 || first > 0xF4 || text.size() < length)
         return 0;
-    }
     std::uint32_t code = first & (0x7FU >> length);
     for (std::size_t i = 1; i < length; ++i) {
-        if ((byte(i) & 0xC0U) != 0x80) {
+        if ((byte(i) & 0xC0U) != 0x80)
             return 0;
-        }
         code = code << 6U | (byte(i) & 0x3FU);
     }
     const bool control = code < 0xA0;

@@ -43,12 +43,10 @@ std::uint64_t parse_number(std::string_view text, std::string_view what) {
     std::uint64_t number = 0;
     const char* const end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, number);
-    if (error == std::errc::result_out_of_range) {
+    if (error == std::errc::result_out_of_range)
         fail("{} is too large: '{:.40}'", what, text);
-    }
-    if (error != std::errc() || stop != end) {
+    if (error != std::errc() || stop != end)
         fail("{} is not a whole number of 0 or more: '{:.40}'", what, text);
-    }
     return number;
 }
 
@@ -57,26 +55,22 @@ void parse_ranges(std::string_view text, std::string_view what, std::vector<Rang
     ranges.clear();
     while (!text.empty()) {
         std::string_view item = take_until(text, ',');
-        if (item.find(':') == std::string_view::npos) {
+        if (item.find(':') == std::string_view::npos)
             fail("{}: '{:.40}' is not start:length", what, item);
-        }
         const std::uint64_t start = parse_number(take_until(item, ':'), what);
         const std::uint64_t length = parse_number(item, what);
-        if (length == 0) {
+        if (length == 0)
             fail("{}: a range of length 0", what);
-        }
-        if (start > max_id || length - 1 > max_id - start) {
+        if (start > max_id || length - 1 > max_id - start)
             fail("{}: ids from {} on are too large", what, start);
-        }
         ranges.push_back({static_cast<std::int64_t>(start), length});
     }
 }
 
 json parse_object(std::string_view text) {
     const auto is_shallow = [](int depth, json::parse_event_t, json&) {
-        if (depth > max_json_depth) { // a value of any depth would be built, and destroyed
+        if (depth > max_json_depth) // a value of any depth would be built, and destroyed
             fail("JSON of more than {} levels", max_json_depth);
-        }
         return true;
     };
     json value;
@@ -87,25 +81,22 @@ json parse_object(std::string_view text) {
     } catch (const json::exception&) {
         fail("not valid JSON");
     }
-    if (!value.is_object()) {
+    if (!value.is_object())
         fail("not a JSON object");
-    }
     return value;
 }
 
 const json& member(const json& object, const char* name) {
     const auto found = object.find(name);
-    if (found == object.end()) {
+    if (found == object.end())
         fail("\"{}\" is missing", name);
-    }
     return *found;
 }
 
 std::uint64_t number_member(const json& object, const char* name) {
     const json& value = member(object, name);
-    if (!value.is_number_unsigned()) {
+    if (!value.is_number_unsigned())
         fail("\"{}\" is not a whole number of 0 or more", name);
-    }
     return value.get<std::uint64_t>();
 }
 
@@ -113,15 +104,12 @@ std::uint64_t number_member(const json& object, const char* name) {
 void parse_compact_header(std::string_view line, Trace& trace) {
     const json header = parse_object(line.substr(compact_mark.size()));
     trace.block_size = number_member(header, "block_size");
-    if (trace.block_size == 0) {
+    if (trace.block_size == 0)
         fail("\"block_size\" is 0");
-    }
-    if (trace.block_size > Trace::max_block_size) {
+    if (trace.block_size > Trace::max_block_size)
         fail("\"block_size\" is larger than {}", Trace::max_block_size);
-    }
-    if (const auto name = header.find("name"); name != header.end() && name->is_string()) {
+    if (const auto name = header.find("name"); name != header.end() && name->is_string())
         trace.name = name->get<std::string>();
-    }
 }
 
 /// Reads the lines of one trace.
@@ -141,9 +129,8 @@ public:
             }
             trace_.block_size = mooncake_block_size;
         }
-        if (!line.empty()) {
+        if (!line.empty())
             compact_ ? parse_compact(line) : parse_mooncake(line);
-        }
     }
 
     [[nodiscard]] std::size_t count() const noexcept { return trace_.requests.size(); }
@@ -160,13 +147,11 @@ private:
         constexpr std::size_t max_columns = 8;
         const auto columns =
             static_cast<std::size_t>(std::count(line.begin(), line.end(), '\t')) + 1;
-        if (columns < min_columns || columns > max_columns) {
+        if (columns < min_columns || columns > max_columns)
             fail("{} columns where {} or {} are due", columns, min_columns, max_columns);
-        }
         std::array<std::string_view, max_columns> column;
-        for (std::string_view& cell : column) {
+        for (std::string_view& cell : column)
             cell = take_until(line, '\t');
-        }
         parse_number(column[0], "t_ms");
         const std::uint64_t input_tokens = parse_number(column[2], "input_tokens");
         parse_number(column[3], "output_tokens");
@@ -181,32 +166,28 @@ private:
         const json object = parse_object(line);
         const std::uint64_t input_tokens = number_member(object, "input_length");
         const json& ids = member(object, "hash_ids");
-        if (!ids.is_array()) {
+        if (!ids.is_array())
             fail("\"hash_ids\" is not an array");
-        }
         ids_.clear();
         for (const json& id : ids) {
-            if (!id.is_number_unsigned() || id.get<std::uint64_t>() > max_id) {
+            if (!id.is_number_unsigned() || id.get<std::uint64_t>() > max_id)
                 fail("\"hash_ids\" holds {:.40}, which is no block id", id.dump());
-            }
             const std::int64_t value = id.get<std::int64_t>();
             const bool continues =
                 !ids_.empty() &&
                 value - ids_.back().start == static_cast<std::int64_t>(ids_.back().length);
-            if (continues) {
+            if (continues)
                 ++ids_.back().length;
-            } else {
+            else
                 ids_.push_back({value, 1});
-            }
         }
         trace_.append(input_tokens, 0, ids_);
     }
 
     /// Sessions are numbered from 1 as they appear. No name: 0.
     std::uint64_t session_number(std::string_view name) {
-        if (name.empty()) {
+        if (name.empty())
             return 0;
-        }
         return sessions_.try_emplace(std::string(name), sessions_.size() + 1).first->second;
     }
 
@@ -221,9 +202,8 @@ private:
 std::uint64_t count_blocks(std::span<const Range> ranges) {
     std::uint64_t count = 0;
     for (const Range& range : ranges) {
-        if (range.length > Trace::max_prompt_blocks - count) {
+        if (range.length > Trace::max_prompt_blocks - count)
             fail("more than {} block ids in a prompt", Trace::max_prompt_blocks);
-        }
         count += range.length;
     }
     return count;
@@ -234,9 +214,8 @@ std::uint64_t count_blocks(std::span<const Range> ranges) {
 void Trace::append(std::uint64_t input_tokens, std::uint64_t system_tokens,
                    std::span<const Range> ids, std::uint64_t session,
                    std::span<const Range> output) {
-    if (system_tokens > input_tokens) {
+    if (system_tokens > input_tokens)
         fail("a system prompt of {} tokens in an input of {}", system_tokens, input_tokens);
-    }
     const std::uint64_t whole = input_tokens / block_size;
     const bool ends_within = input_tokens % block_size != 0;
     const std::uint64_t most = whole + (ends_within ? 1 : 0);
@@ -249,12 +228,10 @@ void Trace::append(std::uint64_t input_tokens, std::uint64_t system_tokens,
         fail("{} block ids for {} tokens in blocks of {}: {} are due", count, input_tokens,
              block_size, whole);
     }
-    if (ends_within && !output.empty()) {
+    if (ends_within && !output.empty())
         fail("an output after an input that ends within a block");
-    }
-    if (count_blocks(output) > max_prompt_blocks - count) {
+    if (count_blocks(output) > max_prompt_blocks - count)
         fail("more than {} block ids in a prompt and its output", max_prompt_blocks);
-    }
     const Request request{input_tokens,  system_tokens, session,
                           ranges.size(), ids.size(),    output.size()};
     requests.push_back(request);
@@ -304,17 +281,15 @@ Trace parse_trace(const NextLine& next, std::string_view source, std::size_t lim
     while (parser.count() < limit) {
         ++line_number;
         try {
-            if (!next(line)) {
+            if (!next(line))
                 break;
-            }
             parser.parse_line(line);
         } catch (const std::invalid_argument& problem) {
             throw TraceError(source, line_number, problem.what());
         }
     }
-    if (parser.count() == 0) {
+    if (parser.count() == 0)
         throw TraceError(source, line_number, "a request is due, but the trace ends");
-    }
     return std::move(parser).release();
 }
 

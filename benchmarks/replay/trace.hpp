@@ -59,9 +59,8 @@ struct Trace {
 /// Tokens of `ranges` in blocks of one token.
 [[nodiscard]] constexpr std::uint64_t length_of(std::span<const Range> ranges) noexcept {
     std::uint64_t length = 0;
-    for (const Range& range : ranges) {
+    for (const Range& range : ranges)
         length += range.length;
-    }
     return length;
 }
 

@@ -40,9 +40,8 @@ public:
 
     std::vector<Range> fresh_documents(std::size_t count, std::uint64_t tokens) {
         std::vector<Range> documents(count);
-        for (Range& document : documents) {
+        for (Range& document : documents)
             document = fresh(tokens);
-        }
         return documents;
     }
 
@@ -93,9 +92,8 @@ public:
     Chats(Writer& writer, std::size_t n_system_prompts, std::uint64_t system_tokens)
         : writer_(writer),
           system_prompts_(writer.fresh_documents(n_system_prompts, system_tokens)) {
-        for (Chat& chat : chats_) {
+        for (Chat& chat : chats_)
             begin(chat);
-        }
     }
 
     void take_turn() {
@@ -105,9 +103,8 @@ public:
         writer_.write(chat.parts, chat.session, std::span(&answer, 1));
         chat.parts.push_back(answer);
         --chat.turns_left;
-        if (chat.turns_left == 0) {
+        if (chat.turns_left == 0)
             begin(chat);
-        }
     }
 
 private:
@@ -138,11 +135,10 @@ public:
 
     void write(std::size_t i) override {
         const bool flooded = i / 1'000 % 3 == 1;
-        if (flooded && writer_.random.chance(0.85)) {
+        if (flooded && writer_.random.chance(0.85))
             writer_.ask_one_off();
-        } else {
+        else
             writer_.ask_popular(documents_);
-        }
     }
 
 private:
@@ -190,9 +186,8 @@ public:
     using Workload::Workload;
 
     void write(std::size_t i) override {
-        if (i % 1'500 == 0) {
+        if (i % 1'500 == 0)
             chats_ = std::make_unique<Chats>(writer_, 16, 3'000);
-        }
         chats_->take_turn();
     }
 
@@ -220,9 +215,8 @@ private:
 
     std::vector<std::vector<Range>> tenants_ = [this] {
         std::vector<std::vector<Range>> tenants(n_tenants);
-        for (std::vector<Range>& documents : tenants) {
+        for (std::vector<Range>& documents : tenants)
             documents = documents_of_a_tenant();
-        }
         return tenants;
     }();
 };
@@ -237,9 +231,8 @@ public:
             return;
         }
         Burst& burst = bursts_[writer_.random.below(bursts_.size())];
-        if (burst.left == 0) {
+        if (burst.left == 0)
             burst = {writer_.fresh(document_tokens), writer_.random.length(burst_length)};
-        }
         writer_.ask(burst.document);
         --burst.left;
     }
@@ -276,27 +269,20 @@ private:
 };
 
 std::unique_ptr<Workload> make_workload(std::string_view name, Writer& writer) {
-    if (name == "flood") {
+    if (name == "flood")
         return std::make_unique<Flood>(writer);
-    }
-    if (name == "loop-half") {
+    if (name == "loop-half")
         return std::make_unique<Loop>(writer, cache_tokens / 2, Mixture{4, 2});
-    }
-    if (name == "loop-90") {
+    if (name == "loop-90")
         return std::make_unique<Loop>(writer, cache_tokens * 9 / 10, Mixture{6, 2});
-    }
-    if (name == "midnight") {
+    if (name == "midnight")
         return std::make_unique<Midnight>(writer);
-    }
-    if (name == "tenant-leaves") {
+    if (name == "tenant-leaves")
         return std::make_unique<TenantLeaves>(writer);
-    }
-    if (name == "bursts") {
+    if (name == "bursts")
         return std::make_unique<Bursts>(writer);
-    }
-    if (name == "phases") {
+    if (name == "phases")
         return std::make_unique<Phases>(writer);
-    }
     throw std::invalid_argument(
         fmt::format("'{}' is no workload: {}", name, fmt::join(workload_names(), ", ")));
 }
@@ -312,9 +298,8 @@ std::span<const std::string_view> workload_names() noexcept {
 Trace generate_workload(std::string_view name, std::uint64_t seed, std::size_t n_requests) {
     Writer writer(name, seed);
     const std::unique_ptr<Workload> workload = make_workload(name, writer);
-    for (std::size_t i = 0; i < n_requests; ++i) {
+    for (std::size_t i = 0; i < n_requests; ++i)
         workload->write(i);
-    }
     return std::move(writer).release();
 }
 

@@ -135,9 +135,8 @@ inline Workload story_workload() {
     };
     std::vector<std::size_t> next(lines.size(), 0);
     const auto say_next = [&](const std::vector<std::size_t>& users) {
-        for (const std::size_t user : users) {
+        for (const std::size_t user : users)
             work.requests.push_back({user, say, lines[user][next[user]++], 0});
-        }
     };
     // Some come back at once and some after a long time.
     say_next({0, 1, 0, 2, 1, 0, 3, 2, 1});

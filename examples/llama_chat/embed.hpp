@@ -22,11 +22,10 @@ typename Cache<KV>::Lookup restore(Cache<KV>& cache, const std::string& model,
                                    llama_kv::Sequence<KV>& sequence) {
     const std::size_t block = sequence.block_tokens();
     const auto hit = cache.lease_nearest(model, prompt, {.min_reuse = block, .align = block});
-    if (hit) {
+    if (hit)
         sequence.restore(hit.kv(), hit.reused()); // a copy from the cache's memory into the context
-    } else {
+    else
         sequence.clear();
-    }
     return hit; // the lease ends here: it is for the time of the copy
 }
 
@@ -37,9 +36,8 @@ promptkv::Inserted keep(Cache<KV>& cache, const std::string& model,
                         std::span<const llama_token> tokens, llama_kv::Sequence<KV>& sequence,
                         promptkv::Tier tier, const promptkv::InsertOptions& options = {}) {
     auto room = cache.reserve(model, tokens, sequence.nbytes(tokens.size()), tier, options);
-    if (!room) {
+    if (!room)
         return {.outcome = room.outcome()}; // present already, or there is no room
-    }
     KV kv = room.prefix().value_or(KV(sequence.block_tokens()));
     sequence.save(kv, room.tokens());
     return room.commit(std::move(kv));

@@ -52,9 +52,8 @@ public:
         params.kv_unified = true; // the two sequences share cells
         params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
         context_.reset(llama_init_from_model(model_.get(), params));
-        if (context_ == nullptr) {
+        if (context_ == nullptr)
             throw std::runtime_error("llama.cpp made no context for " + model_file);
-        }
         model_key_ = llama_kv::model_key(model_file, params);
     }
 
@@ -83,13 +82,11 @@ public:
         Tokens answer;
         while (answer.size() < count) {
             const llama_token token = choose(answer.empty() ? first_choice : 0);
-            if (text_.ends(token)) {
+            if (text_.ends(token))
                 break;
-            }
             answer.push_back(token);
-            if (answer.size() < count) {
+            if (answer.size() < count)
                 decode({&token, 1}, position++);
-            }
         }
         return answer;
     }
@@ -120,18 +117,16 @@ private:
             batch_.seq_id[i][0] = 0;
             batch_.logits[i] = static_cast<std::int8_t>(i + 1 == tokens.size());
         }
-        if (llama_decode(context_.get(), batch_) != 0) {
+        if (llama_decode(context_.get(), batch_) != 0)
             throw std::runtime_error("llama.cpp could not compute a batch");
-        }
     }
 
     /// The token of rank `rank` by likelihood; equal ones in the order of the vocabulary.
     [[nodiscard]] llama_token choose(std::size_t rank) {
         const std::span<const float> scores = logits();
         std::vector<llama_token> order(scores.size());
-        for (std::size_t i = 0; i < order.size(); ++i) {
+        for (std::size_t i = 0; i < order.size(); ++i)
             order[i] = static_cast<llama_token>(i);
-        }
         const auto nth = order.begin() + static_cast<std::ptrdiff_t>(rank);
         std::nth_element(order.begin(), nth, order.end(), [&](llama_token a, llama_token b) {
             const float score_a = scores[static_cast<std::size_t>(a)];

@@ -54,17 +54,16 @@ Options parse_options(std::span<char*> arguments) {
             options.json = true;
             continue;
         }
-        if (name == "--model") {
+        if (name == "--model")
             options.model = value;
-        } else if (name == "--budget") {
+        else if (name == "--budget")
             valid = std::sscanf(value, "%lf", &options.budget) == 1 && options.budget > 0;
-        } else if (name == "--threads") {
+        else if (name == "--threads")
             valid = std::sscanf(value, "%d", &options.threads) == 1 && options.threads > 0;
-        } else if (name == "--store") {
+        else if (name == "--store")
             options.store = value;
-        } else {
+        else
             valid = false;
-        }
         if (!valid || *value == '\0') {
             throw std::invalid_argument(
                 "usage: llama_chat [--model FILE.gguf|random|hybrid|recurrent] "
@@ -114,9 +113,8 @@ void apply(const Request& request, Conversation& conversation) {
 template <class ServeInEach>
 bool play(Engine& engine, const Workload& work, Report& report, ServeInEach serve_in_each) {
     std::vector<Conversation> conversations;
-    for (std::size_t user = 0; user < work.users.size(); ++user) {
+    for (std::size_t user = 0; user < work.users.size(); ++user)
         conversations.emplace_back(work.system_of(user));
-    }
     for (const Request& request : work.requests) {
         Conversation& conversation = conversations[request.user];
         apply(request, conversation);
@@ -169,18 +167,16 @@ bool play(Engine& engine, const std::string& model, const Options& options) {
     WithPromptkv<KV> with_promptkv(engine.model_key(), budget);
     WithServerPolicy with_server_policy(budget);
     std::vector<const char*> ways = {"without a cache", "promptkv"};
-    if (!Sequence::has_state) {
+    if (!Sequence::has_state)
         ways.push_back("llama-server's policy");
-    }
     Report report(options.json, work.requests.size(), ways);
     report.begin(model, parameters, budget, options.budget);
     return play(engine, work, report, [&](const Task& task) {
         std::vector<Served> served;
         served.push_back(serve(engine, sequence, no_cache, task));
         served.push_back(serve(engine, sequence, with_promptkv, task));
-        if constexpr (!Sequence::has_state) {
+        if constexpr (!Sequence::has_state)
             served.push_back(serve(engine, sequence, with_server_policy, task));
-        }
         return served;
     });
 }
@@ -193,9 +189,8 @@ bool run(const Options& options) {
     if (name.empty()) {
         name = "stories260K.gguf";
         file = PROMPTKV_SHARED_DIR "/models/" + name;
-        if (!std::filesystem::exists(file)) {
+        if (!std::filesystem::exists(file))
             name = "random";
-        }
     }
     std::optional<random_model::TemporaryModel> made;
     if (const auto shape = layers.find(name); shape != layers.end()) {

@@ -93,11 +93,10 @@ public:
                 llama_memory_seq_cp(memory_, scratch_, sequence_, -1, -1);
                 remove(scratch_);
             }
-            if constexpr (has_state) {
+            if constexpr (has_state)
                 set(sequence_, kv.state(), recurrent_part);
-            } else {
+            else
                 cut(n); // the last block may hold tokens beyond n
-            }
         } catch (...) {
             remove(scratch_);
             clear();
@@ -115,9 +114,8 @@ public:
             kv.append(through_scratch(from, to, [&] { return get(scratch_, everything); }),
                       to - from);
         }
-        if constexpr (has_state) {
+        if constexpr (has_state)
             kv.set_state(get(sequence_, recurrent_part));
-        }
     }
 
     /// The size of a payload of `n` tokens.
@@ -127,9 +125,8 @@ public:
             return through_scratch(from, to,
                                    [this] { return llama_state_seq_get_size(context_, scratch_); });
         };
-        if (n >= block_tokens_ && block_bytes_ == 0) {
+        if (n >= block_tokens_ && block_bytes_ == 0)
             block_bytes_ = size_of(0, block_tokens_);
-        }
         const std::size_t rest = n % block_tokens_;
         return n / block_tokens_ * block_bytes_ + (rest > 0 ? size_of(n - rest, n) : 0) +
                (has_state ? llama_state_seq_get_size_ext(context_, sequence_, recurrent_part) : 0);
@@ -167,9 +164,8 @@ private:
             ~Guard() { self->remove(self->scratch_); }
         } guard{this};
         llama_memory_seq_cp(memory_, sequence_, scratch_, position(from), position(to));
-        if constexpr (has_state) {
+        if constexpr (has_state)
             set(scratch_, no_state_, recurrent_part); // seq_cp shares that part for any range
-        }
         return f();
     }
 

@@ -43,9 +43,8 @@ public:
         const std::int32_t count =
             llama_tokenize(vocabulary_, text.data(), length, tokens.data(),
                            static_cast<std::int32_t>(tokens.size()), begin, special);
-        if (count < 0) {
+        if (count < 0)
             throw std::runtime_error("llama.cpp could not tokenize a text");
-        }
         tokens.resize(static_cast<std::size_t>(count));
         return tokens;
     }
@@ -60,9 +59,8 @@ public:
     }
     [[nodiscard]] std::string text(TokenSpan tokens) const {
         std::string text;
-        for (const llama_token token : tokens) {
+        for (const llama_token token : tokens)
             text += piece(token, true);
-        }
         return text;
     }
 
@@ -82,9 +80,8 @@ public:
         std::vector<llama_chat_message> messages;
         for (const auto& [role, content] : chat) {
             messages.push_back({role.c_str(), content.c_str()});
-            if (template_.empty()) {
+            if (template_.empty())
                 text += (text.empty() || role == "assistant" ? "" : "\n") + content;
-            }
         }
         const auto write = [&] { // as much as there is room for; it says how much it needs
             return llama_chat_apply_template(template_.c_str(), messages.data(), messages.size(),

@@ -16,9 +16,8 @@ inline llama_model* load_model(const std::string& file) {
     static const bool backends_loaded = [] {
         llama_log_set(
             [](ggml_log_level level, const char* message, void*) {
-                if (level == GGML_LOG_LEVEL_ERROR) {
+                if (level == GGML_LOG_LEVEL_ERROR)
                     std::fputs(message, stderr);
-                }
             },
             nullptr);
 #ifdef PROMPTKV_LLAMA_BACKENDS
@@ -31,9 +30,8 @@ inline llama_model* load_model(const std::string& file) {
     static_cast<void>(backends_loaded);
     llama_model_params params = llama_model_default_params();
     llama_model* model = llama_model_load_from_file(file.c_str(), params);
-    if (model == nullptr) {
+    if (model == nullptr)
         throw std::runtime_error("llama.cpp could not load " + file);
-    }
     return model;
 }
 

@@ -37,9 +37,8 @@ inline std::uint64_t file_fingerprint(const std::string& path) {
             hash ^= hash >> 32; // high bits of a word reach the low ones of the hash
         }
     }
-    if (total == 0) {
+    if (total == 0)
         throw std::runtime_error("cannot read " + path);
-    }
     return (hash ^ total) * 0x100000001b3U;
 }
 

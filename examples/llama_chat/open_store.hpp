@@ -24,9 +24,8 @@ inline AnyStore open_store(const std::string& place, std::uint64_t max_bytes) {
             promptkv::FileStoreOptions{.directory = place, .max_bytes = max_bytes});
     }
     promptkv::RedisStoreOptions options;
-    if (!promptkv::parse_redis_url(place, options)) {
+    if (!promptkv::parse_redis_url(place, options))
         throw std::invalid_argument("not the address of a Redis server: " + place);
-    }
     return std::make_unique<promptkv::RedisStore>(options);
 }
 

@@ -78,9 +78,8 @@ public:
             types.push_back(byte_token);
         }
         std::vector<const char*> names;
-        for (const std::string& token : tokens) {
+        for (const std::string& token : tokens)
             names.push_back(token.c_str());
-        }
         const std::vector<float> scores(tokens.size(), 0.0F);
         gguf_context* out = gguf_.get();
         gguf_set_val_str(out, "tokenizer.ggml.model", "llama");
@@ -109,9 +108,8 @@ public:
         const std::int64_t rows = extents[1];
         std::normal_distribution<float> normal;
         std::vector<float> values(static_cast<std::size_t>(extents[0] * rows));
-        for (float& value : values) {
+        for (float& value : values)
             value = mean + deviation * normal(random_);
-        }
         const ggml_init_params params{ggml_row_size(type, extents[0]) *
                                               static_cast<std::size_t>(rows) +
                                           ggml_tensor_overhead() + 1024,
@@ -134,9 +132,8 @@ public:
 
     /// Throws:     std::runtime_error if the file cannot be written.
     void write(const std::string& path) const {
-        if (!gguf_write_to_file(gguf_.get(), path.c_str(), false)) {
+        if (!gguf_write_to_file(gguf_.get(), path.c_str(), false))
             throw std::runtime_error("cannot write " + path);
-        }
     }
 
 private:
@@ -164,9 +161,8 @@ inline void write(const std::string& path, const Shape& shape, std::uint32_t see
     const std::int64_t state = 16;
     const std::int64_t kernel = 4;
     std::vector<std::uint32_t> kv_heads;
-    for (const char layer : shape.layers) {
+    for (const char layer : shape.layers)
         kv_heads.push_back(layer == 'm' ? 0 : shape.kv_heads);
-    }
 
     Writer out(architecture.c_str(), seed);
     out.set("block_count", static_cast<std::int64_t>(shape.layers.size()));
@@ -178,9 +174,8 @@ inline void write(const std::string& path, const Shape& shape, std::uint32_t see
     out.set("attention.layer_norm_rms_epsilon", 1e-5F);
     out.set("attention.layer_norm_epsilon", 1e-5F);
     out.set("logit_scale", 1.0F);
-    if (windows) {
+    if (windows)
         out.set("attention.sliding_window", std::int64_t{40});
-    }
     out.set("ssm.conv_kernel", kernel);
     out.set("ssm.inner_size", inner);
     out.set("ssm.state_size", state);
@@ -230,9 +225,8 @@ inline void write(const std::string& path, const Shape& shape, std::uint32_t see
             matrix("attn_output.weight", width, width);
         }
         if (attention) {
-            if (!windows) {
+            if (!windows)
                 ones("ffn_norm.weight", width);
-            }
             matrix("ffn_gate.weight", width, ff);
             matrix("ffn_up.weight", width, ff);
             matrix("ffn_down.weight", ff, width);

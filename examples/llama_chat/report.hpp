@@ -89,9 +89,8 @@ public:
                             sums_[0].prefill / sum.prefill, sum.total.count(), sum.evictions);
             }
         }
-        if (with_store_ && !json_) {
+        if (with_store_ && !json_)
             finish_store();
-        }
         std::printf(json_
                         ? "  ],\n  \"identical_answers\": %zu, \"answers\": %zu\n}\n"
                         : "\nidentical answers: %zu of %zu (all logits of the first token, to the "

@@ -104,9 +104,8 @@ Served serve(Engine& engine, Sequence& sequence, Way& way, const Task& task) {
         done = std::min(whole_batches(prompt.size()), kept.size());
         sequence.cut(done);
         compute(kept);
-        if (!kept.empty()) {
+        if (!kept.empty())
             way.keep(sequence, kept, promptkv::Tier::assistant, task.user);
-        }
     }
     served.total = Clock::now() - begin;
     served.processor = Served::Seconds(static_cast<double>(std::clock() - processor_begin) /

@@ -42,9 +42,8 @@ public:
                 best_shared = shared;
             }
         }
-        if (best == entries_.end()) {
+        if (best == entries_.end())
             return std::nullopt;
-        }
         Taken taken{std::move(best->kv), best_shared};
         nbytes_ -= best->nbytes;
         entries_.erase(best);
@@ -56,13 +55,11 @@ public:
     template <class Make>
     void save(std::span<const Token> tokens, std::size_t nbytes, Make make) {
         for (const Entry& entry : entries_) {
-            if (common_prefix(entry.tokens, tokens) == tokens.size()) {
+            if (common_prefix(entry.tokens, tokens) == tokens.size())
                 return;
-            }
         }
-        if (nbytes > max_bytes_) {
+        if (nbytes > max_bytes_)
             return;
-        }
         entries_.remove_if([&](const Entry& entry) {
             const bool contained = common_prefix(entry.tokens, tokens) == entry.tokens.size();
             nbytes_ -= contained ? entry.nbytes : 0;

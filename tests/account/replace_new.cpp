@@ -31,9 +31,8 @@ void release(void* block) noexcept {
 }
 
 void* or_throw(void* block) {
-    if (block == nullptr) {
+    if (block == nullptr)
         throw std::bad_alloc();
-    }
     return block;
 }
 

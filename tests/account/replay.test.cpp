@@ -38,9 +38,8 @@ using Tokens = std::span<const std::int64_t>;
 class Buffer {
 public:
     explicit Buffer(std::size_t nbytes) : bytes_(std::malloc(nbytes)), nbytes_(nbytes) {
-        if (bytes_ == nullptr) {
+        if (bytes_ == nullptr)
             throw std::bad_alloc();
-        }
         live += nbytes_;
     }
     Buffer(Buffer&& other) noexcept
@@ -71,18 +70,16 @@ using Hybrid = promptkv::BlockKV<Buffer, Buffer>; // serves its whole key only, 
 class Unshared {
 public:
     explicit Unshared(std::size_t n_tokens) {
-        while (blocks_.size() * per_block < n_tokens) {
+        while (blocks_.size() * per_block < n_tokens)
             blocks_.emplace_back(block_bytes);
-        }
     }
 
     [[nodiscard]] std::size_t nbytes() const noexcept { return blocks_.size() * block_bytes; }
     [[nodiscard]] std::size_t block_tokens() const noexcept { return per_block; }
     [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept { return n; }
     void truncate(std::size_t n) noexcept {
-        while (blocks_.size() * per_block >= n + per_block) {
+        while (blocks_.size() * per_block >= n + per_block)
             blocks_.pop_back();
-        }
     }
 
 private:
@@ -92,12 +89,10 @@ private:
 /// The state of `n` tokens, continued from `prefix`.
 template <class KV>
 KV extended(KV prefix, std::size_t n) {
-    while (prefix.length() < n) {
+    while (prefix.length() < n)
         prefix.append(Buffer(block_bytes), std::min(per_block, n - prefix.length()));
-    }
-    if constexpr (std::is_same_v<KV, Hybrid>) {
+    if constexpr (std::is_same_v<KV, Hybrid>)
         prefix.set_state(Buffer(state_bytes));
-    }
     return prefix;
 }
 
@@ -120,9 +115,8 @@ using Learning = promptkv::PromptCache<KV, std::string, std::int64_t>;
 template <class KV, class Of = Cache<KV>>
 bool extend_stored(Of& cache, Tokens prompt, Tier tier) {
     auto room = cache.reserve("m", prompt, nbytes_of<KV>(prompt.size()), tier);
-    if (!room) {
+    if (!room)
         return true;
-    }
     KV kv = extended(room.prefix().value_or(KV(per_block)), room.tokens());
     const bool is_counted = cache.nbytes() >= Buffer::live; // `kv` is in the room that is held
     (void)room.commit(std::move(kv));
@@ -163,11 +157,10 @@ std::vector<replay::Trace> traces(std::size_t limit) {
     for (const char* name : {"tau_airline_l16", "mooncake_conversation", "cc_mix_l16_s1"}) {
         const std::string path =
             std::string(PROMPTKV_SHARED_DIR) + "/traces/" + name + ".ptrace.xz";
-        if (std::filesystem::exists(path)) {
+        if (std::filesystem::exists(path))
             found.push_back(replay::load_trace(path, limit));
-        } else {
+        else
             std::cout << "account: skipped " << name << ", since " << path << " is not there\n";
-        }
     }
     if (found.empty()) {
         std::cout << "account: generated traffic instead\n";
@@ -191,9 +184,8 @@ struct Deviation {
 template <class KV, class Of, class Store>
 Deviation replayed(const replay::Trace& trace, std::size_t max_bytes, Store store) {
     std::vector<std::int64_t> ids;
-    for (const replay::Request& request : trace.requests) { // the largest first: it grows no more
+    for (const replay::Request& request : trace.requests) // the largest first: it grows no more
         ids.reserve(std::max<std::size_t>(ids.capacity(), request.input_tokens));
-    }
     Deviation deviation;
     const std::size_t before = live_bytes;
     Of cache({.max_bytes = max_bytes});
@@ -205,9 +197,8 @@ Deviation replayed(const replay::Trace& trace, std::size_t max_bytes, Store stor
         const std::size_t system =
             std::min<std::size_t>(request.system_tokens / trace.block_size, ids.size());
         bool is_right = true;
-        if (system > 0) {
+        if (system > 0)
             is_right = store(cache, Tokens(ids).first(system), Tier::system);
-        }
         is_right = store(cache, Tokens(ids), Tier::user) && is_right;
         is_right = is_right && cache.nbytes() == Buffer::live && cache.nbytes() <= max_bytes;
         wrong += is_right ? 0U : 1U;

@@ -31,9 +31,8 @@ std::size_t allocations_of(Act act) {
 TEST_CASE("Lookups of PromptTrie allocate nothing") {
     PromptTrie<int> trie;
     const Key key = counting(4'096);
-    for (std::size_t n = 64; n <= key.size(); n += 64) {
+    for (std::size_t n = 64; n <= key.size(); n += 64)
         trie.insert_or_assign(std::span(key).first(n), static_cast<int>(n));
-    }
     Key other = key;
     other[4'000] = -1;
     int found = 0;
@@ -93,9 +92,8 @@ TEST_CASE("The allocations of an insert into PromptTrie do not depend on the len
         PromptTrie<int> trie;
         trie.insert_or_assign(counting(n), 1);
         Key key = counting(n);
-        for (std::size_t i = shared; i < n; ++i) {
+        for (std::size_t i = shared; i < n; ++i)
             key[i] = -1;
-        }
         return allocations_of([&] { trie.insert_or_assign(key, 2); });
     };
     const std::size_t apart = of_length(16, 0);
@@ -118,17 +116,14 @@ TEST_CASE("PromptTrie has at most two nodes per value, and the root") {
     std::size_t worst = 0;
     for (int step = 0; step < 20'000; ++step) {
         Key key(1 + below(12));
-        for (std::int32_t& token : key) {
+        for (std::int32_t& token : key)
             token = static_cast<std::int32_t>(below(3));
-        }
-        if (below(2) == 0) {
+        if (below(2) == 0)
             trie.insert_or_assign(key, step);
-        } else if (const auto handle = trie.find(key)) {
+        else if (const auto handle = trie.find(key))
             trie.erase(handle);
-        }
-        if (trie.node_count() > 2 * trie.size() + 1) {
+        if (trie.node_count() > 2 * trie.size() + 1)
             ++worst;
-        }
     }
     REQUIRE(worst == 0);
     REQUIRE(trie.size() > 100);

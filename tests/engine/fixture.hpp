@@ -43,9 +43,8 @@ inline const random_model::Shape small_llama{
 inline std::string small_model(const char* layers) {
     static std::vector<std::pair<std::string, std::unique_ptr<TemporaryModel>>> models;
     for (const auto& [made, model] : models) {
-        if (made == layers) {
+        if (made == layers)
             return model->path();
-        }
     }
     random_model::Shape shape = small_llama;
     shape.layers = layers;
@@ -64,11 +63,10 @@ inline std::vector<Setting> attention_settings() {
         {"sliding windows", small_model("wwwa"), {}},
     };
     const std::string stories = PROMPTKV_SHARED_DIR "/models/stories260K.gguf";
-    if (std::filesystem::exists(stories)) {
+    if (std::filesystem::exists(stories))
         settings.push_back({"stories260K", stories, {}});
-    } else {
+    else
         WARN("skipped the trained model: there is no " << stories);
-    }
     return settings;
 }
 
@@ -79,20 +77,18 @@ inline std::vector<Setting> recurrent_settings() {
 
 template <class KV>
 std::vector<Setting> settings_of() {
-    if constexpr (llama_kv::Sequence<KV>::has_state) {
+    if constexpr (llama_kv::Sequence<KV>::has_state)
         return recurrent_settings();
-    } else {
+    else
         return attention_settings();
-    }
 }
 
 /// `count` tokens, equal for equal seeds.
 inline Tokens prompt_of(std::size_t count, std::uint32_t seed) {
     std::mt19937 random(seed);
     Tokens tokens(count);
-    for (llama_token& token : tokens) {
+    for (llama_token& token : tokens)
         token = static_cast<llama_token>(6 + random() % 250); // no control tokens
-    }
     return tokens;
 }
 

@@ -164,9 +164,8 @@ TEMPLATE_TEST_CASE("A save copies only the blocks that the payload lacks", "", A
         REQUIRE(second.blocks().size() == 5);
         CHECK(second.length() == 5 * batch);
         CHECK(second.nbytes() == sequence.nbytes(5 * batch));
-        for (std::size_t i = 0; i < 3; ++i) {
+        for (std::size_t i = 0; i < 3; ++i)
             CHECK(second.blocks()[i] == first.blocks()[i]);
-        }
     }
 }
 

@@ -20,9 +20,8 @@ using promptkv::Tier;
 
 std::string drain(CacheOrder<std::string>& order) {
     std::string all;
-    while (const std::optional<std::string> key = order.pop()) {
+    while (const std::optional<std::string> key = order.pop())
         all += *key + " ";
-    }
     return all;
 }
 
@@ -56,9 +55,8 @@ TEST_CASE("CacheOrder is as before when a push runs out of memory") {
         CHECK_FALSE(kept);
         CHECK(all == (threw ? "as before" : "longer"));
         CHECK(size == (threw ? 2U : 3U));
-        if (!threw) {
+        if (!threw)
             break;
-        }
         ++failures;
     }
     REQUIRE(failures > 0);

@@ -46,11 +46,9 @@ std::string answers_of(const Trie& trie) {
         state += " " + key + ":" + key_in(found.exact) + "," + key_in(found.shorter) + "," +
                  std::to_string(found.longer ? trie.length(found.longer) : 0) + "," +
                  std::to_string(found.common_prefix);
-        if (key.size() < 4) {
-            for (const char token : {'a', 'b', 'c'}) {
+        if (key.size() < 4)
+            for (const char token : {'a', 'b', 'c'})
                 keys.push_back(key + token);
-            }
-        }
     }
     return state;
 }

@@ -12,9 +12,8 @@ void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
 }
 void* operator new(std::size_t size) {
     void* const block = operator new(size, std::nothrow);
-    if (block == nullptr) {
+    if (block == nullptr)
         throw std::bad_alloc();
-    }
     return block;
 }
 void* operator new[](std::size_t size) {

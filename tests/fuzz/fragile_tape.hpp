@@ -24,9 +24,8 @@ public:
         : recording_(std::move(other.recording_)), empty_(std::exchange(other.empty_, true)) {}
     FragileTape& operator=(FragileTape&&) = delete;
     ~FragileTape() {
-        if (!empty_ && on_end) {
+        if (!empty_ && on_end)
             on_end();
-        }
     }
 
     [[nodiscard]] const Recording& recording() const noexcept { return recording_; }

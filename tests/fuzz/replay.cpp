@@ -15,13 +15,11 @@
 namespace {
 
 std::vector<std::filesystem::path> files_at(const std::filesystem::path& path) {
-    if (!std::filesystem::is_directory(path)) {
+    if (!std::filesystem::is_directory(path))
         return {path};
-    }
     std::vector<std::filesystem::path> files;
-    for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    for (const auto& entry : std::filesystem::directory_iterator(path))
         files.push_back(entry.path());
-    }
     std::sort(files.begin(), files.end());
     return files;
 }

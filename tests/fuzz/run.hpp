@@ -32,13 +32,11 @@ public:
     explicit Bytes(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
 
     [[nodiscard]] std::size_t below(std::size_t n) {
-        if (n < 2) {
+        if (n < 2)
             return 0;
-        }
         std::size_t number = next();
-        if (n > 256) {
+        if (n > 256)
             number = number * 256 + next();
-        }
         return number % n;
     }
 
@@ -46,9 +44,8 @@ public:
 
 private:
     [[nodiscard]] std::size_t next() {
-        if (bytes_.empty()) {
+        if (bytes_.empty())
             return 0;
-        }
         const std::size_t byte = bytes_.front();
         bytes_ = bytes_.subspan(1);
         return byte;

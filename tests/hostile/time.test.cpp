@@ -39,9 +39,8 @@ constexpr std::size_t scaled(std::size_t n) {
 
 Tokens random_key(Random& random, std::size_t n_tokens) {
     Tokens key(n_tokens);
-    for (std::int32_t& token : key) {
+    for (std::int32_t& token : key)
         token = static_cast<std::int32_t>(random.below(std::size_t{1} << 31U));
-    }
     return key;
 }
 
@@ -52,9 +51,8 @@ template <class Chosen>
 Tokens tokens_where(std::size_t n_tokens, Chosen chosen) {
     Tokens tokens;
     for (std::uint32_t token = 0; tokens.size() < n_tokens; ++token) {
-        if (chosen(token)) {
+        if (chosen(token))
             tokens.push_back(static_cast<std::int32_t>(token));
-        }
     }
     return tokens;
 }
@@ -69,9 +67,8 @@ std::vector<std::pair<std::string, Tokens>> sets_of_tokens(std::size_t n_tokens)
                           return token % 65'536 == 7;
                       }));
     Tokens high;
-    for (std::size_t i = 0; i < n_tokens; ++i) {
+    for (std::size_t i = 0; i < n_tokens; ++i)
         high.push_back(static_cast<std::int32_t>(static_cast<std::uint32_t>(i) << 18U));
-    }
     sets.emplace_back("unequal in their high bits alone", std::move(high));
     // Multiplied by the golden ratio, as a table without a secret would do, all begin alike.
     sets.emplace_back("equal after multiplication", tokens_where(n_tokens, [](std::uint32_t token) {
@@ -90,9 +87,8 @@ std::vector<std::pair<std::string, Tokens>> sets_of_tokens(std::size_t n_tokens)
 void fill_and_empty(const Tokens& tokens) {
     PromptTrie<std::size_t> trie;
     std::size_t found = 0;
-    for (const std::int32_t& token : tokens) {
+    for (const std::int32_t& token : tokens)
         trie.insert_or_assign(std::span(&token, 1), std::size_t{1});
-    }
     for (int pass = 0; pass < 3; ++pass) {
         for (const std::int32_t token : tokens) {
             const Tokens present = {token};
@@ -101,12 +97,10 @@ void fill_and_empty(const Tokens& tokens) {
             found += trie.find(absent) ? 1U : 0U;
         }
     }
-    for (const std::int32_t& token : tokens) {
+    for (const std::int32_t& token : tokens)
         trie.erase(trie.find(std::span(&token, 1)));
-    }
-    if (found != 3 * tokens.size() || !trie.empty()) {
+    if (found != 3 * tokens.size() || !trie.empty())
         FAIL("found " << found << " of " << 3 * tokens.size());
-    }
 }
 
 TEST_CASE("Tokens chosen against the table of children cost at most 6 times what others do") {
@@ -126,21 +120,18 @@ TEST_CASE("A child that comes and goes costs at most 15 times as much beside the
     const auto beside = [](std::int32_t others) {
         return [others] {
             auto trie = std::make_shared<PromptTrie<int>>();
-            for (std::int32_t token = 1; token <= others; ++token) {
+            for (std::int32_t token = 1; token <= others; ++token)
                 trie->insert_or_assign(Tokens{token}, token);
-            }
             return [trie] {
                 const Tokens key = {0};
-                for (std::size_t i = 0; i < scaled(2'000); ++i) {
+                for (std::size_t i = 0; i < scaled(2'000); ++i)
                     trie->erase(trie->insert_or_assign(key, 0).first);
-                }
             };
         };
     };
     double worst = 0;
-    for (std::int32_t others = 1; others < 100; ++others) {
+    for (std::int32_t others = 1; others < 100; ++others)
         worst = std::max(worst, slowdown(beside(others), beside(3), 3));
-    }
     CHECK(worst < 15);
 }
 
@@ -156,9 +147,8 @@ auto serve(const std::vector<Tokens>& keys) {
                 (void)cache.fetch_nearest("m", key);
                 cache.insert("m", key, KV{key.size()}, Tier::user);
             }
-            if (cache.size() != keys.size() / 2) {
+            if (cache.size() != keys.size() / 2)
                 FAIL("not all were stored");
-            }
         };
     };
 }
@@ -196,9 +186,8 @@ using Nested = LRUPromptCache<Whole, std::string, std::int8_t>;
 /// Entries on all prefixes of `key`, each of which serves its whole key alone.
 std::shared_ptr<Nested> nested(std::span<const std::int8_t> key) {
     auto cache = std::make_shared<Nested>();
-    for (std::size_t n = key.size(); n > 0; --n) { // the longest first: each is found on one edge
+    for (std::size_t n = key.size(); n > 0; --n) // the longest first: each is found on one edge
         cache->insert("m", key.first(n), Whole{1}, Tier::user);
-    }
     return cache;
 }
 
@@ -209,9 +198,8 @@ TEST_CASE("Prefixes nested 100,000 deep cost at most 60 times as much a token as
     const std::vector<std::int8_t> tokens(deep + 1, 7);
     const std::span<const std::int8_t> key = tokens;
     const auto require_all_but_one = [](const auto& hit, std::span<const std::int8_t> prompt) {
-        if (hit.reused() + 1 != prompt.size()) {
+        if (hit.reused() + 1 != prompt.size())
             FAIL("reused " << hit.reused() << " of " << prompt.size());
-        }
     };
 
     SECTION("what finds or stores one") {
@@ -219,9 +207,8 @@ TEST_CASE("Prefixes nested 100,000 deep cost at most 60 times as much a token as
         const auto repeat = [&](auto operation, std::size_t depth) {
             return [=, cache = nested(key.first(depth))] {
                 return [=] {
-                    for (std::size_t done = 0; done < 2 * deep; done += depth) {
+                    for (std::size_t done = 0; done < 2 * deep; done += depth)
                         operation(*cache, key.first(depth + 1));
-                    }
                 };
             };
         };
@@ -241,14 +228,12 @@ TEST_CASE("Prefixes nested 100,000 deep cost at most 60 times as much a token as
         const auto remove = [&](auto operation, std::size_t depth) {
             return [=] {
                 std::vector<std::shared_ptr<Nested>> caches;
-                for (std::size_t done = 0; done < deep; done += depth) {
+                for (std::size_t done = 0; done < deep; done += depth)
                     caches.push_back(nested(key.first(depth)));
-                }
                 return [=] {
                     for (const auto& cache : caches) {
-                        if (operation(*cache) < depth - 1) {
+                        if (operation(*cache) < depth - 1)
                             FAIL("not all are gone");
-                        }
                     }
                 };
             };

@@ -107,13 +107,11 @@ private:
     [[nodiscard]] std::optional<int> victim() const {
         for (std::size_t tier = 0; tier < tiers; ++tier) {
             std::size_t next = tier + 1;
-            while (next < tiers && queues_[next].empty()) {
+            while (next < tiers && queues_[next].empty())
                 ++next;
-            }
             const bool shorter = next < tiers && queues_[tier].size() < queues_[next].size();
-            if (!queues_[tier].empty() && !shorter) {
+            if (!queues_[tier].empty() && !shorter)
                 return queues_[tier].front();
-            }
         }
         return std::nullopt;
     }
@@ -137,17 +135,16 @@ TEMPLATE_TEST_CASE("CacheOrder answers as one list a tier does", "", Tier, Level
         for (std::size_t i = 0; i < operations_a_run; ++i) {
             CAPTURE(i);
             const std::size_t action = random.below(10);
-            if (pair.size() == 0 || action < 4) {
+            if (pair.size() == 0 || action < 4)
                 pair.push(static_cast<int>(i), random.below(Pair<TestType>::tiers));
-            } else if (action < 6) {
+            else if (action < 6)
                 pair.touch(pair.nth(random.below(pair.size())));
-            } else if (action < 7) {
+            else if (action < 7)
                 pair.demote(pair.nth(random.below(pair.size())));
-            } else if (action < 8) {
+            else if (action < 8)
                 pair.remove(pair.nth(random.below(pair.size())));
-            } else {
+            else
                 pair.pop();
-            }
             pair.check_all();
         }
     }

@@ -48,9 +48,8 @@ std::size_t nodes_needed(const Model& model) {
     for (auto one = model.begin(); one != model.end(); ++one) {
         nodes.insert(one->first);
         const auto next = std::next(one);
-        if (next != model.end()) { // in order, a branch lies between neighbours
+        if (next != model.end()) // in order, a branch lies between neighbours
             nodes.insert(first(one->first, common(one->first, next->first)));
-        }
     }
     return nodes.size();
 }
@@ -80,9 +79,8 @@ public:
 
     void pop_prefixes(const Tokens& tokens) {
         std::vector<std::pair<std::size_t, int>> popped;
-        for (const auto& each : trie_.pop_prefixes(tokens)) {
+        for (const auto& each : trie_.pop_prefixes(tokens))
             popped.emplace_back(each.length, each.value);
-        }
         std::vector<std::pair<std::size_t, int>> expected;
         for (std::size_t n = 0; n < tokens.size(); ++n) {
             const auto found = model_.find(first(tokens, n));
@@ -104,9 +102,8 @@ public:
         trie_.for_each_prefix(tokens, [&seen](auto handle) { seen.push_back(*handle); });
         std::vector<int> expected;
         for (const auto& [key, value] : model_) { // in order, prefixes come shortest first
-            if (is_prefix(key, tokens)) {
+            if (is_prefix(key, tokens))
                 expected.push_back(value.value);
-            }
         }
         REQUIRE(seen == expected);
     }
@@ -116,9 +113,8 @@ public:
         const Tokens* shorter = nullptr;
         for (const auto& [key, value] : model_) {
             shared = std::max(shared, common(key, tokens));
-            if (key.size() < tokens.size() && is_prefix(key, tokens)) {
+            if (key.size() < tokens.size() && is_prefix(key, tokens))
                 shorter = &key;
-            }
         }
         std::size_t nearest = 0;
         bool any = false;
@@ -148,11 +144,10 @@ public:
         REQUIRE(trie_.check_invariants());
         REQUIRE(trie_.size() == model_.size());
         REQUIRE(trie_.empty() == model_.empty());
-        if (model_.empty()) { // there may be no root
+        if (model_.empty()) // there may be no root
             REQUIRE(trie_.node_count() <= 1);
-        } else {
+        else
             REQUIRE(trie_.node_count() == nodes_needed(model_));
-        }
         bool all = true;
         for (const auto& [key, value] : model_) {
             all = all && *value.handle == value.value && trie_.find(key) == value.handle &&
@@ -204,9 +199,8 @@ TEST_CASE("PromptTrie answers as a sorted map does") {
                 pair.erase(keys[random.below(keys.size())]);
                 break;
             case 5:
-                if (random.one_in(20)) {
+                if (random.one_in(20))
                     pair.clear();
-                }
                 break;
             default:
                 pair.insert(key, static_cast<int>(i));

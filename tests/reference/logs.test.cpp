@@ -182,9 +182,8 @@ TEST_CASE("Rules::mlx_lm answers recorded logs as the reference did") {
     std::vector<std::filesystem::path> files;
     std::error_code absent;
     for (const auto& entry : std::filesystem::directory_iterator(folder, absent)) {
-        if (entry.path().extension() == ".jsonl") {
+        if (entry.path().extension() == ".jsonl")
             files.push_back(entry.path());
-        }
     }
     if (files.empty()) {
         WARN("skipped: no logs of the reference in " << folder.lexically_normal().string());

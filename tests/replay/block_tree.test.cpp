@@ -19,9 +19,8 @@ std::vector<std::uint64_t> lengths(const BlockTree& tree, BlockTree::NodeId last
     std::vector<BlockTree::NodeId> path;
     tree.path_to(last, path);
     std::vector<std::uint64_t> result;
-    for (const BlockTree::NodeId node : path) {
+    for (const BlockTree::NodeId node : path)
         result.push_back(tree.length(node));
-    }
     return result;
 }
 

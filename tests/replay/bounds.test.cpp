@@ -44,9 +44,8 @@ std::vector<Ids> random_prompts(std::uint32_t seed, std::size_t count, std::size
     std::vector<Ids> prompts(count);
     for (Ids& prompt : prompts) {
         prompt.resize(1 + random() % longest);
-        for (std::int64_t& id : prompt) {
+        for (std::int64_t& id : prompt)
             id = 1 + random() % 3;
-        }
     }
     return prompts;
 }
@@ -60,11 +59,10 @@ Trace trace_of(const std::vector<Ids>& prompts) {
         for (const std::int64_t id : prompt) {
             const bool neighbours =
                 !ranges.empty() && ranges.back().length == 1 && ranges.back().start + 1 == id;
-            if (neighbours && random() % 2 == 0) {
+            if (neighbours && random() % 2 == 0)
                 ranges.back().length = 2;
-            } else {
+            else
                 ranges.push_back({id, 1});
-            }
         }
         trace.append(prompt.size(), 0, ranges);
     }
@@ -88,9 +86,8 @@ std::uint64_t plain_lru(const std::vector<Ids>& prompts, std::size_t capacity) {
             found = found && last_use.contains(prefix(prompt, n));
             reused += found ? 1U : 0U;
         }
-        for (std::size_t n = 1; n <= prompt.size(); ++n) {
+        for (std::size_t n = 1; n <= prompt.size(); ++n)
             last_use[prefix(prompt, n)] = now;
-        }
         while (last_use.size() > capacity) {
             const auto victim = std::min_element(
                 last_use.begin(), last_use.end(), [](const auto& a, const auto& b) {
@@ -129,9 +126,8 @@ public:
             for (std::size_t n = 1; n <= prompt.size(); ++n) {
                 const auto number = static_cast<std::uint32_t>(numbers_.size());
                 const auto [place, is_new] = numbers_.try_emplace(prefix(prompt, n), number);
-                if (is_new) {
+                if (is_new)
                     parents_.push_back(n == 1 ? 0 : Set{1} << paths_.back().back());
-                }
                 paths_.back().push_back(place->second);
             }
         }
@@ -156,17 +152,15 @@ public:
                         std::uint64_t& most = next[kept];
                         most = std::max(most, reused + hits);
                     }
-                    if (kept == 0) {
+                    if (kept == 0)
                         break;
-                    }
                 }
             }
             best = std::move(next);
         }
         std::uint64_t most = 0;
-        for (const auto& [held, reused] : best) {
+        for (const auto& [held, reused] : best)
             most = std::max(most, reused);
-        }
         return most;
     }
 
@@ -175,9 +169,8 @@ private:
 
     [[nodiscard]] bool is_closed(Set set) const {
         for (std::size_t block = 0; block < parents_.size(); ++block) {
-            if ((set >> block & 1U) != 0 && (set & parents_[block]) != parents_[block]) {
+            if ((set >> block & 1U) != 0 && (set & parents_[block]) != parents_[block])
                 return false;
-            }
         }
         return true;
     }
@@ -193,9 +186,8 @@ TEST_CASE("The optimum reuses as much as any choice of blocks can") {
     for (std::uint32_t seed = 1; tried < 25; ++seed) {
         const std::vector<Ids> prompts = random_prompts(seed, 8, 3);
         const Exhaustive exhaustive(prompts);
-        if (exhaustive.n_blocks() > 9) {
+        if (exhaustive.n_blocks() > 9)
             continue; // would take long
-        }
         ++tried;
         const Trace trace = trace_of(prompts);
         for (const std::size_t capacity : {1U, 2U, 3U, 5U}) {

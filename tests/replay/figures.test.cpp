@@ -71,9 +71,8 @@ TEST_CASE("read_figures names a malformed line, and a trace that it does not kno
 const std::filesystem::path folder = PROMPTKV_SHARED_DIR "/traces";
 
 bool present() {
-    if (std::filesystem::exists(folder / "expected.csv")) {
+    if (std::filesystem::exists(folder / "expected.csv"))
         return true;
-    }
     WARN("skipped: there is no " << (folder / "expected.csv"));
     SUCCEED("nothing to compare with"); // a test without an assertion fails
     return false;
@@ -104,15 +103,13 @@ TEST_CASE("By the reference policy recorded traces give the reference's figures"
         {"mooncake_synthetic", 878},
         {"mooncake_synthetic", 21'962},
     }));
-    if (!present()) {
+    if (!present())
         return;
-    }
     const Trace trace = load(point.trace);
     std::size_t compared = 0;
     for (const Figure& figure : figures_of(point.trace)) {
-        if (figure.capacity != blocks(point.blocks) || !figure.policy.starts_with("reference_")) {
+        if (figure.capacity != blocks(point.blocks) || !figure.policy.starts_with("reference_"))
             continue;
-        }
         Settings settings;
         settings.policy = replay::Policy::reference;
         settings.insert = figure.policy.ends_with("_tiers") ? InsertWay::tiers : InsertWay::prompt;
@@ -148,9 +145,8 @@ TEST_CASE("The bounds give the figures that are published with recorded traces")
         {"mooncake_synthetic", 10'981, Policy::optimum},
         {"cc_mix_l16_s1", 24'576, Policy::optimum},
     }));
-    if (!present()) {
+    if (!present())
         return;
-    }
     const auto expected =
         find_figure(figures_of(point.trace), point.policy == Policy::lru ? "block_lru" : "optimal",
                     blocks(point.blocks));
@@ -177,9 +173,8 @@ TEST_CASE("With shared blocks recorded traces reuse as much as block LRU") {
         {"mooncake_synthetic", InsertWay::prompt, 1, 4'392, 0.2754},
         {"mooncake_synthetic", InsertWay::prompt, 1, 10'981, 0.4647},
     }));
-    if (!present()) {
+    if (!present())
         return;
-    }
     Settings settings;
     settings.insert = point.insert;
     settings.block_tokens = point.block_tokens;
@@ -193,9 +188,8 @@ TEST_CASE("With shared blocks recorded traces reuse as much as block LRU") {
 
 TEST_CASE("Without a limit all that was seen before is reused, but for partial blocks") {
     const std::string name = GENERATE("mooncake_conversation", "mooncake_synthetic");
-    if (!present()) {
+    if (!present())
         return;
-    }
     const auto most = find_figure(figures_of(name), "any", Capacity{});
     REQUIRE(most.has_value());
     CAPTURE(name);

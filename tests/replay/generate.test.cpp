@@ -72,9 +72,8 @@ TEST_CASE("generate_trace shares system prompts, grows chats and edits some turn
     std::set<std::vector<std::int64_t>> continued;
     for (const Request& request : trace.requests) {
         std::vector<std::int64_t> starts;
-        for (const Range& part : parts_of(trace, request)) {
+        for (const Range& part : parts_of(trace, request))
             starts.push_back(part.start);
-        }
         system_prompts.insert(starts.front());
         const bool first_turn = starts.size() == 2;
         one_offs += first_turn ? 1U : 0U;
@@ -103,9 +102,8 @@ TEST_CASE("generate_trace continues a chat with the answer that it generated") {
     for (const Request& request : trace.requests) {
         REQUIRE((request.session == 0) == (request.output_range_count == 0));
         one_offs += request.session == 0 ? 1U : 0U;
-        if (request.session == 0) {
+        if (request.session == 0)
             continue;
-        }
         const std::vector<Range> parts = parts_of(trace, request);
         std::vector<Range>& before = last[request.session];
         continued += !before.empty() && parts.size() == before.size() + 1 &&
@@ -122,9 +120,8 @@ TEST_CASE("generate_trace continues a chat with the answer that it generated") {
 TEST_CASE("generate_trace makes a few prompts much longer than most") {
     const Trace trace = generate_trace(5, 5000);
     std::vector<std::uint64_t> lengths;
-    for (const Request& request : trace.requests) {
+    for (const Request& request : trace.requests)
         lengths.push_back(request.input_tokens);
-    }
     std::sort(lengths.begin(), lengths.end());
     const std::uint64_t median = lengths[lengths.size() / 2];
     REQUIRE(median > 500);
@@ -137,9 +134,8 @@ TEST_CASE("generate_trace makes a few prompts much longer than most") {
 /// The first part of each prompt: its document or system prompt.
 std::vector<std::int64_t> documents_of(const Trace& trace) {
     std::vector<std::int64_t> documents;
-    for (const Request& request : trace.requests) {
+    for (const Request& request : trace.requests)
         documents.push_back(trace.ranges[request.first_range].start);
-    }
     return documents;
 }
 
@@ -147,9 +143,8 @@ std::vector<std::int64_t> documents_of(const Trace& trace) {
 std::map<std::int64_t, std::size_t> counts(const std::vector<std::int64_t>& documents,
                                            std::size_t begin, std::size_t end) {
     std::map<std::int64_t, std::size_t> counts;
-    for (std::size_t i = begin; i < end; ++i) {
+    for (std::size_t i = begin; i < end; ++i)
         ++counts[documents[i]];
-    }
     return counts;
 }
 
@@ -214,9 +209,8 @@ TEST_CASE("When the busiest tenant leaves its documents never come again") {
     const auto after = counts(documents, 1'500, 3'000);
     std::size_t left = 0; // requests for the documents that left
     std::size_t stayed = 0;
-    for (const auto& [document, count] : before) {
+    for (const auto& [document, count] : before)
         (after.contains(document) ? stayed : left) += count;
-    }
     REQUIRE(left > 450);
     REQUIRE(stayed > 750);
 }
@@ -230,9 +224,8 @@ TEST_CASE("Bursts are requests for a document during a short time only") {
         last[documents[i]] = i;
     }
     std::size_t short_lived = 0; // requests
-    for (const auto& [document, count] : counts(documents, 0, documents.size())) {
+    for (const auto& [document, count] : counts(documents, 0, documents.size()))
         short_lived += count > 2 && last[document] - first[document] < 40 * count ? count : 0;
-    }
     REQUIRE(short_lived > 1'000);
     REQUIRE(one_offs(counts(documents, 0, documents.size())) < 50);
 }
@@ -240,12 +233,10 @@ TEST_CASE("Bursts are requests for a document during a short time only") {
 TEST_CASE("Phases of chats and of a cycle alternate") {
     const Trace trace = generate_workload("phases", 1, 2'200);
     const auto documents = documents_of(trace);
-    for (std::size_t i = 0; i < trace.requests.size(); ++i) {
+    for (std::size_t i = 0; i < trace.requests.size(); ++i)
         REQUIRE((trace.requests[i].session != 0) == (i < 1'000 || i >= 2'000));
-    }
-    for (std::size_t i = 1'080; i < 2'000; ++i) {
+    for (std::size_t i = 1'080; i < 2'000; ++i)
         REQUIRE(documents[i] == documents[i - 80]);
-    }
     REQUIRE(counts(documents, 1'000, 2'000).size() == 80);
 }
 

@@ -32,9 +32,8 @@ Lines lines_of(const std::string& content) {
     const TemporaryFile file(content);
     LineReader reader(file.name());
     Lines lines;
-    for (std::string line = "overwritten"; reader.next(line);) {
+    for (std::string line = "overwritten"; reader.next(line);)
         lines.push_back(line);
-    }
     return lines;
 }
 

@@ -33,9 +33,8 @@ Run shell(const std::string& command) {
     REQUIRE(pipe != nullptr);
     std::string output;
     std::array<char, 4096> chunk{};
-    while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), pipe)) {
+    while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), pipe))
         output.append(chunk.data(), count);
-    }
     const int status = pclose(pipe);
     REQUIRE(WIFEXITED(status));
     return {WEXITSTATUS(status), output};
@@ -158,11 +157,10 @@ TEST_CASE("compare_policies writes the ratios of all policies and draws them") {
         CAPTURE(row, ratios);
         REQUIRE(contains(ratios, row));
     }
-    if (contains(run.output, "no plots")) {
+    if (contains(run.output, "no plots"))
         WARN("skipped: there is no gnuplot");
-    } else {
+    else
         REQUIRE(std::filesystem::file_size(results.name() + "/policies.svg") > 1'000);
-    }
     std::filesystem::remove_all(results.name());
 }
 
@@ -236,9 +234,8 @@ TEST_CASE("promptkv_replay ends with 1 at any other failure") {
                  "TRACE --compare no-such-file", "TRACE --quiet --csv no-such-folder/file");
     CAPTURE(arguments);
     std::string completed = arguments;
-    if (completed.starts_with("TRACE")) {
+    if (completed.starts_with("TRACE"))
         completed.replace(0, 5, trace.name());
-    }
     const Run run = replay(completed);
     REQUIRE(run.status == 1);
     REQUIRE_FALSE(run.output.empty());
@@ -283,9 +280,8 @@ TEST_CASE("promptkv_replay refuses numbers that are beyond reason, in bounded me
 
 TEST_CASE("promptkv_replay refuses bytes that cannot be counted") {
     std::string text = "#ptrace1 {\"name\": \"large\", \"block_size\": 1048576}\n";
-    for (int i = 0; i < 2048; ++i) {
+    for (int i = 0; i < 2048; ++i)
         text += "0\ts\t1048576\t0\t0\tr\t1:1\n";
-    }
     const TemporaryFile trace(text);
     const Run run = replay(trace.name() + " --bytes-per-token 1073741824");
     REQUIRE(run.status == 1);
@@ -303,9 +299,8 @@ TEST_CASE("promptkv_replay refuses JSON that is nested 120,000 deep") {
 
 TEST_CASE("promptkv_replay reads lines that end with CRLF") {
     std::string text = small_trace;
-    for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 2) {
+    for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 2)
         text.insert(at, 1, '\r');
-    }
     const TemporaryFile trace(text);
     const Run run = replay(trace.name() + " --capacity 8");
     REQUIRE(run.status == 0);

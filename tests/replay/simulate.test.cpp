@@ -188,9 +188,8 @@ TEST_CASE("simulate keeps to a number of entries") {
 TEST_CASE("simulate replays ids beyond 32 bits alike") {
     const Trace small = replay::generate_trace(1, 100);
     Trace large = small;
-    for (Range& range : large.ranges) {
+    for (Range& range : large.ranges)
         range.start += std::int64_t{1} << 40;
-    }
     const Capacity capacity = blocks(10'000);
     const Result expected = simulate(small, {}, capacity);
     const Result result = simulate(large, {}, capacity);

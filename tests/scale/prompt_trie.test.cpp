@@ -23,9 +23,8 @@ using promptkv::PromptTrie;
 /// each insert finds its place on one edge.
 template <class Trie, class Token>
 void insert_chain(Trie& trie, std::span<const Token> key) {
-    for (std::size_t n = key.size(); n > 0; --n) {
+    for (std::size_t n = key.size(); n > 0; --n)
         trie.insert_or_assign(key.first(n), static_cast<int>(n));
-    }
 }
 
 TEST_CASE("PromptTrie of 200,000 nodes one below the other fits a stack of 256 KiB") {
@@ -108,9 +107,8 @@ TEST_CASE("PromptTrie finds the nearest of 100,000 children, also while they lea
     for (int gone = 0; gone < 50'000; ++gone) {
         const auto nearest = trie.search(top).longer;
         const std::size_t length = trie.length(nearest);
-        if (length < last) {
+        if (length < last)
             FAIL("a nearer one was there before");
-        }
         last = length;
         trie.erase(nearest);
     }
@@ -124,9 +122,8 @@ TEST_CASE("PromptTrie finds the nearest of 100,000 children, also while they lea
         key.assign(2 + tail_of(child), child);
         key.front() = -1;
         const auto handle = trie.find(key);
-        if (handle ? *handle != child : key.size() > last) {
+        if (handle ? *handle != child : key.size() > last)
             ++wrong;
-        }
     }
     REQUIRE(wrong == 0);
 }
@@ -134,9 +131,8 @@ TEST_CASE("PromptTrie finds the nearest of 100,000 children, also while they lea
 TEST_CASE("PromptTrie takes a key of a million tokens") {
     constexpr std::size_t million = 1'000'000;
     std::vector<std::int32_t> key(million);
-    for (std::size_t i = 0; i < million; ++i) {
+    for (std::size_t i = 0; i < million; ++i)
         key[i] = static_cast<std::int32_t>(i * 2'654'435'761U % 150'000);
-    }
     const std::span<const std::int32_t> tokens = key;
     PromptTrie<int> trie;
     trie.insert_or_assign(tokens, 1);

@@ -46,13 +46,11 @@ template <class Work>
     };
     const bool created = pthread_create(&thread, &attributes, body, &run) == 0;
     pthread_attr_destroy(&attributes);
-    if (!created) {
+    if (!created)
         return false;
-    }
     pthread_join(thread, nullptr);
-    if (run.thrown) {
+    if (run.thrown)
         std::rethrow_exception(run.thrown);
-    }
     return true;
 }
 

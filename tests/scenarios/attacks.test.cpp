@@ -30,9 +30,8 @@ using WholeCache = promptkv::LRUPromptCache<Whole>;
 
 Tokens random_tokens(std::mt19937& random, std::size_t count) {
     Tokens tokens(count);
-    for (std::int32_t& token : tokens) {
+    for (std::int32_t& token : tokens)
         token = static_cast<std::int32_t>(random() >> 1U);
-    }
     return tokens;
 }
 
@@ -104,9 +103,8 @@ TEST_CASE("102. evicting siblings along a long key copies no edge once per level
                 const Tokens one{-5};
                 inserted =
                     cache->insert("m", one, siblings + 1, Tier::assistant, [] { return Whole{1}; });
-                if (inserted.evicted != siblings) {
+                if (inserted.evicted != siblings)
                     FAIL("evicted " << inserted.evicted);
-                }
             };
         };
     };
@@ -137,9 +135,8 @@ TEST_CASE("103. evicting above many entries of higher tiers costs no walk of the
             return [cache] {
                 const auto inserted =
                     cache->insert("m", Tokens{-1}, depth, Tier::assistant, [] { return Whole{1}; });
-                if (inserted.evicted != depth) {
+                if (inserted.evicted != depth)
                     FAIL("evicted " << inserted.evicted);
-                }
             };
         };
     };
@@ -155,9 +152,8 @@ TEST_CASE("104. a block of room takes the last turn, not the conversation", "[sc
     using FullBlocks = promptkv::BlockKV<FullBlock>;
     const auto full_blocks = [](std::size_t n_tokens) {
         FullBlocks kv(64);
-        for (std::size_t n = 0; n < n_tokens; n += 64) {
+        for (std::size_t n = 0; n < n_tokens; n += 64)
             kv.append(FullBlock{}, std::min<std::size_t>(64, n_tokens - n));
-        }
         return kv;
     };
     promptkv::LRUPromptCache<FullBlocks> cache;
@@ -189,12 +185,10 @@ TEST_CASE("105. one client's turns and prefixes do not turn the tiers upside dow
           "[scenario]") {
     SECTION("an agent of 300 turns") {
         BlockCache cache({.max_bytes = 40'000});
-        for (std::int32_t i = 1; i <= 16; ++i) {
+        for (std::int32_t i = 1; i <= 16; ++i)
             store_new_blocks(cache, run(1'000'000 + 10'000 * i, 1'000), Tier::assistant, 50);
-        }
-        for (std::int32_t i = 1; i <= 8; ++i) {
+        for (std::int32_t i = 1; i <= 8; ++i)
             store_new_blocks(cache, run(10'000 * i, 2'000), Tier::user, 50);
-        }
         const Tokens agent = run(2'000'000, 15'000);
         for (std::size_t n = 50; n <= agent.size(); n += 50) {
             store_new_blocks(cache, first_of(agent, n - 25), Tier::user, 50);
@@ -205,9 +199,8 @@ TEST_CASE("105. one client's turns and prefixes do not turn the tiers upside dow
         CHECK(cache.stats(Tier::user).evicted == 0);
         CHECK(cache.stats(Tier::user).cut == 0);
         CHECK(cache.stats(Tier::assistant).evicted > 0);
-        for (std::int32_t i = 1; i <= 8; ++i) {
+        for (std::int32_t i = 1; i <= 8; ++i)
             CHECK(cache.probe("m", run(10'000 * i, 2'001)).reused() == 2'000);
-        }
         CHECK(cache.check_invariants());
     }
     SECTION("a client that stores 500 prefixes of one key in higher tiers") {
@@ -263,9 +256,8 @@ public:
     }
     ~Device() {
         held -= bytes_;
-        if (dies != nullptr) {
+        if (dies != nullptr)
             dies();
-        }
     }
 
     std::size_t nbytes() const noexcept { return bytes_; }
@@ -294,17 +286,15 @@ TEST_CASE("106. what a listener or a destructor evicts is gone before the call r
         std::size_t evicted = 0;
         std::size_t held_when_making = 0;
         const auto call_the_cache = [&] {
-            if (std::exchange(called, true)) {
+            if (std::exchange(called, true))
                 return;
-            }
             if (action == 0) { // a pool outside of the cache wants 50 bytes
                 const std::size_t target = Device::held - 50;
                 while (Device::held > target) {
                     const std::size_t freed = cache.evict(Device::held - target);
                     evicted += freed;
-                    if (freed == 0) {
+                    if (freed == 0)
                         break;
-                    }
                 }
             } else {
                 for (std::int32_t i = 0; i < 20; ++i) {
@@ -317,14 +307,12 @@ TEST_CASE("106. what a listener or a destructor evicts is gone before the call r
         };
         for (std::int32_t i = 0; i < 100; ++i) {
             Device payload(10);
-            if (i == 0 && from_a_destructor) {
+            if (i == 0 && from_a_destructor)
                 payload.dies = call_the_cache;
-            }
             cache.insert("m", Tokens{i}, std::move(payload), Tier::user);
         }
-        if (!from_a_destructor) {
+        if (!from_a_destructor)
             cache.set_removal_listener([&](auto&) { call_the_cache(); });
-        }
         REQUIRE(Device::held == 1'000);
         Device::peak = Device::held;
         cache.trim_to(
@@ -364,9 +352,8 @@ TEST_CASE("107. the memory of the index is what it says, bounded, and given back
             break;
         case 2: // random bits
             key = random_tokens(random, 40);
-            for (std::int32_t& token : key) {
+            for (std::int32_t& token : key)
                 token %= 2;
-            }
             break;
         case 3: // one model an entry
             model += std::to_string(i);
@@ -380,9 +367,8 @@ TEST_CASE("107. the memory of the index is what it says, bounded, and given back
     }
     WholeCache cache;
     std::size_t before = live_bytes;
-    for (auto& [model, key] : keys) {
+    for (auto& [model, key] : keys)
         cache.insert(model, key, Whole{key.size()}, Tier::user);
-    }
     const std::size_t given_out = live_bytes - before;
     const std::size_t told = cache.index_nbytes();
     CAPTURE(kind, given_out, told);
@@ -390,16 +376,14 @@ TEST_CASE("107. the memory of the index is what it says, bounded, and given back
     // Payloads are not the index: a little for each is left to them.
     CHECK(100 * told <= 105 * given_out);
     CHECK(100 * (told + 64 * count) >= 95 * given_out);
-    if (kind == 0) { // 4.2 bytes a token and 300 an entry
+    if (kind == 0) // 4.2 bytes a token and 300 an entry
         CHECK(told <= 42 * (100 + 50 * count) / 10 + 300 * count);
-    } else {
+    else
         CHECK(told <= 1'000 * count);
-    }
 
     for (std::size_t i = 0; i < count; ++i) { // all but ten
-        if (i % (count / 10) != 0) {
+        if (i % (count / 10) != 0)
             CHECK(cache.erase(keys[i].first, keys[i].second));
-        }
     }
     CHECK(cache.size() == 10);
     CHECK(cache.index_nbytes() < told / 10 + 4 * count);
@@ -467,9 +451,8 @@ TEST_CASE("109. leases that end on another thread make no victim go whole", "[sc
         auto lease = cache.lease_nearest("m", join(leased_key, Tokens{-1}));
         {
             const std::lock_guard guard(mutex);
-            if (handed_over.size() >= 3) { // the reader lags behind
+            if (handed_over.size() >= 3) // the reader lags behind
                 handed_over.clear();
-            }
             handed_over.push_back(std::move(lease));
         }
         cache.erase("m", leased_key); // stays in the account until the reader has ended it
@@ -525,9 +508,8 @@ TEST_CASE("111. fetch, lease and probe agree on alignment, and misses give a tru
     SECTION("a payload that serves its whole key only is used unaligned") {
         promptkv::LRUPromptCache<Recurrent> cache;
         store(cache, Recurrent{"m", key}, Tier::user);
-        for (const std::size_t align : {1U, 256U, 1'000U, 4'096U}) {
+        for (const std::size_t align : {1U, 256U, 1'000U, 4'096U})
             CHECK(agree(cache, prompt, {.align = align}) == 1'000);
-        }
     }
     SECTION("a payload that serves every prefix is used down to a multiple") {
         Cache cache;

@@ -144,9 +144,8 @@ TEST_CASE("36. a budget below one typical entry shows in every answer and in the
 TEST_CASE("37. limits of nothing and of no end; lowering them acts at once, raising does not",
           "[scenario]") {
     const auto fill = [](Cache& cache) {
-        for (std::int32_t i = 1; i <= 8; ++i) {
+        for (std::int32_t i = 1; i <= 8; ++i)
             store(cache, State{"m", run(100 * i, 10)}, Tier::assistant);
-        }
     };
 
     SECTION("no bytes") {
@@ -336,14 +335,12 @@ TEST_CASE("41. the total is the sum of entries, tiers and models after every ste
                     {.max_bytes = 60 + random() % 100, .max_entries = 3 + random() % 10});
                 break;
             case 5:
-                if (random() % 10 == 0) {
+                if (random() % 10 == 0)
                     cache.erase_model(name);
-                }
                 break;
             case 6:
-                if (random() % 20 == 0) {
+                if (random() % 20 == 0)
                     cache.clear();
-                }
                 break;
             case 7:
             case 8: {
@@ -483,9 +480,8 @@ TEST_CASE("45. many tenants share one budget, and one that leaves takes all of i
           "[scenario]") {
     Cache cache({.max_bytes = 300});
     std::vector<std::string> tenants;
-    for (int i = 0; i < 10; ++i) {
+    for (int i = 0; i < 10; ++i)
         tenants.push_back("tenant " + std::to_string(i));
-    }
     const Tokens prefix = run(1, 20);
     for (std::int32_t round = 0; round < 5; ++round) {
         for (const auto& tenant : tenants) {
@@ -506,9 +502,8 @@ TEST_CASE("45. many tenants share one budget, and one that leaves takes all of i
     CHECK(cache.nbytes() == total - bytes);
     CHECK(cache.index_nbytes() < index);
     CHECK(cache.erase_model(leaving) == 0);
-    for (const auto& tenant : tenants) {
+    for (const auto& tenant : tenants)
         cache.erase_model(tenant);
-    }
     CHECK(cache.empty());
     require_balanced(cache, tenants);
 }

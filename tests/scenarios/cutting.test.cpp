@@ -25,9 +25,8 @@ struct Hybrid {
     std::size_t nbytes() const noexcept { return 3 * tokens.size(); }
     std::size_t reusable_prefix(std::size_t n) const noexcept {
         const auto whole = tokens.size();
-        if (n >= whole) {
+        if (n >= whole)
             return whole;
-        }
         const auto attention = n;
         const auto recurrent = n / every * every;
         const auto reachable = std::min(attention, recurrent);
@@ -49,9 +48,8 @@ struct Window {
 
     std::size_t nbytes() const noexcept { return std::min(tokens.size(), window); }
     std::size_t reusable_prefix(std::size_t n) const noexcept {
-        if (n >= tokens.size()) {
+        if (n >= tokens.size())
             return tokens.size();
-        }
         const auto first_held = tokens.size() - std::min(tokens.size(), window);
         return n - std::min(n, reach) >= first_held ? n : 0;
     }
@@ -88,9 +86,8 @@ struct Brittle {
     std::size_t nbytes() const noexcept { return tokens.size(); }
     std::size_t reusable_prefix(std::size_t n) const noexcept { return std::min(n, tokens.size()); }
     Brittle clone_prefix(std::size_t n) const {
-        if (fails) {
+        if (fails)
             throw std::runtime_error("no memory on the device");
-        }
         return Brittle{model, first_of(tokens, n)};
     }
     std::size_t length() const noexcept { return tokens.size(); }
@@ -109,9 +106,8 @@ public:
 template <class KV>
 void sweep(const std::vector<KV>& stored, bool can_be_cut) {
     promptkv::LRUPromptCache<KV> cache;
-    for (const auto& payload : stored) {
+    for (const auto& payload : stored)
         store(cache, payload, Tier::user);
-    }
     const Tokens& key = stored.back().tokens;
     for (std::size_t shared = 0; shared <= key.size(); ++shared) {
         for (std::size_t extra = 0; extra < 4; ++extra) {
@@ -228,11 +224,10 @@ TEST_CASE("19. of several checkpoints the nearest before the divergence is used,
             CAPTURE(shared);
             const Tokens prompt = diverging_at(shared);
             const auto hit = cache.fetch_nearest("m", prompt);
-            if (shared < 8) {
+            if (shared < 8)
                 require_miss(hit, prompt);
-            } else {
+            else
                 require_served(hit, "m", prompt, shared / 8 * 8, Match::longer);
-            }
         }
     }
 

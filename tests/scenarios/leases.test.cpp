@@ -209,9 +209,8 @@ TEST_CASE("51. a lease lasts for as long as its reader wants, whatever the cache
 TEST_CASE("52. questions may be asked from many threads at once", "[scenario]") {
     Cache filled({.max_bytes = 100'000});
     constexpr std::int32_t conversations = 50;
-    for (std::int32_t i = 0; i < conversations; ++i) {
+    for (std::int32_t i = 0; i < conversations; ++i)
         store(filled, State{"m", join(run(1, 20), run(1000 * (i + 1), 30))}, Tier::user);
-    }
     const Cache& cache = filled;
 
     std::atomic<int> mistakes = 0;
@@ -234,15 +233,13 @@ TEST_CASE("52. questions may be asked from many threads at once", "[scenario]") 
                 std::size_t entries = 0;
                 cache.for_each([&](const auto&) { ++entries; });
                 expect(entries == conversations);
-                if (round % 50 == 0) {
+                if (round % 50 == 0)
                     expect(cache.check_invariants());
-                }
             }
         });
     }
-    for (auto& reader : readers) {
+    for (auto& reader : readers)
         reader.join();
-    }
     CHECK(mistakes == 0);
 }
 
@@ -287,9 +284,8 @@ TEST_CASE("53. two workers that take and store one key lose no state and invent 
                 }
             });
         }
-        for (auto& worker : workers) {
+        for (auto& worker : workers)
             worker.join();
-        }
         CHECK(mistakes == 0);
         CHECK(cache.stats().stored == 1 + 3 * 200);
         CHECK(cache.size() == 1);

@@ -214,9 +214,8 @@ TEST_CASE("6. storing a key takes away every prefix of it, one token shorter or 
 
     SECTION("asked of the trie") {
         Trie trie;
-        for (const auto length : shorter_lengths) {
+        for (const auto length : shorter_lengths)
             trie.insert_or_assign(first_of(key, length), static_cast<int>(length));
-        }
         trie.insert_or_assign(key, 6);
         trie.insert_or_assign(sibling, 9);
 
@@ -234,9 +233,8 @@ TEST_CASE("6. storing a key takes away every prefix of it, one token shorter or 
 
     SECTION("asked of the cache") {
         RecurrentCache cache;
-        for (const std::size_t length : {1U, 4U, 5U}) {
+        for (const std::size_t length : {1U, 4U, 5U})
             store(cache, Recurrent{"m", first_of(key, length)}, Tier::user);
-        }
         store(cache, Recurrent{"m", key}, Tier::user);
         store(cache, Recurrent{"m", sibling}, Tier::user);
         CHECK(cache.pop_prefixes("m", key) == 3);
@@ -285,9 +283,8 @@ TEST_CASE("7. the entry that gives most is chosen, not the one found first", "[s
         Cache cache;
         store(cache, State{"m", branch}, Tier::assistant);
         REQUIRE(store(cache, State{"m", shared}, tier).outcome == Outcome::stored);
-        if (tier == Tier::user) {
+        if (tier == Tier::user)
             (void)cache.fetch_nearest("m", branch); // the branch is the more recent one
-        }
         const Tokens prompt = join(shared, Tokens{50});
         require_served(cache.fetch_nearest("m", prompt), "m", prompt, 4, Match::shorter);
     }
@@ -442,9 +439,8 @@ public:
                });
     }
     void insert(const Tokens& key, const std::string& version) {
-        if (can_be_cut_) {
+        if (can_be_cut_)
             pop_prefixes(key);
-        }
         entries_[key] = version;
     }
     bool erase(const Tokens& key) { return entries_.erase(key) == 1; }
@@ -454,24 +450,21 @@ public:
         });
     }
     std::size_t best_reuse(const Tokens& prompt, std::size_t min_remaining) const {
-        if (prompt.size() < min_remaining) {
+        if (prompt.size() < min_remaining)
             return 0;
-        }
         std::size_t best = 0;
         for (const auto& [key, version] : entries_) {
             const auto reuse = std::min(common_prefix(key, prompt), prompt.size() - min_remaining);
-            if (can_be_cut_ || reuse == key.size()) {
+            if (can_be_cut_ || reuse == key.size())
                 best = std::max(best, reuse);
-            }
         }
         return best;
     }
     std::optional<Tokens> longest_prefix(const Tokens& prompt) const {
         std::optional<Tokens> best;
         for (const auto& [key, version] : entries_) {
-            if (is_prefix(key, prompt) && (!best.has_value() || best->size() < key.size())) {
+            if (is_prefix(key, prompt) && (!best.has_value() || best->size() < key.size()))
                 best = key;
-            }
         }
         return best;
     }
@@ -525,9 +518,8 @@ void fuzz_against_brute_force(unsigned seed, bool can_be_cut) {
             REQUIRE(cache.erase("m", key) == model.erase(key));
             break;
         case 4:
-            if (below(4) == 0) {
+            if (below(4) == 0)
                 REQUIRE(cache.pop_prefixes("m", key) == model.pop_prefixes(key));
-            }
             break;
         case 5:
             if (below(4) == 0) {
@@ -593,9 +585,8 @@ TEST_CASE("14. tokens of any value are told apart", "[scenario]") {
         Cache cache;
         constexpr auto lowest = std::numeric_limits<std::int32_t>::min();
         constexpr auto highest = std::numeric_limits<std::int32_t>::max();
-        for (const std::int32_t token : {lowest, -1, 0, 1, highest - 1, highest}) {
+        for (const std::int32_t token : {lowest, -1, 0, 1, highest - 1, highest})
             store(cache, State{"m", {token, 5, token}}, Tier::user);
-        }
         REQUIRE(cache.size() == 6);
         for (const std::int32_t token : {lowest, -1, 0, 1, highest - 1, highest}) {
             const Tokens prompt{token, 5, token, 9};
@@ -612,9 +603,8 @@ TEST_CASE("14. tokens of any value are told apart", "[scenario]") {
         constexpr std::int64_t children = 2'048; // below one node, so any hash of theirs is tried
         CAPTURE(shift);
         const auto token = [&](std::int64_t i) { return 5 + i * (std::int64_t{1} << shift); };
-        for (std::int64_t i = 0; i < children; ++i) {
+        for (std::int64_t i = 0; i < children; ++i)
             store(cache, Wide{"m", {1, token(i), i}}, Tier::user);
-        }
         REQUIRE(cache.size() == static_cast<std::size_t>(children));
         for (std::int64_t i = 0; i < children; ++i) {
             const BasicTokens<std::int64_t> prompt{1, token(i), i, 7};

@@ -394,9 +394,8 @@ TEST_CASE("29. no use is counted twice, and no stale place in a queue is ever ta
                 std::size_t from = 3;
                 for (std::size_t i = 0; i < 3 && from == 3; ++i) {
                     std::size_t next = i + 1;
-                    while (next < 3 && queues[next].empty()) {
+                    while (next < 3 && queues[next].empty())
                         ++next;
-                    }
                     if (!queues[i].empty() &&
                         (next == 3 || queues[i].size() >= queues[next].size())) {
                         from = i;
@@ -411,9 +410,8 @@ TEST_CASE("29. no use is counted twice, and no stale place in a queue is ever ta
                 }
             } else {
                 const std::size_t key = random() % positions.size();
-                if (tiers[key] == 3) {
+                if (tiers[key] == 3)
                     continue;
-                }
                 auto& queue = queues[tiers[key]];
                 queue.remove(static_cast<int>(key));
                 if (operation == 3) {
@@ -462,17 +460,15 @@ TEST_CASE("31. nodes do not linger after many random inserts and erases", "[scen
         key.resize(random() % 12);
         std::generate(key.begin(), key.end(),
                       [&] { return static_cast<std::int32_t>(random() % 3); });
-        if (random() % 2 == 0) {
+        if (random() % 2 == 0)
             trie.insert_or_assign(key, step);
-        } else if (const auto found = trie.find(key); found != nullptr) {
+        else if (const auto found = trie.find(key); found != nullptr)
             trie.erase(found);
-        }
         const auto allowed = 2 * trie.size() + 1; // the root included
         worst_excess =
             std::max(worst_excess, trie.node_count() - std::min(trie.node_count(), allowed));
-        if (step % 50'000 == 0) {
+        if (step % 50'000 == 0)
             REQUIRE(trie.check_invariants());
-        }
     }
     CHECK(worst_excess == 0);
     while (!trie.empty()) { // the last of a chain of erasures leaves the root alone
@@ -489,9 +485,8 @@ TEST_CASE("32. popping the prefixes of a key leaves no empty nodes behind", "[sc
     alone.insert_or_assign(key, 12);
 
     Trie trie;
-    for (std::size_t length = 0; length <= key.size(); ++length) {
+    for (std::size_t length = 0; length <= key.size(); ++length)
         trie.insert_or_assign(first_of(key, length), static_cast<int>(length));
-    }
     CHECK(trie.pop_prefixes(key).size() == key.size());
     CHECK(trie.size() == 1);
     CHECK(trie.node_count() == alone.node_count());
@@ -520,9 +515,8 @@ struct Noisy {
     Noisy(Noisy&&) noexcept = default;
     Noisy& operator=(Noisy&&) noexcept = default;
     ~Noisy() {
-        if (farewell != nullptr) {
+        if (farewell != nullptr)
             (*farewell)();
-        }
     }
     std::size_t nbytes() const noexcept { return tokens.size(); }
 };

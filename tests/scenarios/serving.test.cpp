@@ -67,9 +67,8 @@ TEST_CASE("77. one-off prompts evict what is above a system prompt, and leave it
         const Tokens system = run(1, 200);
         put(cache, system, Tier::system);
         put(cache, run(1, 500), Tier::assistant);
-        for (std::int32_t i = 1; i <= 4; ++i) {
+        for (std::int32_t i = 1; i <= 4; ++i)
             put(cache, run(10'000 * i, 300), Tier::assistant);
-        }
         CHECK(cache.size() == 4);
         CHECK(cache.probe("m", join(system, Tokens{-1})).reused() == 200);
         CHECK(cache.check_invariants());
@@ -153,9 +152,8 @@ TEST_CASE("88. the memory of the index follows what is stored", "[scenario]") {
     Tokens key(20'300, 7);
     std::size_t most = 0;
     for (std::int32_t i = 0; i < 1'000; ++i) {
-        for (std::size_t place = 0; place < key.size(); place += 700) {
+        for (std::size_t place = 0; place < key.size(); place += 700)
             key[place] = i; // most of it is like all others; no two have a common prefix
-        }
         const std::span<const std::int32_t> tokens = key;
         cache.insert("m", tokens.first(20'000), Plain{20'000}, Tier::system);
         cache.insert("m", tokens, Plain{20'300}, Tier::user);
@@ -263,9 +261,8 @@ std::vector<Tokens> order_of_eviction(Cache& cache) {
     cache.set_removal_listener([&](const auto& removal) {
         order.emplace_back(removal.tokens.begin(), removal.tokens.end());
     });
-    while (!cache.empty()) {
+    while (!cache.empty())
         cache.trim_to({.max_entries = cache.size() - 1});
-    }
     cache.set_removal_listener({});
     return order;
 }
@@ -287,9 +284,8 @@ TEST_CASE("93. a cache filled from for_each evicts in the same order and protect
         CHECK(loaded.size() == old.size());
         CHECK(loaded.nbytes() == old.nbytes());
         CHECK(loaded.stats().bytes_referenced == old.stats().bytes_referenced);
-        for (const auto tier : {Tier::assistant, Tier::user, Tier::system}) {
+        for (const auto tier : {Tier::assistant, Tier::user, Tier::system})
             CHECK(loaded.stats(tier).entries == old.stats(tier).entries);
-        }
         CHECK(loaded.check_invariants());
         return loaded;
     };
@@ -347,9 +343,8 @@ TEST_CASE("94. a snapshot copies pointers, and changes neither counters nor rece
     const auto counters = [&] {
         std::vector<std::uint64_t> values;
         promptkv::for_each_counter(cache.stats(), [&](std::string_view name, auto value) {
-            if (name != "bytes_leased") {
+            if (name != "bytes_leased")
                 values.push_back(value);
-            }
         });
         return values;
     };
@@ -393,9 +388,8 @@ TEST_CASE("94. a snapshot copies pointers, and changes neither counters nor rece
 
 TEST_CASE("94. entries that a snapshot held are evicted in the order that they had", "[scenario]") {
     promptkv::ConcurrentPromptCache<Counted> cache({.max_entries = 5});
-    for (std::int32_t i = 1; i <= 5; ++i) {
+    for (std::int32_t i = 1; i <= 5; ++i)
         cache.insert("m", run(1'000 * i, 50), Counted(50), Tier::user);
-    }
     (void)cache.snapshot();
     cache.insert("m", run(9'000, 50), Counted(50), Tier::user);
     CHECK_FALSE(holds(cache, "m", run(1'000, 50)));
@@ -500,9 +494,8 @@ struct Tailed {
         return *this;
     }
     ~Tailed() {
-        if (is_tail && n_tokens > 0 && tail_dies) {
+        if (is_tail && n_tokens > 0 && tail_dies)
             tail_dies();
-        }
     }
 
     std::size_t nbytes() const noexcept { return n_tokens; }

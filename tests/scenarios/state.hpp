@@ -57,9 +57,8 @@ using Tokens = BasicTokens<std::int32_t>;
 /// The tokens first, first + 1, ... (`count` of them).
 inline Tokens run(std::int32_t first, std::size_t count) {
     Tokens tokens(count);
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < count; ++i)
         tokens[i] = first + static_cast<std::int32_t>(i);
-    }
     return tokens;
 }
 
@@ -71,9 +70,8 @@ BasicTokens<Token> join(BasicTokens<Token> head, const BasicTokens<Token>& tail)
 
 template <class Token>
 BasicTokens<Token> first_of(const BasicTokens<Token>& tokens, std::size_t count) {
-    if (count > tokens.size()) {
+    if (count > tokens.size())
         throw std::out_of_range("asked for more tokens than there are");
-    }
     return BasicTokens<Token>(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
@@ -116,9 +114,8 @@ struct Checkpointed {
         return tokens.size() + checkpoints.size() * bytes_per_checkpoint;
     }
     std::size_t reusable_prefix(std::size_t n) const noexcept {
-        if (n >= tokens.size()) {
+        if (n >= tokens.size())
             return tokens.size();
-        }
         const auto above = std::upper_bound(checkpoints.begin(), checkpoints.end(), n);
         return above == checkpoints.begin() ? 0 : *(above - 1);
     }
@@ -189,9 +186,8 @@ template <class Cache>
 promptkv::Inserted store_new_blocks(Cache& cache, const Tokens& tokens, promptkv::Tier tier,
                                     std::size_t block_tokens) {
     auto room = cache.reserve("m", tokens, tokens.size(), tier);
-    if (!room) {
+    if (!room)
         return {.outcome = room.outcome()};
-    }
     Blocks kv = room.prefix().value_or(Blocks(block_tokens));
     fill(kv, first_of(tokens, room.tokens()));
     return room.commit(std::move(kv));
@@ -201,12 +197,10 @@ promptkv::Inserted store_new_blocks(Cache& cache, const Tokens& tokens, promptkv
 inline bool begins_as(const Blocks& kv, const Tokens& prompt, std::size_t n) {
     std::size_t start = 0;
     for (const auto& block : kv.blocks()) {
-        if (start >= n) {
+        if (start >= n)
             return true;
-        }
-        if (block->first_token != prompt[start]) {
+        if (block->first_token != prompt[start])
             return false;
-        }
         start += kv.block_tokens();
     }
     return start >= n;
@@ -215,11 +209,10 @@ inline bool begins_as(const Blocks& kv, const Tokens& prompt, std::size_t n) {
 /// The payload of `tokens`, by its type; a block has 64 tokens.
 template <class KV>
 KV payload_of(const Tokens& tokens) {
-    if constexpr (std::is_same_v<KV, Blocks>) {
+    if constexpr (std::is_same_v<KV, Blocks>)
         return blocks_of(tokens, 64);
-    } else {
+    else
         return KV{tokens.size()};
-    }
 }
 
 /// Evicts whatever can be evicted. Returns the number of entries.
@@ -302,9 +295,8 @@ void require_balanced(const Cache& cache, const std::vector<Model>& models) {
     REQUIRE(tier_bytes == bytes);
 
     std::size_t model_bytes = 0;
-    for (const auto& model : models) {
+    for (const auto& model : models)
         model_bytes += cache.nbytes(model);
-    }
     REQUIRE(model_bytes == bytes);
     REQUIRE(bytes <= cache.limits().max_bytes);
     REQUIRE(entries <= cache.limits().max_entries);

@@ -85,9 +85,8 @@ void fail_each_allocation(Build build, Operation operation, Check check) {
                 struck = failing.stop();
             }
             REQUIRE(cache.check_invariants());
-            if (thrown) {
+            if (thrown)
                 check(before, cache);
-            }
         }
     }
 }
@@ -154,9 +153,8 @@ TEST_CASE("64. chains of nodes, 100,000 deep, need no deep stack", "[scenario]")
     SECTION("in the trie") {
         const auto grow = [&](Trie& trie, std::size_t depth) {
             const auto whole = std::span<const std::int32_t>(key).first(depth);
-            for (std::size_t length = depth; length > 0; --length) { // each splits off a token
+            for (std::size_t length = depth; length > 0; --length) // each splits off a token
                 trie.insert_or_assign(whole.first(length), static_cast<int>(length));
-            }
         };
         const auto whole = std::span<const std::int32_t>(key).first(deep_enough);
         std::size_t nodes = 0;
@@ -172,9 +170,8 @@ TEST_CASE("64. chains of nodes, 100,000 deep, need no deep stack", "[scenario]")
             Trie trie;
             grow(trie, deep_enough);
             popped = trie.pop_prefixes(whole.first(deep_enough / 2)).size();
-            for (std::size_t length = deep_enough; length >= deep_enough / 2; --length) {
+            for (std::size_t length = deep_enough; length >= deep_enough / 2; --length)
                 trie.erase(trie.find(whole.first(length)));
-            }
             emptied = trie.empty() && trie.node_count() == 1;
             grow(trie, deep_enough);
             trie.clear();
@@ -197,9 +194,8 @@ TEST_CASE("64. chains of nodes, 100,000 deep, need no deep stack", "[scenario]")
         call_on_a_small_stack([&] {
             promptkv::LRUPromptCache<Whole> cache;
             const auto grow = [&] {
-                for (std::size_t length = deep; length > 0; --length) {
+                for (std::size_t length = deep; length > 0; --length)
                     cache.insert("m", whole.first(length), Whole{length}, Tier::user);
-                }
             };
             grow();
             stored = cache.size();
@@ -490,9 +486,8 @@ TEST_CASE("68. counters only rise, and each way of leaving is told once under it
             promptkv::for_each_counter(cache.stats(), [&](std::string_view name, auto value) {
                 const bool may_fall = name == "bytes_referenced" || name == "bytes_leased" ||
                                       name == "bytes_reserved";
-                if (!may_fall) {
+                if (!may_fall)
                     values.emplace_back(name, value);
-                }
             });
             return values;
         };

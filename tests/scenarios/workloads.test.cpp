@@ -46,9 +46,8 @@ std::uint64_t look_up(Cache& cache, const Tokens& prompt, Tally& tally) {
     tally.requested += prompt.size();
     tally.reused += lease.reused();
     if constexpr (std::is_same_v<Cache, BlockCache>) {
-        if (lease) {
+        if (lease)
             REQUIRE(begins_as(lease.kv(), prompt, lease.reused()));
-        }
     }
     return lease.request();
 }
@@ -95,9 +94,8 @@ TEST_CASE("72. whole states survive a template that strips thinking", "[scenario
         WholeCache cache({.max_bytes = 14}); // room for 14 states
         Source fresh;
         std::vector<Tokens> prompts(6);
-        for (Tokens& prompt : prompts) {
+        for (Tokens& prompt : prompts)
             prompt = fresh(2'000);
-        }
         Tally tally;
         for (int turn = 0; turn < 20; ++turn) {
             for (std::size_t chat = 0; chat < prompts.size(); ++chat) {
@@ -123,13 +121,11 @@ TEST_CASE("72. whole states survive a template that strips thinking", "[scenario
 TEST_CASE("73. the states of a long conversation are thinned evenly", "[scenario]") {
     WholeCache cache({.max_bytes = 30}); // room for 30 states
     const Tokens conversation = run(1, 120'000);
-    for (std::size_t n = 2'000; n <= conversation.size(); n += 2'000) {
+    for (std::size_t n = 2'000; n <= conversation.size(); n += 2'000)
         put(cache, first_of(conversation, n), Tier::user);
-    }
     CHECK(cache.size() == 30);
-    for (std::int32_t other = 0; other < 30; ++other) {
+    for (std::int32_t other = 0; other < 30; ++other)
         put(cache, Tokens{-1, other, 1}, Tier::assistant);
-    }
     CHECK(cache.stats(Tier::user).entries == 15); // the tiers are as long as each other
 
     const auto edited_at = [&](std::size_t n) {
@@ -194,9 +190,8 @@ TEST_CASE("75. one giant newcomer of the lowest tier takes system prompts last",
     CHECK(put(cache, run(1'000'000, c.newcomer), Tier::assistant, 50).outcome == Outcome::stored);
 
     std::size_t left = 0;
-    for (const Tokens& system : systems) {
+    for (const Tokens& system : systems)
         left += cache.probe("m", join(system, Tokens{-1})).reused();
-    }
     CHECK(left >= c.system_tokens_left);
     CHECK(cache.nbytes() <= 40'000);
     CHECK(cache.check_invariants());
@@ -286,14 +281,12 @@ TEST_CASE("82. a parent finds its context when its sub-agents are done", "[scena
     Tally returns;
     Tally others;
     for (int wave = 0; wave < 4; ++wave) {
-        for (int i = 0; i < 3; ++i) {
+        for (int i = 0; i < 3; ++i)
             turn(parent, 400, 600, others);
-        }
         std::vector<Tokens> children(4, child_system);
         for (int i = 0; i < 6; ++i) {
-            for (Tokens& child : children) {
+            for (Tokens& child : children)
                 turn(child, 500, 500, others);
-            }
         }
         turn(parent, 800, 200, returns); // with the four results
     }
@@ -353,9 +346,8 @@ TEST_CASE("84. a document that readers branch off from stays while they come", "
         put(cache, document, Tier::assistant);
         Tally tally;
         look_up(cache, join(first_of(document, 4'900), Tokens{-1}), tally);
-        for (std::int32_t other = 1; other <= 60; ++other) {
+        for (std::int32_t other = 1; other <= 60; ++other)
             put(cache, run(10'000 * other, 700), Tier::assistant);
-        }
         CHECK(cache.probe("m", document).reused() == 0);
     }
 }
@@ -377,13 +369,11 @@ TEST_CASE("85. the branch that a compaction leaves behind is the first to go", "
         }
         serve(fresh(36'000), 9, ignored);
         serve(fresh(5'000), 9, ignored); // compacted
-        for (std::uint64_t newcomer = 20; newcomer < 22; ++newcomer) {
+        for (std::uint64_t newcomer = 20; newcomer < 22; ++newcomer)
             serve(fresh(5'000), newcomer, ignored);
-        }
         Tally tally;
-        for (std::uint64_t chat = 1; chat <= 4; ++chat) {
+        for (std::uint64_t chat = 1; chat <= 4; ++chat)
             serve(join(chats[chat - 1], fresh(1'000)), chat, tally);
-        }
         CHECK(cache.stats().demoted == (with_sessions ? 1 : 0));
         CHECK(cache.check_invariants());
         return tally.ratio();
@@ -452,17 +442,15 @@ Answers serve_with_slow_copies(promptkv::LRUPromptCache<KV>& cache) {
     std::vector<Worker> workers(8);
     Source fresh;
     Answers answers;
-    for (std::size_t i = 0; i < workers.size(); ++i) {
+    for (std::size_t i = 0; i < workers.size(); ++i)
         workers[i].step = -static_cast<int>(i); // they do not march in step
-    }
     while (answers.requests < 320) {
         for (Worker& worker : workers) {
             const std::size_t n = worker.history.size();
             switch (worker.step++) {
             case 0:
-                if (n >= 9'600) {
+                if (n >= 9'600)
                     worker.history.clear();
-                }
                 worker.history = join(worker.history, fresh(worker.history.empty() ? 2'000 : 400));
                 worker.restoring.emplace(cache.lease_nearest("m", worker.history));
                 break;

@@ -53,9 +53,8 @@ inline std::string word(const NaiveKV& kv) {
     std::string line = word(kv.tokens) + " id=" + std::to_string(kv.id);
     if (kv.can(has_blocks)) {
         line += " blocks";
-        for (const NaiveBlock& block : kv.blocks) {
+        for (const NaiveBlock& block : kv.blocks)
             line += " " + std::to_string(block.id) + ":" + word(block.bytes);
-        }
     }
     return line;
 }
@@ -74,9 +73,8 @@ inline std::string word(const NaiveCache::Removal& removal) {
 template <class Item>
 std::string words(const std::vector<Item>& items) {
     std::string result;
-    for (const Item& item : items) {
+    for (const Item& item : items)
         result += "\n      " + word(item);
-    }
     return result.empty() ? " nothing" : result;
 }
 
@@ -108,9 +106,8 @@ inline std::string difference(const Observation& cache, const Observation& model
 inline std::string answer(const NaiveCache::Hit& hit) {
     std::string line = std::string(name(hit.match)) + " matched=" + word(hit.matched) +
                        " request=" + word(hit.request);
-    if (hit.match == Match::none) {
+    if (hit.match == Match::none)
         return line + " miss=" + std::string(name(hit.miss));
-    }
     line += " reused=" + word(hit.reused) + " of " + word(hit.entry_tokens) + " " +
             std::string(name(hit.tier));
     return hit.kv.abilities == 0 ? line : line + " " + word(hit.kv);

@@ -115,9 +115,8 @@ public:
         run.options = options();
         run.listener_takes = one_in(2);
         run.modelled = modelled_;
-        for (std::size_t i = 0; i < profile_.operations && !source_.exhausted(); ++i) {
+        for (std::size_t i = 0; i < profile_.operations && !source_.exhausted(); ++i)
             run.operations.push_back(operation());
-        }
         return run;
     }
 
@@ -143,9 +142,8 @@ private:
                                    : 1 + source_.below(one_in(3) ? 4 : 12) * typical_bytes() / 4 +
                                          source_.below(typical_bytes());
         }
-        if (one_in(2)) {
+        if (one_in(2))
             limits.max_entries = one_in(20) ? 0 : 1 + source_.below(profile_.entries);
-        }
         return limits;
     }
 
@@ -162,9 +160,8 @@ private:
     Shape shape() {
         Shape shape;
         shape.step = shapes_ < 2 ? 1 : shapes_ == 2 ? pick({2, 3}) : pick({0, 1, 1, 2, 3});
-        if (!can(can_reuse)) {
+        if (!can(can_reuse))
             shape.step = 0;
-        }
         shape.bytes_per_token = pick({0, 1, 2, 4, 4});
         shape.overhead = can(can_truncate) ? 0 : pick({0, 0, 1, 9});
         shape.block = block_;
@@ -203,21 +200,16 @@ private:
             key = keys_[source_.below(keys_.size())];
             const bool on_the_way =
                 (action == Action::mark || action == Action::erase_below) && !one_in(4);
-            if (on_the_way || one_in(2)) {
+            if (on_the_way || one_in(2))
                 key.resize(source_.below(key.size() + 1));
-            }
-            if (on_the_way) {
+            if (on_the_way)
                 return key;
-            }
         }
         const std::size_t more = source_.below(profile_.growth + 1);
-        for (std::size_t i = 0; i < more && key.size() < profile_.longest; ++i) {
+        for (std::size_t i = 0; i < more && key.size() < profile_.longest; ++i)
             key.push_back(token(source_.below(profile_.alphabet)));
-        }
-        if (action == Action::insert || action == Action::insert_made ||
-            action == Action::reserve) {
+        if (action == Action::insert || action == Action::insert_made || action == Action::reserve)
             keys_.push_back(key);
-        }
         return key;
     }
 
@@ -225,14 +217,12 @@ private:
         constexpr std::array<std::size_t, action_count> weights = {
             50, 16, 12, 12, 2, 22, 4, 14, 10, 6, 6, 5, 4, 12, 2, 4, 2, 2, 1, 1, 4, 2, 5, 2, 1, 1};
         std::size_t sum = 0;
-        for (const std::size_t weight : weights) {
+        for (const std::size_t weight : weights)
             sum += weight;
-        }
         std::size_t at = source_.below(sum);
         std::size_t chosen = 0;
-        while (at >= weights[chosen]) {
+        while (at >= weights[chosen])
             at -= weights[chosen++];
-        }
         return static_cast<Action>(chosen);
     }
 
@@ -242,9 +232,8 @@ private:
         made.id = ++last_id_;
         made.within = inner;
         made.action = action();
-        if (inner && !allowed_within(made.action)) {
+        if (inner && !allowed_within(made.action))
             made.action = Action::probe;
-        }
         parameters(made);
         if (!modelled_ && one_in(3)) {
             made.failing = source_.below(8);
@@ -261,9 +250,8 @@ private:
                 Operation& call = made.callbacks.back();
                 const bool reserves = call.action == Action::reserve;
                 if (reserves || call.action == Action::commit || call.action == Action::drop_room) {
-                    if (modelled_ && reserving[call.slot]) {
+                    if (modelled_ && reserving[call.slot])
                         call.action = Action::touch;
-                    }
                     reserving[call.slot] = reserving[call.slot] || reserves;
                 }
             }
@@ -298,9 +286,8 @@ private:
         case Action::explain:
             make_key(made);
             made.fetch = fetch();
-            if (made.action == Action::take) {
+            if (made.action == Action::take)
                 made.fetch.align = 1; // the reason of a miss is open otherwise
-            }
             break;
         case Action::mark:
             made.tier = tier();
@@ -486,9 +473,8 @@ inline std::string word(const Operation& operation) {
         line += ", allocation " + word(operation.failing) +
                 (operation.failing_on ? " and the following fail" : " fails");
     }
-    for (const Operation& inner : operation.callbacks) {
+    for (const Operation& inner : operation.callbacks)
         line += "\n      from within: " + word(inner);
-    }
     return line;
 }
 

@@ -56,9 +56,8 @@ public:
     }
 
     ~Pair() {
-        if constexpr (requires { KV::on_end; }) {
+        if constexpr (requires { KV::on_end; })
             KV::on_end = nullptr;
-        }
     }
 
     Pair(const Pair&) = delete;
@@ -72,15 +71,13 @@ public:
         threw_ = false;
         Observation seen;
         seen.answer = attempt(operation);
-        for (const std::string& answer : answers_from_within_) {
+        for (const std::string& answer : answers_from_within_)
             seen.answer += "; " + answer;
-        }
         callbacks_ = {};
         observe(seen);
         check_by_itself();
-        if (fault_.empty() && modelled_) {
+        if (fault_.empty() && modelled_)
             fault_ = explain(operation, seen);
-        }
         if (fault_.empty() && threw_ && answers_from_within_.empty() && seen.removals.empty() &&
             operation.action != Action::insert_made) {
             expect(sorted(seen.entries) == sorted(before_.entries),
@@ -165,9 +162,8 @@ private:
 
     void check_removed(const KV& kv, const std::string& model, const Tokens& tokens,
                        std::size_t kept) {
-        if (tokens.empty() && !modelled_) {
+        if (tokens.empty() && !modelled_)
             return; // memory ran out
-        }
         if constexpr (is_of_blocks<KV>) {
             const std::size_t block = kv.block_tokens();
             const std::size_t from = std::min(tokens.size(), (kept + block - 1) / block * block);
@@ -211,9 +207,8 @@ private:
     }
 
     void expect(bool condition, const char* fault) {
-        if (!condition) {
+        if (!condition)
             fault_ += std::string("    ") + fault + '\n';
-        }
     }
 
     /// What must hold whatever the model says.
@@ -227,9 +222,8 @@ private:
                    lowered_,
                "there are more than max_bytes");
         expect(cache_->empty() == (cache_->size() == 0), "empty() is wrong");
-        for (const std::optional<HeldLease>& held : leases_) {
+        for (const std::optional<HeldLease>& held : leases_)
             expect(!held || described(held->lease.kv()) == held->shown, "a leased payload changed");
-        }
     }
 
     /// Does the operation on the cache. Returns the answer in words.
@@ -298,9 +292,8 @@ private:
                 });
                 const std::string answer = answer_with_kv(fetched, operation.key);
                 copies_[operation.slot].reset();
-                if (fetched.kv) {
+                if (fetched.kv)
                     copies_[operation.slot].emplace(std::move(*fetched.kv));
-                }
                 return answer;
             }
             return "";
@@ -378,11 +371,10 @@ private:
             }
             return "";
         case Action::renew:
-            if constexpr (is_concurrent) {
+            if constexpr (is_concurrent)
                 cache_ = std::make_unique<Cache>(real_options());
-            } else {
+            else
                 *cache_ = Cache(real_options());
-            }
             lowered_ = false;
             listen();
             return "";
@@ -400,9 +392,8 @@ private:
         std::optional<RoomOfModel>& held = slots_of_model.rooms[operation.slot];
         const auto options = with_request(operation.insert, model.stats().lookups);
         const auto drop_room = [&] {
-            if (held && held->room.number != 0) {
+            if (held && held->room.number != 0)
                 model.drop_room(held->room.number);
-            }
             held.reset();
         };
         switch (operation.action) {
@@ -437,15 +428,13 @@ private:
             drop_room();
             const NaiveCache::Room made =
                 model.reserve(key, estimate(operation), operation.tier, options, choices);
-            if (made.number != 0) {
+            if (made.number != 0)
                 held = RoomOfModel{made, key, operation.shape};
-            }
             return answer(made);
         }
         case Action::commit: {
-            if (!held) {
+            if (!held)
                 return "";
-            }
             promptkv::Inserted inserted;
             inserted.outcome = Outcome::cancelled;
             if (held->room.number != 0) {
@@ -469,9 +458,8 @@ private:
             drop_room();
             return "";
         case Action::fetch: {
-            if (!fetches) {
+            if (!fetches)
                 return "";
-            }
             const NaiveCache::Hit hit = model.lookup(How::fetch, key, operation.fetch, choices);
             let_go(model, copy);
             if (hit.payload != 0) {
@@ -485,16 +473,14 @@ private:
             return "";
         case Action::lease: {
             const NaiveCache::Hit hit = model.lookup(How::lease, key, operation.fetch, choices);
-            if (leased != 0) {
+            if (leased != 0)
                 model.end_lease(leased);
-            }
             leased = hit.payload;
             return answer(hit);
         }
         case Action::end_lease:
-            if (leased != 0) {
+            if (leased != 0)
                 model.end_lease(std::exchange(leased, 0));
-            }
             return "";
         case Action::take:
             return answer(model.lookup(How::take, key, operation.fetch, choices));
@@ -534,14 +520,12 @@ private:
             model = NaiveCache(abilities_of<KV>(), options_);
             slots_of_model.leases = {};
             for (auto& each : slots_of_model.rooms) {
-                if (each) {
+                if (each)
                     each->room.number = 0;
-                }
             }
             for (const auto& each : slots_of_model.copies) {
-                if (each) {
+                if (each)
                     model.hold(*each);
-                }
             }
             return "";
         case Action::move:
@@ -573,9 +557,8 @@ private:
                     expected.answer +=
                         "; " + act(operation.callbacks[i], next.model, next.slots, choices);
                 }
-                for (const int number : std::exchange(next.slots.committed, {})) {
+                for (const int number : std::exchange(next.slots.committed, {}))
                     next.model.drop_room(number);
-                }
                 expected.removals = next.model.take_removals();
                 expected.entries = next.model.entries();
                 count(next.model, expected);
@@ -584,17 +567,15 @@ private:
                         return other.model.same_state(next.model);
                     });
                 if (!(expected == seen)) {
-                    if (first_difference.empty()) {
+                    if (first_difference.empty())
                         first_difference = difference(seen, expected);
-                    }
                 } else if (is_new && kept.size() < effort_.beliefs) {
                     kept.push_back(std::move(next));
                 }
             } while (choices.next() && ++tried < effort_.choices && kept.size() < effort_.beliefs);
         }
-        if (kept.empty()) {
+        if (kept.empty())
             return first_difference;
-        }
         beliefs_ = std::move(kept);
         return "";
     }
@@ -624,12 +605,10 @@ private:
         std::size_t times = 0;
         const auto make = [&]() -> std::optional<KV> {
             ++times;
-            if (!modelled_) {
+            if (!modelled_)
                 call_back();
-            }
-            if (operation.makes_nothing) {
+            if (operation.makes_nothing)
                 return std::nullopt;
-            }
             return made(operation);
         };
         const auto inserted = call(operation, [&] {
@@ -643,17 +622,15 @@ private:
 
     std::string commit(const Operation& operation) {
         std::optional<HeldRoom> held = std::exchange(rooms_[operation.slot], std::nullopt);
-        if (!held) {
+        if (!held)
             return "";
-        }
         const std::size_t n = committed_tokens(operation, held->tokens);
         const NaiveCache::Key key = NaiveCache::prefix_of(held->key, n);
         KV kv = [&] {
             std::optional<KV> start = held->room.prefix();
             if constexpr (std::is_same_v<KV, BlockTape>) {
-                if (start && start->length() > n) {
+                if (start && start->length() > n)
                     start->truncate(n);
-                }
             }
             const bool begins = start && length_of(*start) <= n;
             return real_payload<KV>(operation.id, key.model, key.tokens, held->shape,
@@ -675,9 +652,8 @@ private:
     /// The blocks that a commit of `n` tokens begins with.
     [[nodiscard]] static std::vector<NaiveBlock> starts_with(const NaiveCache::Room& room,
                                                              std::size_t n) {
-        if (!room.prefix) {
+        if (!room.prefix)
             return {};
-        }
         if (room.prefix->length() > n) {
             return room.prefix->can(has_state) ? std::vector<NaiveBlock>()
                                                : room.prefix->first(n).blocks;
@@ -690,9 +666,8 @@ private:
         shown.outcome = room ? Outcome::stored : room.outcome();
         if (room) {
             shown.tokens = room.tokens();
-            if (const std::optional<KV> prefix = room.prefix()) {
+            if (const std::optional<KV> prefix = room.prefix())
                 shown.prefix = described(*prefix);
-            }
         }
         return answer(shown);
     }

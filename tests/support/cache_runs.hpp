@@ -28,9 +28,8 @@ std::optional<Fault> first_failure(const Run& run, Effort effort) {
     Pair<KV, Cache> pair(run, effort);
     for (std::size_t i = 0; i < run.operations.size(); ++i) {
         std::string what = pair.step(run.operations[i]);
-        if (!what.empty()) {
+        if (!what.empty())
             return Fault{i + 1, std::move(what)};
-        }
     }
     return std::nullopt;
 }
@@ -52,11 +51,10 @@ Run shortened(Run run) {
             Run fewer = run;
             const auto first = fewer.operations.begin() + static_cast<std::ptrdiff_t>(at);
             fewer.operations.erase(first, first + static_cast<std::ptrdiff_t>(chunk));
-            if (first_failure<KV, Cache>(fewer)) {
+            if (first_failure<KV, Cache>(fewer))
                 run = std::move(fewer);
-            } else {
+            else
                 at += chunk;
-            }
         }
     }
     return run;
@@ -65,9 +63,8 @@ Run shortened(Run run) {
 /// The story of a failure: options, operations, difference. "" where the run does not fail.
 template <class KV, class Cache = promptkv::LRUPromptCache<KV>>
 std::string failure_of(const Run& run) {
-    if (!first_failure<KV, Cache>(run)) {
+    if (!first_failure<KV, Cache>(run))
         return "";
-    }
     const Run minimal = shortened<KV, Cache>(run);
     const NaiveCache::Options& options = minimal.options;
     std::ostringstream out;
@@ -75,9 +72,8 @@ std::string failure_of(const Run& run) {
         << " max_partial=" << options.max_partial
         << " remembered_tokens=" << word(options.remembered_tokens)
         << " rules=" << name(options.rules) << '\n';
-    for (const Operation& operation : minimal.operations) {
+    for (const Operation& operation : minimal.operations)
         out << "  " << word(operation) << '\n';
-    }
     out << first_failure<KV, Cache>(minimal).value().what;
     return out.str();
 }

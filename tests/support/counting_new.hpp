@@ -35,17 +35,15 @@ inline thread_local Failure failure;
 
 /// To be asked by operator new: whether this allocation is to fail.
 inline bool fails_now() noexcept {
-    if (failure.skip == never) {
+    if (failure.skip == never)
         return false;
-    }
     if (failure.skip > 0) {
         --failure.skip;
         return false;
     }
     failure.struck = true;
-    if (!failure.lasting) {
+    if (!failure.lasting)
         failure.skip = never;
-    }
     return true;
 }
 

@@ -24,9 +24,8 @@ struct Letters {
     std::int32_t tokens[N];
 
     consteval Letters(const char (&word)[N]) : tokens{} {
-        for (std::size_t i = 0; i < N; ++i) {
+        for (std::size_t i = 0; i < N; ++i)
             tokens[i] = static_cast<unsigned char>(word[i]);
-        }
     }
 };
 
@@ -43,9 +42,8 @@ constexpr std::span<const std::int32_t> operator""_key() noexcept {
 /// The word that the tokens stand for.
 inline std::string text(std::span<const std::int32_t> tokens) {
     std::string word;
-    for (const std::int32_t token : tokens) {
+    for (const std::int32_t token : tokens)
         word.push_back(static_cast<char>(token));
-    }
     return word;
 }
 
@@ -77,9 +75,8 @@ std::string contents(const Cache& cache) {
     });
     std::sort(entries.begin(), entries.end());
     std::string line;
-    for (const std::string& entry : entries) {
+    for (const std::string& entry : entries)
         line += line.empty() ? entry : " " + entry;
-    }
     return line;
 }
 

@@ -43,12 +43,10 @@ class Choices {
 public:
     /// One of the numbers below `n`.
     [[nodiscard]] std::size_t choose(std::size_t n) {
-        if (n < 2) {
+        if (n < 2)
             return 0;
-        }
-        if (used_ == digits_.size()) {
+        if (used_ == digits_.size())
             digits_.push_back({0, n});
-        }
         return digits_[used_++].value;
     }
 
@@ -56,12 +54,10 @@ public:
     [[nodiscard]] bool next() {
         digits_.resize(used_);
         used_ = 0;
-        while (!digits_.empty() && digits_.back().value + 1 == digits_.back().limit) {
+        while (!digits_.empty() && digits_.back().value + 1 == digits_.back().limit)
             digits_.pop_back();
-        }
-        if (digits_.empty()) {
+        if (digits_.empty())
             return false;
-        }
         ++digits_.back().value;
         return true;
     }
@@ -162,9 +158,8 @@ public:
         }
         Hit hit;
         const int found = find_entry(how, prompt, options, hit, choices);
-        if (how == How::probe) {
+        if (how == How::probe)
             return hit;
-        }
         hit.request = stats_.lookups;
         if (found == 0) {
             ++missed(hit.miss);
@@ -173,9 +168,8 @@ public:
         Entry& entry = entries_.at(found);
         hit.payload = entry.payload;
         hit.kv = payloads_.at(entry.payload).kv;
-        if (how != How::lease) {
+        if (how != How::lease)
             hit.kv = hit.kv.first(hit.reused);
-        }
         ++(hit.match == Match::exact     ? stats_.hits_exact
            : hit.match == Match::shorter ? stats_.hits_shorter
                                          : stats_.hits_longer);
@@ -199,9 +193,8 @@ public:
         drain(choices);
         Hit hit;
         const int found = find_entry(How::lease, prompt, {.min_remaining = 0}, hit, choices);
-        if (found != 0) {
+        if (found != 0)
             refresh(found, hit.match, prompt, hit.reused);
-        }
         return hit;
     }
 
@@ -210,9 +203,8 @@ public:
         Hit hit = lookup(How::probe, prompt, options, choices);
         if (hit.miss == MissReason::nothing_shared) {
             std::set<std::string> models;
-            for (const auto& [number, entry] : entries_) {
+            for (const auto& [number, entry] : entries_)
                 models.insert(entry.key.model);
-            }
             for (const std::string& model : models) {
                 if (lookup(How::probe, {model, prompt.tokens}, options, choices).match !=
                     Match::none) {
@@ -242,9 +234,8 @@ public:
                  Choices& choices) {
         drain(choices);
         Room room;
-        if (present_for_reserve(key, tier, options, choices, room)) {
+        if (present_for_reserve(key, tier, options, choices, room))
             return room;
-        }
         // What is stored of the key.
         std::optional<NaiveKV> prefix = shared_with(key, choices);
         const std::size_t block = block_tokens_; // of payloads to come, it is believed
@@ -256,11 +247,9 @@ public:
         // Beside what is leased already.
         const auto needs = [&](std::size_t n) {
             std::size_t leased = 0;
-            if (prefix) {
-                for (const NaiveBlock& each : prefix->first(std::min(n, prefix->length())).blocks) {
+            if (prefix)
+                for (const NaiveBlock& each : prefix->first(std::min(n, prefix->length())).blocks)
                     leased += held_by_leased(each.id) ? each.bytes : 0;
-                }
-            }
             return all_of(n) - std::min(all_of(n), leased);
         };
         const bool too_large = bytes > limits_.max_bytes || limits_.max_bytes == 0;
@@ -276,9 +265,8 @@ public:
             if (may_be_partial(too_large)) {
                 const std::size_t most = too_large ? half(limits_.max_bytes) : limits_.max_bytes;
                 for (std::size_t n = 0; n < key.size(); n += block) {
-                    if (needs(n) <= free && all_of(n) <= most) {
+                    if (needs(n) <= free && all_of(n) <= most)
                         tokens = n;
-                    }
                 }
             }
         }
@@ -301,9 +289,8 @@ public:
             present_for_reserve(prefix_of(key, tokens), tier, options, choices, room)) {
             return room;
         }
-        if (prefix && prefix->length() > tokens) {
+        if (prefix && prefix->length() > tokens)
             prefix = prefix->first(tokens);
-        }
         const std::size_t start_bytes = prefix ? prefix->nbytes() : 0;
         const std::size_t held = all_of(tokens) - std::min(all_of(tokens), start_bytes);
         Reservation made{prefix_of(key, tokens), key, tier, options, held, 0, true};
@@ -349,9 +336,8 @@ public:
         const auto found = reservations_.find(number);
         const int prefix = found->second.prefix;
         reservations_.erase(found);
-        if (prefix != 0) {
+        if (prefix != 0)
             end_lease(prefix);
-        }
     }
 
     [[nodiscard]] bool has_prefix(int number) const { return reservations_.at(number).prefix != 0; }
@@ -374,13 +360,11 @@ public:
             refresh(longer, Match::longer, key, key.size());
             return true;
         }
-        if ((abilities_ & can_clone) == 0) {
+        if ((abilities_ & can_clone) == 0)
             return false;
-        }
         const int longer = longer_for(key, Tier::assistant, choices);
-        if (longer == 0) {
+        if (longer == 0)
             return false;
-        }
         NaiveKV kv = payloads_.at(entries_.at(longer).payload).kv.first(key.size());
         const Inserted inserted = store(key, kv, tier, {}, false, choices);
         return kept(inserted.outcome);
@@ -419,9 +403,8 @@ public:
             }
         }
         for (auto& [number, made] : reservations_) {
-            if (made.whole.model == model && made.options.session == session && session != 0) {
+            if (made.whole.model == model && made.options.session == session && session != 0)
                 cancel(made);
-            }
         }
         return erased;
     }
@@ -457,13 +440,11 @@ public:
         while (freed < bytes) {
             const std::size_t more =
                 evict_one(bytes - freed, nullptr, true, passed_over, result, choices);
-            if (more == nothing_left) {
+            if (more == nothing_left)
                 break;
-            }
             freed += more;
-            if (more > 0) {
+            if (more > 0)
                 passed_over.clear(); // some may free something now
-            }
         }
         return freed;
     }
@@ -475,9 +456,8 @@ public:
         std::set<int> counted;
         for (const auto& [number, entry] : entries_) {
             const Payload& payload = payloads_.at(entry.payload);
-            if (payload.leases > 0) {
+            if (payload.leases > 0)
                 continue;
-            }
             sum += payload.kv.own_bytes();
             for (const NaiveBlock& block : payload.kv.blocks) {
                 if (!in_use(block.id) && !held_by_leased(block.id) &&
@@ -497,17 +477,15 @@ public:
     [[nodiscard]] std::size_t nbytes() const {
         std::size_t sum = 0;
         std::set<int> counted;
-        for (const auto& [number, payload] : payloads_) {
+        for (const auto& [number, payload] : payloads_)
             sum += payload.kv.own_bytes() + bytes_not_in(counted, payload.kv);
-        }
         return sum + reserved();
     }
 
     [[nodiscard]] std::size_t nbytes(const std::string& model) const {
         std::size_t sum = 0;
-        for (const auto& [number, entry] : entries_) {
+        for (const auto& [number, entry] : entries_)
             sum += entry.key.model == model ? payloads_.at(entry.payload).kv.nbytes() : 0;
-        }
         return sum;
     }
 
@@ -516,13 +494,11 @@ public:
     [[nodiscard]] Stats stats() const {
         Stats stats = stats_;
         stats.bytes_referenced = 0;
-        for (const auto& [number, entry] : entries_) {
+        for (const auto& [number, entry] : entries_)
             stats.bytes_referenced += payloads_.at(entry.payload).kv.nbytes();
-        }
         stats.bytes_leased = 0;
-        for (const auto& [number, payload] : payloads_) {
+        for (const auto& [number, payload] : payloads_)
             stats.bytes_leased += payload.leases > 0 ? payload.kv.nbytes() : 0;
-        }
         stats.bytes_reserved = reserved();
         return stats;
     }
@@ -648,9 +624,8 @@ private:
     static std::size_t common(const Tokens& a, const Tokens& b) {
         const std::size_t n = std::min(a.size(), b.size());
         std::size_t i = 0;
-        while (i < n && a[i] == b[i]) {
+        while (i < n && a[i] == b[i])
             ++i;
-        }
         return i;
     }
 
@@ -670,17 +645,15 @@ private:
 
     [[nodiscard]] std::vector<int> numbers() const {
         std::vector<int> result;
-        for (const auto& [number, entry] : entries_) {
+        for (const auto& [number, entry] : entries_)
             result.push_back(number);
-        }
         return result;
     }
 
     [[nodiscard]] int entry_at(const Key& key) const {
         for (const auto& [number, entry] : entries_) {
-            if (entry.key == key) {
+            if (entry.key == key)
                 return number;
-            }
         }
         return 0;
     }
@@ -697,9 +670,8 @@ private:
     [[nodiscard]] std::vector<int> above(const Key& key) const {
         std::vector<int> result;
         for (std::size_t n = 0; n < key.size(); ++n) {
-            if (const int entry = entry_at(prefix_of(key, n)); entry != 0) {
+            if (const int entry = entry_at(prefix_of(key, n)); entry != 0)
                 result.push_back(entry);
-            }
         }
         return result;
     }
@@ -708,9 +680,8 @@ private:
     [[nodiscard]] std::vector<int> below(const Key& key) const {
         std::vector<int> result;
         for (const auto& [number, entry] : entries_) {
-            if (entry.key.model == key.model && is_strict_prefix(key.tokens, entry.key.tokens)) {
+            if (entry.key.model == key.model && is_strict_prefix(key.tokens, entry.key.tokens))
                 result.push_back(number);
-            }
         }
         std::ranges::sort(result, {}, [this](int number) {
             return std::pair(entries_.at(number).key.size(), number);
@@ -723,9 +694,8 @@ private:
     /// Bytes of the blocks that are not in `counted`; afterwards they are.
     static std::size_t bytes_not_in(std::set<int>& counted, const NaiveKV& kv) {
         std::size_t sum = 0;
-        for (const NaiveBlock& block : kv.blocks) {
+        for (const NaiveBlock& block : kv.blocks)
             sum += counted.insert(block.id).second ? block.bytes : 0;
-        }
         return sum;
     }
 
@@ -747,9 +717,8 @@ private:
 
     [[nodiscard]] std::size_t reserved() const {
         std::size_t sum = 0;
-        for (const auto& [number, made] : reservations_) {
+        for (const auto& [number, made] : reservations_)
             sum += number != committing_ ? made.held : 0;
-        }
         return sum;
     }
 
@@ -759,13 +728,11 @@ private:
         std::set<int> counted;
         std::size_t sum = reserved();
         for (const auto& [number, payload] : payloads_) {
-            if (payload.leases > 0 && !is_committing_prefix(number)) {
+            if (payload.leases > 0 && !is_committing_prefix(number))
                 sum += payload.kv.own_bytes() + bytes_not_in(counted, payload.kv);
-            }
         }
-        if (kv != nullptr) {
+        if (kv != nullptr)
             sum += bytes_not_in(counted, *kv);
-        }
         return limits_.max_bytes - std::min(limits_.max_bytes, sum);
     }
 
@@ -784,9 +751,8 @@ private:
         std::set<int> counted;
         std::size_t sum = reserved();
         for (const auto& [number, payload] : payloads_) {
-            if (payload.leases > 0 && !is_committing_prefix(number)) {
+            if (payload.leases > 0 && !is_committing_prefix(number))
                 sum += payload.kv.own_bytes() + bytes_not_in(counted, payload.kv);
-            }
         }
         const std::size_t more = kv.own_bytes() + bytes_not_in(counted, kv);
         return more == 0 || sum + more <= limits_.max_bytes;
@@ -795,9 +761,8 @@ private:
     /// Entries that cannot be evicted, other than `own`.
     [[nodiscard]] std::size_t pinned_entries(int own) const {
         std::size_t sum = 0;
-        for (const auto& [number, entry] : entries_) {
+        for (const auto& [number, entry] : entries_)
             sum += number != own && is_leased(number) ? 1U : 0U;
-        }
         return sum;
     }
 
@@ -838,9 +803,8 @@ private:
 
     void drop_unheld(int payload) {
         const Payload& held = payloads_.at(payload);
-        if (!held.stored && held.leases == 0) {
+        if (!held.stored && held.leases == 0)
             payloads_.erase(payload);
-        }
     }
 
     void note_peak() { stats_.peak_nbytes = std::max(stats_.peak_nbytes, nbytes()); }
@@ -851,23 +815,20 @@ private:
     int find_entry(How how, const Key& prompt, const FetchOptions& options, Hit& hit,
                    Choices& choices) const {
         for (const auto& [number, entry] : entries_) {
-            if (entry.key.model == prompt.model) {
+            if (entry.key.model == prompt.model)
                 hit.matched = std::max(hit.matched, common(entry.key.tokens, prompt.tokens));
-            }
         }
         // It is open whether keys count that this call evicted: they are not reported yet.
         if (how != How::probe && !evicted_first_.empty() && choices.choose(2) == 1) {
             for (const Key& key : evicted_first_) {
-                if (key.model == prompt.model) {
+                if (key.model == prompt.model)
                     hit.matched = std::max(hit.matched, common(key.tokens, prompt.tokens));
-                }
             }
         }
         const std::size_t stored_matched = hit.matched;
         for (const Key& key : remembered_) {
-            if (key.model == prompt.model) {
+            if (key.model == prompt.model)
                 hit.matched = std::max(hit.matched, common(key.tokens, prompt.tokens));
-            }
         }
         const Offer best = best_offer(how, prompt, options.min_remaining, options, choices);
         if (best.reuse > 0 && best.reuse >= options.min_reuse) {
@@ -897,9 +858,8 @@ private:
                                 : other;
         // Where two things stand in the way, it is open which one is named.
         const bool two = hit.miss == MissReason::leased && leased < options.min_reuse;
-        if (two && choices.choose(2) == 1) {
+        if (two && choices.choose(2) == 1)
             hit.miss = other;
-        }
         return 0;
     }
 
@@ -913,9 +873,8 @@ private:
                              : how == How::probe && !can(can_copy) ? true
                                                                    : can(can_clone);
         const std::size_t length = kv.length();
-        if (!may_cut) {
+        if (!may_cut)
             return {entry, n >= length && kv.serves(length) ? length : 0, false, true};
-        }
         const std::size_t reuse = aligned(kv, kv.served(n), align);
         return {entry, reuse, reuse < length, true};
     }
@@ -925,9 +884,8 @@ private:
     [[nodiscard]] static std::size_t aligned(const NaiveKV& kv, std::size_t reuse,
                                              std::size_t align) {
         for (std::size_t n = reuse; n > 0; --n) {
-            if (kv.serves(n) && n % align == 0) {
+            if (kv.serves(n) && n % align == 0)
                 return n;
-            }
         }
         const bool anywhere = reuse > 0 && kv.can(can_reuse) && kv.served(reuse - 1) == reuse - 1;
         return anywhere && reuse < align ? 0 : reuse;
@@ -944,12 +902,10 @@ private:
         for (std::size_t depth = n + 1; depth-- > 0;) {
             const Key point = prefix_of(prompt, depth);
             const int own = entry_at(point);
-            if (own != 0 && (how != How::take || !is_leased(own))) {
+            if (own != 0 && (how != How::take || !is_leased(own)))
                 offers.emplace_back(offer(how, own, depth, most, options.align), depth);
-            }
-            if (how == How::take) {
+            if (how == How::take)
                 continue;
-            }
             for (const int longer : below(point)) {
                 const Key& key = entries_.at(longer).key;
                 if (common(key.tokens, prompt.tokens) == depth) {
@@ -971,13 +927,11 @@ private:
                 floor = own && better(each, floor) ? each : floor;
             }
             for (const auto& [each, length] : offers) {
-                if (!better(floor, each)) {
+                if (!better(floor, each))
                     best.push_back(each);
-                }
             }
-            if (best.empty()) {
+            if (best.empty())
                 best.push_back(floor);
-            }
             return best[choices.choose(best.size())];
         }
         std::size_t length_of_best = 0;
@@ -995,9 +949,8 @@ private:
                 best.push_back(each);
             }
         }
-        if (best.empty() || best.front().reuse == 0) {
+        if (best.empty() || best.front().reuse == 0)
             return {0, 0, false, true};
-        }
         return best[choices.choose(best.size())];
     }
 
@@ -1028,9 +981,8 @@ private:
     int longer_for(const Key& key, Tier tier, Choices& choices) const {
         std::vector<int> found;
         for (const int longer : below(key)) {
-            if (entries_.at(longer).tier >= tier && kv_of(longer).serves(key.size())) {
+            if (entries_.at(longer).tier >= tier && kv_of(longer).serves(key.size()))
                 found.push_back(longer);
-            }
         }
         for (const int longer : found) {
             const Entry& entry = entries_.at(longer);
@@ -1043,23 +995,20 @@ private:
     /// Open where the nearest longer entry does not, and others do.
     [[nodiscard]] bool others_serve(const Key& key, int victim, const Incoming* incoming,
                                     Choices& choices) const {
-        if (entry_at(key) != 0 && entry_at(key) != victim) {
+        if (entry_at(key) != 0 && entry_at(key) != victim)
             return true;
-        }
         std::size_t nearest = promptkv::unlimited;
         bool nearest_serves = true;
         bool any_serves = false;
         for (const int longer : below(key)) {
-            if (longer == victim) {
+            if (longer == victim)
                 continue;
-            }
             const bool comes = incoming != nullptr && longer == incoming->entry;
             const bool serves = (comes ? *incoming->kv : kv_of(longer)).serves(key.size());
             any_serves = any_serves || serves;
             nearest = std::min(nearest, entries_.at(longer).key.size());
-            if (entries_.at(longer).key.size() == nearest) {
+            if (entries_.at(longer).key.size() == nearest)
                 nearest_serves = nearest_serves && serves;
-            }
         }
         return any_serves && (nearest_serves || choices.choose(2) == 0);
     }
@@ -1069,9 +1018,8 @@ private:
     [[nodiscard]] std::pair<std::vector<int>, std::size_t> nearest(const Key& key,
                                                                    Choices& choices) const {
         std::vector<int> found;
-        if (!removals_.empty() && choices.choose(2) == 1) {
+        if (!removals_.empty() && choices.choose(2) == 1)
             return {found, 0};
-        }
         std::size_t most = 0;
         for (const auto& [number, entry] : entries_) {
             const std::size_t n =
@@ -1080,9 +1028,8 @@ private:
                 most = n;
                 found.clear();
             }
-            if (n > 0 && n == most) {
+            if (n > 0 && n == most)
                 found.push_back(number);
-            }
         }
         return {found, most};
     }
@@ -1118,14 +1065,12 @@ private:
     void refresh(int found, Match match, const Key& prompt, std::size_t reused) {
         Entry& entry = entries_.at(found);
         entry.used = entry.used || match != Match::longer || !entry.maybe_used;
-        if (!promptkv_rules()) {
+        if (!promptkv_rules())
             return;
-        }
         for (std::size_t n = 0; n <= reused; ++n) {
             const int on_path = entry_at(prefix_of(prompt, n));
-            if (on_path != 0 && on_path != found) {
+            if (on_path != 0 && on_path != found)
                 use(on_path);
-            }
         }
         if (match == Match::longer) {
             std::size_t& chance = entries_.at(found).chance;
@@ -1144,9 +1089,8 @@ private:
             const std::size_t before = removals_.size();
             Inserted ignored;
             make_room(limits_, nullptr, false, ignored, choices);
-            for (std::size_t i = before; i < removals_.size(); ++i) {
+            for (std::size_t i = before; i < removals_.size(); ++i)
                 evicted_first_.push_back(removals_[i].key);
-            }
         }
     }
 
@@ -1164,9 +1108,8 @@ private:
 
     void raise(int number, Tier tier) {
         Entry& entry = entries_.at(number);
-        if (tier <= entry.tier) {
+        if (tier <= entry.tier)
             return;
-        }
         entry.tier = tier;
         make_hottest(number);
         Inserted ignored;
@@ -1176,16 +1119,14 @@ private:
     // insert, in steps ///////////////////////////////////////////////////////
 
     void join_session(int number, const InsertOptions& options) {
-        if (options.session != 0) {
+        if (options.session != 0)
             entries_.at(number).sessions.insert(options.session);
-        }
     }
 
     /// Takes what is stored of the key in the place of the same blocks of `kv`.
     void adopt(const Key& key, NaiveKV& kv, Choices& choices) const {
-        if (!can(has_blocks)) {
+        if (!can(has_blocks))
             return;
-        }
         const int prefix = committing_ != 0 ? reservations_.at(committing_).prefix : 0;
         const auto adopt_prefix = [&] {
             if (prefix != 0) {
@@ -1194,29 +1135,24 @@ private:
             }
         };
         const bool first = prefix != 0 && choices.choose(2) == 0;
-        if (first) {
+        if (first)
             adopt_prefix();
-        }
         const auto [stored, shared] = nearest(key, choices);
-        if (!stored.empty()) {
+        if (!stored.empty())
             kv.adopt(shared, kv_of(stored[choices.choose(stored.size())]));
-        }
-        if (!first) {
+        if (!first)
             adopt_prefix();
-        }
     }
 
     /// Whether the key needs no reservation. Fills the answer.
     bool present_for_reserve(const Key& key, Tier tier, const InsertOptions& options,
                              Choices& choices, Room& room) {
-        if (!promptkv_rules()) {
+        if (!promptkv_rules())
             return false;
-        }
         const int own = entry_at(key);
         const int serving = own != 0 ? own : longer_for(key, tier, choices);
-        if (serving == 0) {
+        if (serving == 0)
             return false;
-        }
         if (own != 0) {
             raise(own, tier);
             join_session(own, options);
@@ -1235,9 +1171,8 @@ private:
         serving = 0;
         if (promptkv_rules()) {
             serving = own_is_present ? entry_at(key) : 0;
-            if (serving == 0) {
+            if (serving == 0)
                 serving = longer_for(key, tier, choices);
-            }
             if (serving != 0) {
                 decided.outcome = Outcome::present;
                 decided.tokens = key.size();
@@ -1262,9 +1197,8 @@ private:
             decided.tokens = may_be_partial(too_large) ? part_that_fits(kv, too_large) : 0;
             decided.outcome =
                 too_large && !may_fit_later(key.size()) ? Outcome::too_large : Outcome::no_room;
-            if (decided.tokens == 0) {
+            if (decided.tokens == 0)
                 return decided;
-            }
             if (pinned_entries(0) + 1 > limits_.max_entries) {
                 decided.outcome = Outcome::no_room;
                 decided.tokens = 0;
@@ -1272,9 +1206,8 @@ private:
             }
             const Key shorter = prefix_of(key, decided.tokens);
             serving = own_is_present ? entry_at(shorter) : 0;
-            if (serving == 0) {
+            if (serving == 0)
                 serving = longer_for(shorter, tier, choices);
-            }
             if (serving != 0) {
                 decided.outcome = Outcome::present;
                 return decided;
@@ -1339,9 +1272,8 @@ private:
         if (committing_ != 0) { // its room is now the payload's
             Reservation& made = reservations_.at(committing_);
             made.held = 0;
-            if (made.prefix != 0 && !prefix_counts_) {
+            if (made.prefix != 0 && !prefix_counts_)
                 end_lease(std::exchange(made.prefix, 0));
-            }
         }
         const bool room_for_a_part =
             committing_ != 0 &&
@@ -1364,9 +1296,8 @@ private:
         absorb(number, kv, result);
         if (promptkv_rules() && !options.side_request) {
             demote_last_of_session(number, options, choices);
-            if (!can(can_truncate)) {
+            if (!can(can_truncate))
                 supersede(number, choices);
-            }
         }
         const Incoming incoming{number, 0, kv.own_bytes(), &kv};
         make_room(limits_, &incoming, false, result, choices);
@@ -1376,9 +1307,8 @@ private:
         block_tokens_ = kv.shape.block;
         entry.stored_at = stats_.lookups;
         join_session(number, options);
-        if (options.session != 0 && !options.side_request) {
+        if (options.session != 0 && !options.side_request)
             last_of_session_[{key.model, options.session}] = number;
-        }
         note_peak();
         return result;
     }
@@ -1416,9 +1346,8 @@ private:
                                                          !is_prefix(key.tokens, other);
                                               }) ||
                                   left_a_branch(entry.key, key, choices);
-            if (entry.tier > tier || branches || entry.superseded) {
+            if (entry.tier > tier || branches || entry.superseded)
                 continue;
-            }
             make_coldest(prefix);
             ++stats_.superseded;
             entry.superseded = true;
@@ -1433,13 +1362,11 @@ private:
     void demote_last_of_session(int number, const InsertOptions& options, Choices& choices) {
         const Key key = entries_.at(number).key;
         const auto last = last_of_session_.find({key.model, options.session});
-        if (options.session == 0 || last == last_of_session_.end()) {
+        if (options.session == 0 || last == last_of_session_.end())
             return;
-        }
         const auto found = entries_.find(last->second);
-        if (found == entries_.end() || found->first == number) {
+        if (found == entries_.end() || found->first == number)
             return;
-        }
         const Entry& entry = found->second;
         const bool on_path =
             is_prefix(entry.key.tokens, key.tokens) || is_prefix(key.tokens, entry.key.tokens);
@@ -1453,21 +1380,17 @@ private:
 
     /// A part of what is stored of the key, to begin a payload with.
     std::optional<NaiveKV> shared_with(const Key& key, Choices& choices) const {
-        if (!can(has_blocks)) {
+        if (!can(has_blocks))
             return std::nullopt;
-        }
         const auto [stored, shared] = nearest(key, choices);
-        if (stored.empty()) {
+        if (stored.empty())
             return std::nullopt;
-        }
         const NaiveKV& kv = kv_of(stored[choices.choose(stored.size())]);
         std::size_t n = shared / kv.shape.block * kv.shape.block;
-        if (!can(has_state) && shared == key.size()) {
+        if (!can(has_state) && shared == key.size())
             n = shared;
-        }
-        if (n == 0) {
+        if (n == 0)
             return std::nullopt;
-        }
         NaiveKV part = kv.first(n);
         if (can(has_state)) {
             part.id = 0;
@@ -1489,20 +1412,17 @@ private:
                 bytes += incoming->bytes;
                 if (incoming->kv != nullptr) {
                     std::set<int> counted;
-                    for (const auto& [number, payload] : payloads_) {
+                    for (const auto& [number, payload] : payloads_)
                         bytes_not_in(counted, payload.kv);
-                    }
                     bytes += bytes_not_in(counted, *incoming->kv);
                 }
             }
             const bool crowded = entries > limits.max_entries;
-            if (!crowded && bytes <= limits.max_bytes) {
+            if (!crowded && bytes <= limits.max_bytes)
                 return;
-            }
             const std::size_t wanted = crowded ? 0 : bytes - limits.max_bytes;
-            if (evict_one(wanted, incoming, truly, passed_over, result, choices) == nothing_left) {
+            if (evict_one(wanted, incoming, truly, passed_over, result, choices) == nothing_left)
                 return;
-            }
         }
     }
 
@@ -1523,9 +1443,8 @@ private:
             return nothing_left;
         }
         if (!promptkv_rules()) {
-            if (wanted > 0) {
+            if (wanted > 0)
                 victim = one_that_frees(victim, incoming, truly, passed_over, choices);
-            }
             return victim == 0 ? 0 : drop(victim, incoming, truly, result, choices);
         }
         const std::size_t chance = entries_.at(victim).chance;
@@ -1538,9 +1457,8 @@ private:
                     const std::size_t kept =
                         std::max(least, kept_after(victim, wanted, incoming, truly));
                     const Key shorter = prefix_of(entries_.at(victim).key, kept);
-                    if (!others_serve(shorter, victim, incoming, choices)) {
+                    if (!others_serve(shorter, victim, incoming, choices))
                         return cut_or_drop(victim, kept, incoming, truly, result, choices);
-                    }
                 }
             }
             use(victim);
@@ -1548,17 +1466,14 @@ private:
         }
         if (entries_.at(victim).superseded && !can_be_cut(victim)) {
             const int thin = thinned(victim, passed_over, choices);
-            if (wanted == 0 || freed_by_cut(thin, 0, incoming, truly) > 0) {
+            if (wanted == 0 || freed_by_cut(thin, 0, incoming, truly) > 0)
                 victim = thin;
-            }
         }
-        if (wanted == 0) {
+        if (wanted == 0)
             return drop(victim, incoming, truly, result, choices);
-        }
         victim = one_that_frees(victim, incoming, truly, passed_over, choices);
-        if (victim == 0) {
+        if (victim == 0)
             return 0;
-        }
         return cut_or_drop(victim, kept_after(victim, wanted, incoming, truly), incoming, truly,
                            result, choices);
     }
@@ -1581,19 +1496,15 @@ private:
             int victim = 0;
             for (std::size_t tier = 0; tier < tier_count && victim == 0; ++tier) {
                 std::size_t next = tier + 1;
-                while (promptkv_rules() && next + 1 < tier_count && sizes[next] == 0) {
+                while (promptkv_rules() && next + 1 < tier_count && sizes[next] == 0)
                     ++next;
-                }
-                if (next >= tier_count || sizes[tier] >= sizes[next]) {
+                if (next >= tier_count || sizes[tier] >= sizes[next])
                     victim = first[tier];
-                }
             }
-            for (std::size_t tier = 0; tier < tier_count && victim == 0; ++tier) {
+            for (std::size_t tier = 0; tier < tier_count && victim == 0; ++tier)
                 victim = first[tier];
-            }
-            if (victim == 0 || !is_leased(victim)) {
+            if (victim == 0 || !is_leased(victim))
                 return victim;
-            }
             leave_queue(victim);
             aside_[index(entries_.at(victim).tier)].push_back(victim);
         }
@@ -1603,9 +1514,8 @@ private:
     /// frees something. 0: it is passed over.
     int one_that_frees(int victim, const Incoming* incoming, bool truly, std::set<int>& passed_over,
                        Choices& choices) const {
-        if (freed_by_cut(victim, 0, incoming, truly) > 0) {
+        if (freed_by_cut(victim, 0, incoming, truly) > 0)
             return victim;
-        }
         std::vector<int> found;
         for (const int longer : below(entries_.at(victim).key)) {
             const bool may_go = (incoming == nullptr || incoming->entry != longer) &&
@@ -1613,13 +1523,11 @@ private:
                                 kv_of(longer).serves(0) && // others depend on nothing
                                 freed_by_cut(longer, 0, incoming, truly) > 0;
             const std::size_t length = entries_.at(longer).key.size();
-            if (may_go && (found.empty() || length == entries_.at(found.front()).key.size())) {
+            if (may_go && (found.empty() || length == entries_.at(found.front()).key.size()))
                 found.push_back(longer);
-            }
         }
-        if (!found.empty()) {
+        if (!found.empty())
             return found[choices.choose(found.size())];
-        }
         passed_over.insert(victim);
         return 0;
     }
@@ -1658,9 +1566,8 @@ private:
             const auto before = std::find_if(shorter.rbegin(), shorter.rend(), is_stored);
             const std::size_t from = before == shorter.rend() ? 0 : entries_.at(*before).key.size();
             const auto to = std::find_if(longer.begin(), longer.end(), is_stored);
-            if (to == longer.end()) {
+            if (to == longer.end())
                 continue;
-            }
             const std::size_t gap = entries_.at(*to).key.size() - from;
             if (gap < smallest ||
                 (gap == smallest && entry.key.size() < entries_.at(best).key.size())) {
@@ -1702,23 +1609,20 @@ private:
     [[nodiscard]] std::size_t kept_after(int number, std::size_t wanted, const Incoming* incoming,
                                          bool truly) const {
         const NaiveKV& kv = kv_of(number);
-        if (!can(can_truncate) || kv.length() == 0) {
+        if (!can(can_truncate) || kv.length() == 0)
             return 0;
-        }
         const std::size_t length = kv.length();
         const std::size_t block = kv.shape.block;
         if (can(has_blocks)) {
             for (std::size_t n = (length - 1) / block * block; n > 0; n -= block) {
-                if (freed_by_cut(number, n, incoming, truly) >= wanted) {
+                if (freed_by_cut(number, n, incoming, truly) >= wanted)
                     return n;
-                }
             }
             return 0;
         }
         const std::size_t bytes = kv.nbytes();
-        if (wanted >= bytes) {
+        if (wanted >= bytes)
             return 0;
-        }
         return kv.served((length * bytes - wanted * length) / bytes / block * block);
     }
 
@@ -1727,9 +1631,8 @@ private:
         const NaiveKV& kv = kv_of(number);
         const std::size_t block = kv.shape.block;
         for (std::size_t n = (chance + block - 1) / block * block; n < kv.length(); n += block) {
-            if (kv.served(n) >= chance) {
+            if (kv.served(n) >= chance)
                 return kv.served(n);
-            }
         }
         return kv.length();
     }
@@ -1738,16 +1641,14 @@ private:
                             Inserted& result, Choices& choices) {
         Entry& entry = entries_.at(number);
         const Key shorter = prefix_of(entry.key, kept);
-        if (kept == 0 || others_serve(shorter, number, incoming, choices)) {
+        if (kept == 0 || others_serve(shorter, number, incoming, choices))
             return drop(number, incoming, truly, result, choices);
-        }
         const std::size_t freed = freed_by_cut(number, kept, incoming, truly);
         const std::size_t accounted = freed_by_cut(number, kept, incoming, false);
         NaiveKV& kv = payloads_.at(entry.payload).kv;
         std::size_t tail_bytes = kv.own_bytes() - kv.first(kept).own_bytes();
-        for (std::size_t i = kv.block_at(kept); i < kv.blocks.size(); ++i) {
+        for (std::size_t i = kv.block_at(kept); i < kv.blocks.size(); ++i)
             tail_bytes += kv.blocks[i].bytes;
-        }
         removals_.push_back(
             {entry.key, kept, entry.tier, tail_bytes, RemovalReason::cut, can(has_blocks)});
         remember(entry.key);
@@ -1779,9 +1680,8 @@ private:
     }
 
     void remember(const Key& key) {
-        if (options_.remembered_tokens > 0) {
+        if (options_.remembered_tokens > 0)
             remembered_.insert(key);
-        }
     }
 
     // removal, in steps //////////////////////////////////////////////////////
@@ -1822,9 +1722,8 @@ private:
         }
         std::erase_if(remembered_, predicate);
         for (auto& [number, made] : reservations_) {
-            if (predicate(made.key)) {
+            if (predicate(made.key))
                 cancel(made);
-            }
         }
         return erased;
     }

@@ -41,28 +41,24 @@ struct NaiveKV {
 
     [[nodiscard]] std::size_t nbytes() const {
         std::size_t sum = own_bytes();
-        for (const NaiveBlock& block : blocks) {
+        for (const NaiveBlock& block : blocks)
             sum += block.bytes;
-        }
         return sum;
     }
 
     [[nodiscard]] std::size_t served(std::size_t n) const {
         n = std::min(n, length());
-        if (!can(can_reuse)) {
+        if (!can(can_reuse))
             return n == length() ? n : 0;
-        }
-        if (n == length() || shape.step == 1) {
+        if (n == length() || shape.step == 1)
             return n;
-        }
         return shape.step == 0 ? 0 : n / shape.step * shape.step;
     }
 
     /// The empty prefix is served by payloads that serve shorter keys than their own, and by one token.
     [[nodiscard]] bool serves(std::size_t n) const {
-        if (n == 0 && length() > 0) {
+        if (n == 0 && length() > 0)
             return length() == 1 ? can(can_reuse) : served(length() - 1) > 0;
-        }
         return n <= length() && served(n) == n;
     }
 
@@ -95,13 +91,12 @@ struct NaiveKV {
 /// The abilities of a payload type.
 template <class KV>
 constexpr unsigned abilities_of() {
-    if constexpr (std::is_same_v<KV, BlockTape>) {
+    if constexpr (std::is_same_v<KV, BlockTape>)
         return can_reuse | can_clone | can_truncate | can_copy | has_blocks;
-    } else if constexpr (std::is_same_v<KV, HybridTape>) {
+    else if constexpr (std::is_same_v<KV, HybridTape>)
         return can_reuse | can_copy | has_blocks | has_state;
-    } else {
+    else
         return KV::offered;
-    }
 }
 
 template <class KV>
@@ -145,9 +140,8 @@ KV real_payload(int id, const std::string& model, const Tokens& tokens, Shape sh
                       n);
             at += n;
         }
-        if constexpr (std::is_same_v<KV, HybridTape>) {
+        if constexpr (std::is_same_v<KV, HybridTape>)
             kv.set_state(TapeState{id, model, tokens, shape.overhead});
-        }
         return kv;
     } else {
         return KV(Recording{id, model, tokens, shape});
@@ -187,9 +181,8 @@ template <class KV>
 bool computed_from(const KV& kv, const std::string& model, const Tokens& tokens) {
     const NaiveKV plain = described(kv);
     if constexpr (std::is_same_v<KV, HybridTape>) {
-        if (kv.has_state() && kv.state().tokens != tokens) {
+        if (kv.has_state() && kv.state().tokens != tokens)
             return false;
-        }
     }
     return kv.length() == tokens.size() && plain.tokens == tokens &&
            (tokens.empty() || plain.model == model);

@@ -40,9 +40,8 @@ struct Recording {
     }
 
     [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const noexcept {
-        if (n >= tokens.size()) {
+        if (n >= tokens.size())
             return tokens.size();
-        }
         return shape.step == 0 ? 0 : n / shape.step * shape.step;
     }
 

@@ -22,15 +22,13 @@ inline std::size_t gap_of(std::size_t alignment) noexcept {
 
 inline void* allocate(std::size_t size, std::size_t alignment) noexcept {
     ++allocations;
-    if (fails_now()) {
+    if (fails_now())
         return nullptr;
-    }
     const std::size_t gap = gap_of(alignment);
     const std::size_t whole = (size + gap + gap - 1) / gap * gap;
     void* const raw = std::aligned_alloc(gap, whole);
-    if (raw == nullptr) {
+    if (raw == nullptr)
         return nullptr;
-    }
     void* const block = static_cast<std::byte*>(raw) + gap;
     static_cast<std::size_t*>(block)[-1] = size;
     allocated_bytes += size;
@@ -41,16 +39,14 @@ inline void* allocate(std::size_t size, std::size_t alignment) noexcept {
 
 inline void* allocate_or_throw(std::size_t size, std::size_t alignment) {
     void* const block = allocate(size, alignment);
-    if (block == nullptr) {
+    if (block == nullptr)
         throw std::bad_alloc();
-    }
     return block;
 }
 
 inline void release(void* block, std::size_t alignment) noexcept {
-    if (block == nullptr) {
+    if (block == nullptr)
         return;
-    }
     live_bytes -= static_cast<std::size_t*>(block)[-1];
     --live_blocks;
     std::free(static_cast<std::byte*>(block) - gap_of(alignment));

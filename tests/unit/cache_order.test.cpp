@@ -43,9 +43,8 @@ using promptkv::Tier;
 template <class TierEnum>
 std::string drain(CacheOrder<char, TierEnum>& order) {
     std::string left;
-    while (const std::optional<char> key = order.pop()) {
+    while (const std::optional<char> key = order.pop())
         left.push_back(*key);
-    }
     return left;
 }
 
@@ -154,27 +153,22 @@ TEST_CASE("CacheOrder spares a tier shorter than the next one that is not empty"
     }));
     CAPTURE(row.assistants, row.users, row.systems);
     CacheOrder<Tier> order;
-    for (std::size_t i = 0; i < row.assistants; ++i) {
+    for (std::size_t i = 0; i < row.assistants; ++i)
         order.push(Tier::assistant, Tier::assistant);
-    }
-    for (std::size_t i = 0; i < row.users; ++i) {
+    for (std::size_t i = 0; i < row.users; ++i)
         order.push(Tier::user, Tier::user);
-    }
-    for (std::size_t i = 0; i < row.systems; ++i) {
+    for (std::size_t i = 0; i < row.systems; ++i)
         order.push(Tier::system, Tier::system);
-    }
     const std::optional<Tier> popped = order.pop();
     REQUIRE((popped == row.from));
 }
 
 TEST_CASE("CacheOrder gives assistants until they are fewer than users, then users") {
     CacheOrder<char> order;
-    for (const char key : {'a', 'b', 'c'}) {
+    for (const char key : {'a', 'b', 'c'})
         order.push(key, Tier::assistant);
-    }
-    for (const char key : {'m', 'n'}) {
+    for (const char key : {'m', 'n'})
         order.push(key, Tier::user);
-    }
     order.push('x', Tier::system);
     REQUIRE(drain(order) == "abmcnx");
 }
@@ -268,13 +262,11 @@ TEST_CASE("CacheOrder works with any number of tiers") {
 TEST_CASE("CacheOrder takes from the last tier where every other is shorter than the next") {
     CacheOrder<char, Five> order;
     const std::string keys = "abbcccddddeeeee";
-    for (const char key : keys) {
+    for (const char key : keys)
         order.push(key, static_cast<Five>(key - 'a'));
-    }
     std::string left;
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 4; ++i)
         left.push_back(*order.pop());
-    }
     // The last tier, until it is as long as the one before it; then that one, and so on.
     REQUIRE(left == "edcb");
 }

@@ -29,9 +29,8 @@ using Trie = PromptTrie<std::string, char>;
 /// Stores each of `keys` with itself as its value.
 Trie trie_of(std::initializer_list<std::string_view> keys) {
     Trie trie;
-    for (const std::string_view key : keys) {
+    for (const std::string_view key : keys)
         trie.insert_or_assign(key, std::string(key));
-    }
     return trie;
 }
 
@@ -65,9 +64,8 @@ TEST_CASE("PromptTrie finds what was inserted, and only that") {
         REQUIRE(value_at(trie.find(key)) == key);
         REQUIRE(value_at(std::as_const(trie).find(key)) == key);
     }
-    for (const std::string_view key : {"", "a", "abcd", "abcdef", "b", "xy", "abx"}) {
+    for (const std::string_view key : {"", "a", "abcd", "abcdef", "b", "xy", "abx"})
         REQUIRE(value_at(trie.find(key)) == "-");
-    }
     REQUIRE(trie.check_invariants());
 }
 
@@ -147,11 +145,10 @@ TEST_CASE("PromptTrie search finds the values at, before and beyond a key") {
     CHECK(value_at(found.exact) == row.exact);
     CHECK(value_at(found.shorter) == row.shorter);
     CHECK(found.common_prefix == row.common_prefix);
-    if (row.longer == "?") { // abc and abx are as near
+    if (row.longer == "?") // abc and abx are as near
         CHECK(found.longer->size() == 3);
-    } else {
+    else
         CHECK(value_at(found.longer) == row.longer);
-    }
 }
 
 TEST_CASE("PromptTrie counts a one-token key as a shorter match") {
@@ -218,9 +215,8 @@ TEST_CASE("PromptTrie pops the strict prefixes of a key, never the key itself") 
     CHECK(popped[2].length == 3);
     CHECK(popped[2].value == "abc");
     CHECK(trie.size() == 3);
-    for (const std::string_view kept : {"abcd", "abcx", "b"}) {
+    for (const std::string_view kept : {"abcd", "abcx", "b"})
         CHECK(value_at(trie.find(kept)) == kept);
-    }
     REQUIRE(trie.check_invariants());
 
     SECTION("a second time there are none") {
@@ -303,9 +299,8 @@ TEST_CASE("PromptTrie destroys each value once") {
     const auto counted = std::make_shared<int>(0);
     {
         PromptTrie<std::shared_ptr<int>, char> trie;
-        for (const std::string_view key : {"abc", "abd", "ab", "", "xyz"}) {
+        for (const std::string_view key : {"abc", "abd", "ab", "", "xyz"})
             trie.insert_or_assign(key, counted);
-        }
         REQUIRE(counted.use_count() == 6);
         trie.insert_or_assign(std::string_view("abc"), counted);
         REQUIRE(counted.use_count() == 6);
@@ -395,9 +390,8 @@ TEMPLATE_TEST_CASE("PromptTrie compares tokens of any integral type as they are"
     }
     std::sort(keys.begin(), keys.end());
     keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
-    for (std::size_t i = 0; i < keys.size(); ++i) {
+    for (std::size_t i = 0; i < keys.size(); ++i)
         trie.insert_or_assign(keys[i], static_cast<int>(i));
-    }
     REQUIRE(trie.size() == keys.size());
     for (std::size_t i = 0; i < keys.size(); ++i) {
         REQUIRE(*trie.find(keys[i]) == static_cast<int>(i));
@@ -426,9 +420,8 @@ public:
 
     std::size_t common_prefix(const std::string& asked) const {
         std::size_t longest = 0;
-        for (const std::string& key : keys) {
+        for (const std::string& key : keys)
             longest = std::max(longest, common(key, asked));
-        }
         return longest;
     }
 
@@ -472,9 +465,8 @@ TEST_CASE("PromptTrie answers as a list of keys would, whatever the order of the
     Plain plain;
     for (int step = 0; step < 600; ++step) {
         std::string key(below(9), 'a');
-        for (char& token : key) {
+        for (char& token : key)
             token = static_cast<char>('a' + below(3));
-        }
         switch (below(5)) {
         case 0:
         case 1: {
