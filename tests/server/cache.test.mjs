@@ -121,19 +121,6 @@ test('the budget holds, and a restart of traffic fills it again', async () => {
   assert.equal((await call('PUT', '/cache', { max_bytes: most })).status, 200)
 })
 
-test('a mark that there is no room for is not told as written', async () => {
-  const body = {
-    max_tokens: 2,
-    messages: [{ role: 'user', content: [{ type: 'text', text: 'A whale is told of here.', cache_control: { type: 'ephemeral' } }] }]
-  }
-  const created = async () => (await call('POST', '/v1/messages', body)).json.usage.cache_creation_input_tokens
-  const most = (await cache()).most_bytes
-  await call('PUT', '/cache', { max_bytes: 0 })
-  assert.equal(await created(), 0)
-  await call('PUT', '/cache', { max_bytes: most })
-  assert.ok(await created() > 0)
-})
-
 test('promtool accepts the metrics, and they say what happened', async () => {
   const before = (await call('GET', '/metrics')).text
   const value = (text, metric) => Number(new RegExp(`^${metric} (\\S+)$`, 'm').exec(text)?.[1])
@@ -155,6 +142,19 @@ test('promtool accepts the metrics, and they say what happened', async () => {
   // It also dislikes the colons in names that llama-server and vLLM chose.
   const said = (promtool.stdout + promtool.stderr).split('\n').filter(line => line && !/^(llamacpp|vllm):\S+ metric names should not contain ':'$/.test(line))
   assert.deepEqual(said, [])
+})
+
+test('a mark that there is no room for is not told as written', async () => {
+  const body = {
+    max_tokens: 2,
+    messages: [{ role: 'user', content: [{ type: 'text', text: 'A whale is told of here.', cache_control: { type: 'ephemeral' } }] }]
+  }
+  const created = async () => (await call('POST', '/v1/messages', body)).json.usage.cache_creation_input_tokens
+  const most = (await cache()).most_bytes
+  await call('PUT', '/cache', { max_bytes: 0 })
+  assert.equal(await created(), 0)
+  await call('PUT', '/cache', { max_bytes: most })
+  assert.ok(await created() > 0)
 })
 
 test('tenants do not see, reuse or erase state of each other', async t => {
