@@ -91,9 +91,9 @@ public:
             for (const Waiting& record : records)
                 names.push_back(record.name());
             store_.find(names, known);
+            // Memory used it until now, and from now on the store may have it alone.
             if constexpr (requires { store_.touch(std::span<const BlockName>(names)); })
-                store_.touch(
-                    names); // memory uses it until now, and from now on the store has it alone
+                store_.touch(names);
         }
         for (std::size_t i = 0; i < records.size(); ++i) {
             if (known[i].nbytes > 0) {
