@@ -1432,15 +1432,18 @@ private:
         int victim = coldest(incoming, passed_over);
         if (victim == 0) {
             // Of those that free nothing by themselves, some may free something together.
-            std::set<int> hopeless;
-            while ((victim = coldest(incoming, hopeless)) != 0) {
-                if (shares_with_victims(victim, incoming, truly)) {
-                    passed_over = {};
-                    return drop(victim, incoming, truly, result, choices);
-                }
-                hopeless.insert(victim);
+            // It is open which is dropped.
+            std::vector<int> found;
+            std::set<int> seen;
+            while ((victim = coldest(incoming, seen)) != 0) {
+                if (shares_with_victims(victim, incoming, truly))
+                    found.push_back(victim);
+                seen.insert(victim);
             }
-            return nothing_left;
+            if (found.empty())
+                return nothing_left;
+            passed_over = {};
+            return drop(found[choices.choose(found.size())], incoming, truly, result, choices);
         }
         if (!promptkv_rules()) {
             if (wanted > 0)
@@ -1566,8 +1569,13 @@ private:
             const auto before = std::find_if(shorter.rbegin(), shorter.rend(), is_stored);
             const std::size_t from = before == shorter.rend() ? 0 : entries_.at(*before).key.size();
             const auto to = std::find_if(longer.begin(), longer.end(), is_stored);
-            if (to == longer.end())
-                continue;
+            const auto branches_off = [&](int each) {
+                const Tokens& other = entries_.at(each).key.tokens;
+                const Tokens& next = entries_.at(*to).key.tokens;
+                return !is_prefix(other, next) && !is_prefix(next, other);
+            };
+            if (to == longer.end() || std::ranges::any_of(longer, branches_off))
+                continue; // it is where several go on
             const std::size_t gap = entries_.at(*to).key.size() - from;
             if (gap < smallest ||
                 (gap == smallest && entry.key.size() < entries_.at(best).key.size())) {
