@@ -54,7 +54,7 @@ struct NoMutex {
 ///     }
 ///
 /// `KV`: see kv_traits. `Model`: the namespace of a key, hashable and equality-comparable; keys of
-/// different models never match. A std::string is asked for by std::string_view. `Token`: an integral
+/// different models never match. Where it is a std::string, functions take a std::string_view. `Token`: an integral
 /// type. `TierEnum`: see tier_traits. `Policy`: see victim_policy.hpp. `Mutex`: ConcurrentPromptCache
 /// sets it.
 ///
@@ -293,7 +293,7 @@ public:
     }
 
     /// Moves the payload out, cut to what is reused, and removes the entry. Exact and shorter matches
-    /// only, never leased ones: a longer match would rob another conversation. A part of an entry is taken
+    /// only, never leased ones: a longer match would take another conversation's state. A part of an entry is taken
     /// only where the payload has `truncate`.
     /// Complexity: O(matched tokens + blocks), and the cut.
     Fetched take_nearest(ModelView model, Tokens tokens, FetchOptions options = {}) {

@@ -21,7 +21,7 @@
 
 namespace promptkv::inline PROMPTKV_ABI {
 
-/// Evicts what promises the fewest hits for its room, as the requests so far tell.
+/// Evicts the entry with the fewest expected hits per byte, learned from the requests so far.
 ///
 /// What is observed are edges: runs of tokens without a branch, or, for payloads that serve their whole
 /// key only, entries. They are observed after they were evicted, too, while their keys are remembered.
@@ -39,7 +39,7 @@ struct ReuseOrder {
         bool curve = false;
         /// The budgets of the curve, in bytes; none: a quarter, half, 1, 2 and 4 times `max_bytes`.
         std::vector<std::size_t> curve_bytes{};
-        /// Orders by recency for a while when it was clearly behind LRU.
+        /// Falls back to LRU for a while where it does clearly worse than LRU.
         bool guard = false;
     };
 

@@ -32,8 +32,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// A second level below a cache whose payload is a BlockKV.
 ///
 ///     promptkv::FileStore store({.directory = "/var/cache/kv", .max_bytes = 200ull << 30});
-///     promptkv::SecondLevel second(cache, store, {.fingerprint = promptkv::fingerprint_of(engine_text),
-///                                                 .block_tokens = 64});
+///     promptkv::SecondLevel<decltype(cache), promptkv::FileStore> second(
+///         cache, store, {.fingerprint = promptkv::fingerprint_of(engine_text), .block_tokens = 64});
 ///
 ///     auto load = second.prefetch(model, prompt, {.seconds_per_token = 0.002});
 ///     load.wait();
@@ -193,7 +193,8 @@ public:
 
     // writing ////////////////////////////////////////////////////////////////
 
-    /// Tells of a payload that is about to be stored. Has an effect with WriteWhen::inserted.
+    /// Tells of a payload that is about to be stored: before `insert` or `commit`, which move it away. Has an
+    /// effect with WriteWhen::inserted.
     void inserted(ModelView model, Tokens tokens, const KV& kv, TierEnum tier) {
         if (core_->options.write == WriteWhen::inserted)
             core_->offer(model, tokens, kv, tier);

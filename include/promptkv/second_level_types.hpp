@@ -84,8 +84,8 @@ struct LoadOptions {
     /// The tier of the entry; empty: that in which it was stored.
     std::optional<TierEnum> tier{};
     std::uint64_t session = 0; ///< as InsertOptions::session
-    /// Tokens that an engine must compute itself. With a State: a key of at most so many tokens less than the
-    /// prompt has is loaded.
+    /// Tokens that an engine must compute itself. With a State, only a key with at most
+    /// `prompt.size() - min_remaining` tokens is loaded.
     std::size_t min_remaining = 1;
 };
 

@@ -48,8 +48,8 @@ struct Stats {
     std::uint64_t demoted = 0;    ///< entries that their session's next entry made the next victims
     std::uint64_t tokens_evicted = 0; ///< tokens of evicted entries and of cut tails
     std::uint64_t bytes_evicted = 0;  ///< bytes that evictions freed
-    std::size_t bytes_referenced = 0; ///< that entries refer to; a shared block counts often
-    std::size_t bytes_leased = 0;   ///< that leased payloads refer to; a shared block counts often
+    std::size_t bytes_referenced = 0; ///< of all entries; a shared block counts once for each
+    std::size_t bytes_leased = 0;   ///< of leased payloads; a shared block counts once for each
     std::size_t bytes_reserved = 0; ///< bytes held for reservations
     std::size_t peak_nbytes = 0;    ///< the most that `nbytes()` has been
 };
