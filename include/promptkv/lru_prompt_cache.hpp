@@ -405,15 +405,16 @@ public:
         Inserted inserted;
         inserted.outcome = room.outcome();
         inserted.tokens = room.tokens();
+        inserted.absorbed = room.reserved_.absorbed;
+        const std::size_t evicted = room.reserved_.evicted;
+        const std::size_t cut = room.reserved_.cut;
         if (room) {
-            const std::size_t evicted = room.reserved_.evicted;
-            const std::size_t cut = room.reserved_.cut;
             std::optional<KV> kv(make());
             // If there is room for a part, what was made is cut.
             inserted = room.commit(kv ? std::addressof(*kv) : nullptr, tokens);
-            inserted.evicted += evicted;
-            inserted.cut += cut;
         }
+        inserted.evicted += evicted;
+        inserted.cut += cut;
         return inserted;
     }
 
@@ -522,8 +523,9 @@ public:
     }
 
     /// Sets the function that is called with each `Removal&`; empty: none. It runs when the cache is whole
-    /// again, before the payload is destroyed, one key in memory at a time. It may call the cache, and what
-    /// it evicts or erases is destroyed before such a call returns; it must not destroy or move the cache.
+    /// again, before the payload is destroyed, one key in memory at a time (of what was cut: all). It may
+    /// call the cache, and what it evicts or erases is destroyed before such a call returns; it must not destroy or
+    /// move the cache.
     /// Keys that left and are not reported yet still count in `matched()`.
     /// It must not throw: that ends the program. What is left when the cache is destroyed is not reported:
     /// `clear()` before, if that matters. Throws: what an allocation throws; the listener is as before.
@@ -577,9 +579,9 @@ public:
     }
 
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
-    /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU (where
-    /// payloads cannot be cut: as side requests, which supersede nothing). ReuseOrder learns anew. `f` must not
-    /// call the cache.
+    /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU, but for
+    /// second chances (where payloads cannot be cut: as side requests, which supersede nothing). ReuseOrder learns
+    /// anew. `f` must not call the cache.
     /// Throws:     what an allocation or `f` throws.
     /// Complexity: O(all tokens).
     template <class F>

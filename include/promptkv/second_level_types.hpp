@@ -101,7 +101,7 @@ struct SecondLevelStats {
     std::uint64_t dropped_erased = 0;     ///< their key was erased while they waited
     std::uint64_t dropped_at_end = 0;     ///< they waited when the second level was destroyed
     std::uint64_t dropped_too_short = 0;  ///< keys below `min_tokens`
-    std::uint64_t dropped_no_payload = 0; ///< it was not handed out, or is of other blocks
+    std::uint64_t dropped_no_payload = 0; ///< not handed out, moved away, or of other blocks
     std::uint64_t dropped_no_memory = 0;
     std::uint64_t refused_full = 0; ///< by the store
     std::uint64_t refused_too_large = 0;

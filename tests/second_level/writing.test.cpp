@@ -125,6 +125,19 @@ TEST_CASE("WriteWhen::inserted writes what it is told of, at once") {
     CHECK(store.size() == 2);
 }
 
+TEST_CASE("what was moved away is counted, not written") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.write = WriteWhen::inserted});
+    const Tokens key = sequence(1, 8);
+    KV kv = payload_of(key);
+    cache.insert("m", key, std::move(kv), Tier::user);
+    second.inserted("m", key, kv, Tier::user); // NOLINT(bugprone-use-after-move): too late
+    REQUIRE(second.wait_written(soon()));
+    CHECK(second.stats().dropped_no_payload == 1);
+    CHECK(store.size() == 0);
+}
+
 TEST_CASE("WriteWhen::second_use writes what a hit reused") {
     MemoryStore store;
     Cache cache;

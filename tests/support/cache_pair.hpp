@@ -408,6 +408,7 @@ private:
                 promptkv::Inserted refused;
                 refused.outcome = made.outcome;
                 refused.tokens = made.present_tokens;
+                refused.absorbed = made.absorbed;
                 return answer(refused);
             }
             const promptkv::Inserted before = model.evicted_by_reserve();

@@ -135,6 +135,7 @@ public:
         Outcome outcome = Outcome::cancelled;
         std::size_t tokens = 0;
         std::size_t present_tokens = 0;
+        std::size_t absorbed = 0; // by what is present, in a higher tier now
         std::optional<NaiveKV> prefix;
         int number = 0; ///< 0: no room is held
     };
@@ -887,7 +888,9 @@ private:
             if (kv.serves(n) && n % align == 0)
                 return n;
         }
-        const bool anywhere = reuse > 0 && kv.can(can_reuse) && kv.served(reuse - 1) == reuse - 1;
+        const bool may_be_empty = reuse > 1 || kv.can(can_clone) || kv.can(can_truncate);
+        const bool anywhere = reuse > 0 && may_be_empty && kv.can(can_reuse) &&
+                              kv.served(reuse - 1) == reuse - 1;
         return anywhere && reuse < align ? 0 : reuse;
     }
 
@@ -1106,14 +1109,16 @@ private:
         }
     }
 
-    void raise(int number, Tier tier) {
+    /// Returns how many entries it absorbs then.
+    std::size_t raise(int number, Tier tier) {
         Entry& entry = entries_.at(number);
         if (tier <= entry.tier)
-            return;
+            return 0;
         entry.tier = tier;
         make_hottest(number);
-        Inserted ignored;
-        absorb(number, kv_of(number), ignored);
+        Inserted raised;
+        absorb(number, kv_of(number), raised);
+        return raised.absorbed;
     }
 
     // insert, in steps ///////////////////////////////////////////////////////
@@ -1154,7 +1159,7 @@ private:
         if (serving == 0)
             return false;
         if (own != 0) {
-            raise(own, tier);
+            room.absorbed = raise(own, tier);
             join_session(own, options);
         }
         refresh(serving, own != 0 ? Match::exact : Match::longer, key, key.size());
@@ -1247,7 +1252,7 @@ private:
             ++stats_.present;
             const bool own = entries_.at(serving).key == key;
             if (own) {
-                raise(serving, tier);
+                result.absorbed = raise(serving, tier);
                 join_session(serving, options);
             }
             refresh(serving, own ? Match::exact : Match::longer, key, key.size());

@@ -81,8 +81,9 @@ public:
         // These end, or are destroyed, after the mutex is unlocked.
         std::vector<PayloadLease<KV>> pins;
         PayloadLease<KV> pin;
-        std::optional<KV> adopted; // what an incoming payload gave up for shared blocks
-        std::optional<KV> cut_off; // the part of it that is not kept
+        std::optional<KV> adopted;  // what an incoming payload gave up for shared blocks
+        std::optional<KV> cut_off;  // the part of it that there is no room for
+        std::optional<KV> given_up; // that the policy does not want
         std::optional<KV> copy;
         std::optional<KV> whole;  // goes back to the caller where the policy declines a part
         std::optional<KV> prefix; // what a reservation shared
@@ -167,7 +168,7 @@ public:
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
         if (decision.outcome == Outcome::present)
-            use_present(decision, spot, tokens, tier, options, call);
+            inserted.absorbed = use_present(decision, spot, tokens, tier, options, call);
         if (decision.outcome == Outcome::stored || decision.outcome == Outcome::replaced) {
             const bool is_part = decision.tokens < tokens.size();
             if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
@@ -177,7 +178,7 @@ public:
             Storing<R>(parts_, call.gone)
                 .store(spot, model, tokens.first(decision.tokens),
                        {kv, bytes_of_first(incoming, decision.tokens), is_part, tier, options,
-                        inserted, call.cut_off});
+                        inserted, call.cut_off, call.given_up});
             if (call.whole && inserted.outcome == Outcome::declined)
                 hand_back(kv, *call.whole);
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
@@ -219,10 +220,12 @@ public:
         const KV* shared = sharing.entry != nullptr ? std::addressof(sharing.entry->kv()) : nullptr;
         const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, shared, true};
         const Decision<R> decision = decide(spot, model, tokens, incoming, tier, true, call);
-        if (decision.outcome == Outcome::present)
-            use_present(decision, spot, tokens, tier, options, call);
+        const std::size_t absorbed = decision.outcome == Outcome::present
+                                         ? use_present(decision, spot, tokens, tier, options, call)
+                                         : 0;
         Reserved reserved = reservations_.hold(model, tokens, decision, incoming, sharing, spot,
                                                tier, options, call.gone);
+        reserved.absorbed = absorbed;
         if (reserved.claim == nullptr) {
             count_insert(reserved.outcome);
             call.pin = std::move(reserved.prefix);
@@ -241,10 +244,11 @@ public:
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
         if (reserved.prefix)
             parts_.ledger.end_apart(reserved.prefix, call.prefix);
-        if (const auto& claim = reserved.claim;
-            claim != nullptr && claim->size < claim->tokens.size() &&
-            inserted.outcome == Outcome::stored && inserted.tokens == claim->size)
-            remember(claim->model, claim->tokens, reserved.tier, reserved.options);
+        if (const auto& claim = reserved.claim; claim != nullptr && claim->size < reserved.fits &&
+                                                inserted.outcome == Outcome::stored &&
+                                                inserted.tokens == claim->size)
+            remember(claim->model, Tokens(claim->tokens).first(reserved.fits), reserved.tier,
+                     reserved.options);
         return inserted;
     }
 
@@ -437,20 +441,22 @@ private:
         return present_or_stored(parts_, spot, decision.tokens, tier, own_is_present);
     }
 
-    /// An entry serves the key already. The key's own entry rises to the tier.
-    void use_present(const Decision<R>& decision, const typename Index<R>::Spot& spot,
-                     Tokens tokens, TierEnum tier, const InsertOptions& options,
-                     Call& call) noexcept {
+    /// An entry serves the key already. The key's own entry rises to the tier. Returns how many it absorbs.
+    std::size_t use_present(const Decision<R>& decision, const typename Index<R>::Spot& spot,
+                            Tokens tokens, TierEnum tier, const InsertOptions& options,
+                            Call& call) noexcept {
         R& present = *decision.present;
         const bool is_own = present.length() == decision.tokens;
+        std::size_t absorbed = 0;
         if (is_own) {
             Storing<R> storing(parts_, call.gone);
-            storing.raise(present, tier);
+            absorbed = storing.raise(present, tier);
             storing.join_session(present, options.session);
         }
         refresh({spot, &present, decision.tokens, is_own ? Match::exact : Match::longer,
                  MissReason::none},
                 tokens.first(decision.tokens));
+        return absorbed;
     }
 
     void count_insert(Outcome outcome) noexcept {

@@ -48,7 +48,8 @@ public:
     bool erase(ModelView model, Tokens tokens) {
         R* entry = parts_.index.locate(model, tokens).record(tokens.size());
         reservations_.void_covered([&](const Claim& claim) {
-            return claim.model == model && std::ranges::equal(claim.key(), tokens);
+            return claim.model == model && (std::ranges::equal(claim.key(), tokens) ||
+                                            std::ranges::equal(claim.tokens, tokens));
         });
         Chain chain;
         if (entry != nullptr)
@@ -109,6 +110,8 @@ private:
         void push(R& record) noexcept {
             if (record.is_entry || record.remembered)
                 record.next = std::exchange(first, &record);
+            else
+                record.remember = false; // it left, and waits to be reported
         }
     };
 

@@ -163,7 +163,8 @@ public:
     /// Leases a payload that never was an entry: what a reservation shares. Throws what an allocation throws.
     [[nodiscard]] PayloadLease<KV> lease_apart(KV&& kv) {
         auto* payload = new Payload(*account_);
-        payload->nbytes = kv_traits<KV>::nbytes(kv);
+        // Its blocks alone: what a clone has beside them goes with the reservation's own bytes.
+        payload->nbytes = sum_blocks(kv, 0, [](const BlockUse&) { return false; });
         const std::size_t added = less(payload->nbytes, pin_blocks(kv, account_));
         payload->emplace(std::move(kv));
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
@@ -315,14 +316,14 @@ public:
         std::array<Sums, tier_traits<TierEnum>::count> tiers{};
         std::unordered_map<const BlockUse*, std::uint32_t> blocks;
         bool sound = true;
-        const auto count = [&](const Payload& payload) {
+        const auto count = [&](const Payload& payload) { // `nbytes` is of all, or of the blocks alone
             bytes += payload.nbytes;
             for_each_block(payload.kv,
                            [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
                                if (++blocks[&use] > 1)
                                    bytes = less(bytes, block_bytes);
                            });
-            sound = sound && payload.nbytes == kv_traits<KV>::nbytes(payload.kv);
+            sound = sound && payload.nbytes <= kv_traits<KV>::nbytes(payload.kv);
         };
         each_entry([&](const R& record) {
             ++entries;
@@ -330,7 +331,8 @@ public:
             ++tiers[tier_index(record.tier)].entries;
             tiers[tier_index(record.tier)].nbytes += record.payload->nbytes;
             count(*record.payload);
-            sound = sound && record.payload->record == &record;
+            sound = sound && record.payload->record == &record &&
+                    record.payload->nbytes == kv_traits<KV>::nbytes(record.kv());
         });
         for (Payload* payload = leased_.first; payload != nullptr; payload = payload->next) {
             listed.nbytes += payload->nbytes;

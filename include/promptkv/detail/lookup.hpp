@@ -76,7 +76,9 @@ template <class R>
         aligned = served_prefix(record.kv(), length, aligned - aligned % align);
     }
     // No multiple but 0 is served. Of a payload that can be cut anywhere that is so below `align` alone.
-    const bool serves_any = served > 0 && served < align && record.serves_parts() &&
+    using KV = typename R::KV;
+    const bool can_end_at_0 = served > 1 || PrefixClonable<KV> || TruncatablePayload<KV>;
+    const bool serves_any = served > 0 && can_end_at_0 && served < align && record.serves_parts() &&
                             served_prefix(record.kv(), length, served - 1) == served - 1;
     return serves_any ? 0 : served;
 }
@@ -147,8 +149,10 @@ template <class R>
     if (inside != nullptr && can.longer && spot.common() > 0)
         Index<R>::for_each_longer(spot, steps,
                                   [&](R& record) { return ask_longer(record, spot.common()); });
+    const Node* visited = inside; // what lies beyond it was asked
     // The root shares nothing.
-    for (Node* node = spot.place.node; node != nullptr && node->depth > 0; node = node->parent) {
+    for (Node* node = spot.place.node; node != nullptr && node->depth > 0;
+         visited = node, node = node->parent) {
         const std::size_t shared = node->depth;
         const std::size_t wanted = (std::min)(shared, limit);
         if (best.reused > shared || (best_is_whole && best.reused >= wanted))
@@ -158,7 +162,8 @@ template <class R>
         const bool wants_reason = limit == 0;
         if ((best.reused < wanted || wants_reason) && can.longer && n_asked < max_longer)
             Index<R>::Tree::for_each_beyond(
-                node, steps, [&](Node* longer) { return ask_longer(*longer->value, shared); });
+                node, steps, [&](Node* longer) { return ask_longer(*longer->value, shared); },
+                visited);
     }
     if (miss == MissReason::not_cuttable && !met_entry && !Index<R>::shares_with_entry(spot))
         miss = MissReason::evicted;

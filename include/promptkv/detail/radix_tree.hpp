@@ -210,10 +210,11 @@ public:
 
     /// Calls `f(node)` for the nodes with a visible value strictly below `node`, nearest first, until `f`
     /// returns false. Behind the nearest one it gives up after `steps` nodes, at most max_steps, and
-    /// subtracts those that it has looked at.
+    /// subtracts those that it has looked at. `visited`: a child of `node` that is left out, with all below.
     /// Complexity: O(steps), no allocation.
     template <class F>
-    static void for_each_beyond(const Node* node, std::uint32_t& steps, F f) {
+    static void for_each_beyond(const Node* node, std::uint32_t& steps, F f,
+                                const Node* visited = nullptr) {
         Node* nearest = node->beyond();
         if (nearest == nullptr || !f(nearest))
             return;
@@ -234,7 +235,7 @@ public:
                 open[n++] = Subtree{parent, slot, depth};
         };
         push(node, 0);
-        for (; steps > 0 && n > 0; --steps) {
+        while (steps > 0 && n > 0) {
             std::size_t first = 0;
             for (std::size_t i = 1; i < n; ++i)
                 first = open[i].depth < open[first].depth ? i : first;
@@ -243,6 +244,9 @@ public:
             Node* child = next.parent->children[next.slot];
             push(next.parent, 2 * next.slot + 1);
             push(next.parent, 2 * next.slot + 2);
+            if (child == visited)
+                continue;
+            --steps;
             push(child, 0);
             if (child->visible() && child != nearest && !f(child))
                 return;

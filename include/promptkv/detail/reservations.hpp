@@ -43,7 +43,7 @@ public:
         [[nodiscard]] Tokens key() const noexcept { return Tokens(tokens).first(size); }
 
         const typename R::Model model;
-        std::vector<Token> tokens; // the key, and what follows if the policy wants a part only
+        std::vector<Token> tokens; // the key, and what follows of that which was asked for
         std::size_t size;          // of the key
         const std::uint64_t session;
         bool is_void = false; // under the cache's lock
@@ -52,6 +52,7 @@ public:
     struct Reserved {
         Outcome outcome = Outcome::cancelled;
         std::size_t tokens = 0;
+        std::size_t fits = 0;          // tokens for which there was room; the policy may want fewer
         std::shared_ptr<Claim> claim;  // null: no room is held
         PayloadLease<KV> prefix;       // what is stored of the key
         std::size_t prefix_tokens = 0; // and how many tokens that is
@@ -59,7 +60,8 @@ public:
         bool is_part = false; // of the key that was asked for
         typename R::TierEnum tier{};
         InsertOptions options;
-        std::size_t evicted = 0; // entries, to make the room
+        std::size_t absorbed = 0; // entries, where the tier of one that is present rose
+        std::size_t evicted = 0;  // entries, to make the room
         std::size_t cut = 0;
         typename Index<R>::Spot spot; // of the first tokens, as long as the index has this version
         std::size_t located = 0;      // so many
@@ -97,7 +99,9 @@ public:
         reserved.spot = spot;
         reserved.located = decision.tokens;
         reserved.version = parts_.index.version();
-        auto claim = std::make_shared<Claim>(model, tokens.first(decision.tokens), options.session);
+        reserved.fits = decision.tokens;
+        auto claim = std::make_shared<Claim>(model, tokens, options.session);
+        claim->size = decision.tokens;
         if (claims_.size() == claims_.capacity())
             forget_expired();
         claims_.push_back(claim);
@@ -134,7 +138,12 @@ public:
     template <class Store>
     Inserted commit(Reserved& reserved, KV* made, std::optional<Tokens> whole,
                     std::optional<KV>& given_up, Store store) {
-        if (reserved.claim == nullptr || reserved.claim->is_void || made == nullptr)
+        if (reserved.claim == nullptr) { // a refusal, which was counted
+            Inserted refused;
+            refused.outcome = Outcome::cancelled;
+            return refused;
+        }
+        if (reserved.claim->is_void || made == nullptr)
             return cancel();
         KV& kv = *made;
         const Tokens key = whole.value_or(reserved.claim->key());

@@ -103,7 +103,8 @@ public:
     /// WriteQueue::push_by. False: something was left out.
     bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
                Clock::time_point deadline = (Clock::time_point::min)(), std::size_t first = 0) {
-        if (kv.block_tokens() != options.block_tokens) {
+        const bool was_moved_away = kv.length() == 0 && !tokens.empty();
+        if (kv.block_tokens() != options.block_tokens || was_moved_away) {
             stats.add(&SecondLevelStats::dropped_no_payload);
             return false;
         }

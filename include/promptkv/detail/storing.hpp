@@ -41,8 +41,9 @@ public:
         bool is_part;       // `kv` holds more than the key: the rest is cut off
         TierEnum tier;
         const InsertOptions& options;
-        Inserted& inserted;         // the answer
-        std::optional<KV>& cut_off; // gets the part that is not kept
+        Inserted& inserted;          // the answer
+        std::optional<KV>& cut_off;  // gets the part that there is no room for
+        std::optional<KV>& given_up; // and the part that the policy does not want
     };
 
     /// Links a record for the key and puts the payload there. If it throws, nothing has changed. Where a part
@@ -93,15 +94,15 @@ public:
         settle_in(*linked, former, std::move(payload), session, insert);
     }
 
-    /// The tier of an entry rises; it absorbs as a new entry of that tier does.
-    void raise(R& record, TierEnum tier) noexcept {
+    /// The tier of an entry rises; it absorbs as a new entry of that tier does. Returns how many.
+    std::size_t raise(R& record, TierEnum tier) noexcept {
         if (tier <= record.tier)
-            return;
+            return 0;
         parts_.order.leave(record);
         record.aside = false;
         parts_.ledger.retier(record, tier);
         parts_.order.enter(record);
-        absorb(record);
+        return absorb(record);
     }
 
     /// One more session stored the entry; 0: none.
@@ -154,8 +155,8 @@ private:
         parts_.index.show(record, parts_.serves_parts);
         if (former != nullptr)
             replace(record, *former, options);
-        if (session != 0)
-            begin_turn(record, session, options.request);
+        const Turn turn =
+            session != 0 ? begin_turn(record, session, options.request) : Turn{nullptr, false};
         insert.inserted.absorbed = absorb(record);
         const bool supersedes =
             !parts_.is_mlx_lm() && !options.side_request && supersede(record) > 0;
@@ -169,7 +170,7 @@ private:
         insert.inserted.evicted = evicted.entries;
         insert.inserted.cut = evicted.cuts;
         if (Policy::declines && evicted.declined) {
-            decline(record, added, insert);
+            decline(record, added, turn, insert);
             return;
         }
         parts_.ledger.add(record, added);
@@ -229,17 +230,32 @@ private:
                       const Insert& insert) noexcept {
         if (!parts_.index.shorten(record, kept))
             return false;
-        assign(insert.cut_off, parts_.ledger.cut_held(*record.payload, kept, added).tail);
+        assign(insert.given_up, parts_.ledger.cut_held(*record.payload, kept, added).tail);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
         parts_.was_cut(record);
         return true;
     }
 
-    /// Takes the incoming entry out again. The payload is the caller's as before.
-    void decline(R& record, std::size_t added, const Insert& insert) noexcept {
-        if (record.last_of_session)
+    /// A session's last entry before the one that came in, and whether it was demoted. Null: none.
+    struct Turn {
+        R* last;
+        bool demoted;
+    };
+
+    /// Takes the incoming entry out again. The payload is the caller's as before, and so is the session's
+    /// last entry.
+    void decline(R& record, std::size_t added, const Turn& turn, const Insert& insert) noexcept {
+        if (turn.last != nullptr && turn.last->is_entry) {
+            turn.last->last_of_session = true;
+            record.home->sessions.find(record.session)->second = turn.last;
+            if (turn.demoted) {
+                parts_.use(*turn.last);
+                --parts_.stats.demoted;
+            }
+        } else if (record.last_of_session) {
             record.home->sessions.erase(record.session);
+        }
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
         parts_.ledger.let_go(*payload, added);
@@ -273,17 +289,19 @@ private:
 
     /// The session's last entry becomes the next victim of its tier if it is a dead branch; `record` is
     /// the session's last entry now.
-    void begin_turn(R& record, std::uint64_t session, std::uint64_t request) noexcept {
+    Turn begin_turn(R& record, std::uint64_t session, std::uint64_t request) noexcept {
         auto& sessions = record.home->sessions;
+        Turn turn{nullptr, false};
         const auto found = sessions.find(session);
         if (found == sessions.end())
-            return; // the key is of several sessions
+            return turn; // the key is of several sessions
         R* last = found->second;
         if (last != nullptr && last != &record) {
             last->last_of_session = false;
             const bool is_later = request == 0 || request > last->stored_at;
-            if (is_later && !last->many_sessions && !Index<R>::is_continued(*last) &&
-                !is_on_path(*last, record) && !is_on_path(record, *last)) {
+            turn = {last, is_later && !last->many_sessions && !Index<R>::is_continued(*last) &&
+                              !is_on_path(*last, record) && !is_on_path(record, *last)};
+            if (turn.demoted) {
                 parts_.demote(*last);
                 ++parts_.stats.demoted;
             }
@@ -293,6 +311,7 @@ private:
             found->second = &record;
         else
             sessions.erase(found);
+        return turn;
     }
 
     [[nodiscard]] static bool is_on_path(const R& entry, const R& record) noexcept {
