@@ -889,8 +889,8 @@ private:
                 return n;
         }
         const bool may_be_empty = reuse > 1 || kv.can(can_clone) || kv.can(can_truncate);
-        const bool anywhere = reuse > 0 && may_be_empty && kv.can(can_reuse) &&
-                              kv.served(reuse - 1) == reuse - 1;
+        const bool anywhere =
+            reuse > 0 && may_be_empty && kv.can(can_reuse) && kv.served(reuse - 1) == reuse - 1;
         return anywhere && reuse < align ? 0 : reuse;
     }
 
