@@ -316,7 +316,8 @@ public:
         std::array<Sums, tier_traits<TierEnum>::count> tiers{};
         std::unordered_map<const BlockUse*, std::uint32_t> blocks;
         bool sound = true;
-        const auto count = [&](const Payload& payload) { // `nbytes` is of all, or of the blocks alone
+        // `nbytes` is that of the whole payload, or of its blocks alone: see lease_apart.
+        const auto count = [&](const Payload& payload) {
             bytes += payload.nbytes;
             for_each_block(payload.kv,
                            [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
