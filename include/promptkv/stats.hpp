@@ -49,9 +49,9 @@ struct Stats {
     std::uint64_t tokens_evicted = 0; ///< tokens of evicted entries and of cut tails
     std::uint64_t bytes_evicted = 0;  ///< bytes that evictions freed
     std::size_t bytes_referenced = 0; ///< of all entries; a shared block counts once for each
-    std::size_t bytes_leased = 0;   ///< of leased payloads; a shared block counts once for each
-    std::size_t bytes_reserved = 0; ///< bytes held for reservations
-    std::size_t peak_nbytes = 0;    ///< the most that `nbytes()` has been
+    std::size_t bytes_leased = 0;     ///< of leased payloads; a shared block counts once for each
+    std::size_t bytes_reserved = 0;   ///< bytes held for reservations
+    std::size_t peak_nbytes = 0;      ///< the most that `nbytes()` has been
 };
 
 /// Counters and gauges of one tier.
