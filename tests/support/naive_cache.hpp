@@ -368,7 +368,7 @@ public:
             return false;
         NaiveKV kv = payloads_.at(entries_.at(longer).payload).kv.first(key.size());
         const Inserted inserted = store(key, kv, tier, {}, false, choices);
-        return kept(inserted.outcome);
+        return kept(inserted.outcome) && inserted.tokens == key.size(); // a part is no mark
     }
 
     // removal ////////////////////////////////////////////////////////////////
