@@ -326,18 +326,18 @@ private:
         const auto found = index_.find(name);
         if (found == index_.end())
             return std::nullopt;
-        const std::uint64_t size = found->second->nbytes;
-        unlink(*found->second);
-        records_.erase(found->second);
-        index_.erase(found);
-        return size;
+        Records gone;
+        unlink(found->second, gone);
+        return gone.front().nbytes;
     }
-    /// What a record adds to the account. Under the lock.
-    void unlink(const RecordInfo& record) noexcept {
-        used_ -= detail::disk_bytes(record.nbytes);
-        const auto parent = continued_.find(record.parent);
+    /// Moves a record from the index and the account to the end of `gone`. Under the lock. Allocates nothing.
+    void unlink(Records::iterator record, Records& gone) {
+        used_ -= detail::disk_bytes(record->nbytes);
+        const auto parent = continued_.find(record->parent);
         if (--parent->second == 0)
             continued_.erase(parent);
+        index_.erase(record->name);
+        gone.splice(gone.end(), records_, record);
     }
 
     void count_aside(std::uint64_t size) {
@@ -396,10 +396,8 @@ private:
                 }
                 if (records_.empty())
                     break;
-                victims.splice(victims.end(), records_, coldest());
+                unlink(coldest(), victims);
                 freed += detail::disk_bytes(victims.back().nbytes);
-                unlink(victims.back());
-                index_.erase(victims.back().name);
             }
             fits = has_room(need, freed) && victims.size() >= at_least;
             if (fits)
@@ -459,11 +457,9 @@ private:
                                                                         : PutResult::failed;
         }
         const std::lock_guard lock(mutex_);
-        if (const auto former = index_.find(write.info.name); former != index_.end()) {
-            unlink(*former->second); // the rename replaced it
-            records_.erase(former->second);
-            index_.erase(former);
-        }
+        Records replaced;
+        if (const auto former = index_.find(write.info.name); former != index_.end())
+            unlink(former->second, replaced); // the rename has
         records_.splice(records_.begin(), record);
         index_.merge(entry);
         continued_.merge(parent);

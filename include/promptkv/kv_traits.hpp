@@ -267,6 +267,16 @@ template <class KV>
     }
 }
 
+/// The longest prefix of at most `n` tokens that it serves and that is a multiple of `step`; 0: there is none.
+template <class KV>
+[[nodiscard]] std::size_t served_multiple(const KV& kv, std::size_t length, std::size_t n,
+                                          std::size_t step) noexcept {
+    std::size_t served = served_prefix(kv, length, n);
+    while (served % step != 0)
+        served = served_prefix(kv, length, served - served % step);
+    return served;
+}
+
 template <class KV>
 [[nodiscard]] std::size_t block_tokens(const KV& kv) noexcept {
     std::size_t n = 1;

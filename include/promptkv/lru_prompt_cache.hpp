@@ -54,9 +54,9 @@ struct NoMutex {
 ///     }
 ///
 /// `KV`: see kv_traits. `Model`: the namespace of a key, hashable and equality-comparable; keys of
-/// different models never match. Where it is a std::string, functions take a std::string_view. `Token`: an integral
-/// type. `TierEnum`: see tier_traits. `Policy`: see victim_policy.hpp. `Mutex`: ConcurrentPromptCache
-/// sets it.
+/// different models never match. Where it is a std::string, functions take a std::string_view.
+/// `Token`: an integral type. `TierEnum`: see tier_traits. `Policy`: see victim_policy.hpp. `Mutex`:
+/// ConcurrentPromptCache sets it.
 ///
 /// What is evicted: the victim of the policy is cut from its tail by what is needed, rounded up to the
 /// payload's `block_tokens`. It is evicted whole if nothing would be left, if it cannot be cut, or if other
@@ -293,8 +293,8 @@ public:
     }
 
     /// Moves the payload out, cut to what is reused, and removes the entry. Exact and shorter matches
-    /// only, never leased ones: a longer match would take another conversation's state. A part of an entry is taken
-    /// only where the payload has `truncate`.
+    /// only, never leased ones: a longer match would take another conversation's state. A part of an entry
+    /// is taken only where the payload has `truncate`.
     /// Complexity: O(matched tokens + blocks), and the cut.
     Fetched take_nearest(ModelView model, Tokens tokens, FetchOptions options = {}) {
         Call call(*cache_);
@@ -524,8 +524,8 @@ public:
 
     /// Sets the function that is called with each `Removal&`; empty: none. It runs when the cache is whole
     /// again, before the payload is destroyed, one key in memory at a time (of what was cut: all). It may
-    /// call the cache, and what it evicts or erases is destroyed before such a call returns; it must not destroy or
-    /// move the cache.
+    /// call the cache, and what it evicts or erases is destroyed before such a call returns; it must not
+    /// destroy or move the cache.
     /// Keys that left and are not reported yet still count in `matched()`.
     /// It must not throw: that ends the program. What is left when the cache is destroyed is not reported:
     /// `clear()` before, if that matters. Throws: what an allocation throws; the listener is as before.
@@ -579,9 +579,9 @@ public:
     }
 
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
-    /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU, but for
-    /// second chances (where payloads cannot be cut: as side requests, which supersede nothing). ReuseOrder learns
-    /// anew. `f` must not call the cache.
+    /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU,
+    /// but for second chances (where payloads cannot be cut: as side requests, which supersede nothing).
+    /// ReuseOrder learns anew. `f` must not call the cache.
     /// Throws:     what an allocation or `f` throws.
     /// Complexity: O(all tokens).
     template <class F>

@@ -115,27 +115,23 @@ TEST_CASE("WriteWhen::inserted writes what it is told of, at once") {
     MemorySecond second(cache, store, {.write = WriteWhen::inserted});
     const Tokens key = sequence(1, 8);
     KV kv = payload_of(key);
-    second.inserted("m", key, kv, Tier::user);
-    cache.insert("m", key, std::move(kv), Tier::user);
-    REQUIRE(second.wait_written(soon()));
-    CHECK(second.stats().written == 2);
-    promptkv_test::store(cache, sequence(100, 8)); // it was not told of this one
-    evict_all(cache);
-    REQUIRE(second.wait_written(soon()));
-    CHECK(store.size() == 2);
-}
-
-TEST_CASE("what was moved away is counted, not written") {
-    MemoryStore store;
-    Cache cache;
-    MemorySecond second(cache, store, {.write = WriteWhen::inserted});
-    const Tokens key = sequence(1, 8);
-    KV kv = payload_of(key);
-    cache.insert("m", key, std::move(kv), Tier::user);
-    second.inserted("m", key, kv, Tier::user); // NOLINT(bugprone-use-after-move): too late
-    REQUIRE(second.wait_written(soon()));
-    CHECK(second.stats().dropped_no_payload == 1);
-    CHECK(store.size() == 0);
+    SECTION("before the insert") {
+        second.inserted("m", key, kv, Tier::user);
+        cache.insert("m", key, std::move(kv), Tier::user);
+        REQUIRE(second.wait_written(soon()));
+        CHECK(second.stats().written == 2);
+        promptkv_test::store(cache, sequence(100, 8)); // it was not told of this one
+        evict_all(cache);
+        REQUIRE(second.wait_written(soon()));
+        CHECK(store.size() == 2);
+    }
+    SECTION("and counts what the insert has moved away") {
+        cache.insert("m", key, std::move(kv), Tier::user);
+        second.inserted("m", key, kv, Tier::user); // NOLINT(bugprone-use-after-move): too late
+        REQUIRE(second.wait_written(soon()));
+        CHECK(second.stats().dropped_no_payload == 1);
+        CHECK(store.size() == 0);
+    }
 }
 
 TEST_CASE("WriteWhen::second_use writes what a hit reused") {

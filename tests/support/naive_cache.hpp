@@ -638,6 +638,15 @@ private:
         return a.size() < b.size() && is_prefix(a, b);
     }
 
+    /// Whether neither begins with the other.
+    static bool diverge(const Tokens& a, const Tokens& b) {
+        return !is_prefix(a, b) && !is_prefix(b, a);
+    }
+    [[nodiscard]] bool any_diverges(const std::vector<int>& entries, const Tokens& from) const {
+        return std::any_of(entries.begin(), entries.end(),
+                           [&](int each) { return diverge(entries_.at(each).key.tokens, from); });
+    }
+
     static Match match_of(const Tokens& key, const Tokens& prompt) {
         return key == prompt            ? Match::exact
                : is_prefix(key, prompt) ? Match::shorter
@@ -1342,14 +1351,7 @@ private:
         std::reverse(prefixes.begin(), prefixes.end());
         for (const int prefix : prefixes) {
             Entry& entry = entries_.at(prefix);
-            const std::vector<int> longer = below(entry.key);
-            const bool branches = std::any_of(longer.begin(), longer.end(),
-                                              [&](int each) {
-                                                  const Tokens& other =
-                                                      entries_.at(each).key.tokens;
-                                                  return !is_prefix(other, key.tokens) &&
-                                                         !is_prefix(key.tokens, other);
-                                              }) ||
+            const bool branches = any_diverges(below(entry.key), key.tokens) ||
                                   left_a_branch(entry.key, key, choices);
             if (entry.tier > tier || branches || entry.superseded)
                 continue;
@@ -1373,8 +1375,7 @@ private:
         if (found == entries_.end() || found->first == number)
             return;
         const Entry& entry = found->second;
-        const bool on_path =
-            is_prefix(entry.key.tokens, key.tokens) || is_prefix(key.tokens, entry.key.tokens);
+        const bool on_path = !diverge(entry.key.tokens, key.tokens);
         if (!on_path && below(entry.key).empty() && !left_a_branch(entry.key, entry.key, choices) &&
             entry.sessions.size() == 1 &&
             (options.request == 0 || options.request > entry.stored_at)) {
@@ -1559,8 +1560,7 @@ private:
         std::size_t smallest = promptkv::unlimited;
         for (const auto& [number, entry] : entries_) {
             const bool on_path =
-                entry.key.model == key.model && (is_prefix(entry.key.tokens, key.tokens) ||
-                                                 is_prefix(key.tokens, entry.key.tokens));
+                entry.key.model == key.model && !diverge(entry.key.tokens, key.tokens);
             if (!on_path || !entry.superseded || passed_over.contains(number) ||
                 is_leased(number) || can_be_cut(number) ||
                 branches_between(entry.key, key, choices)) {
@@ -1574,12 +1574,7 @@ private:
             const auto before = std::find_if(shorter.rbegin(), shorter.rend(), is_stored);
             const std::size_t from = before == shorter.rend() ? 0 : entries_.at(*before).key.size();
             const auto to = std::find_if(longer.begin(), longer.end(), is_stored);
-            const auto branches_off = [&](int each) {
-                const Tokens& other = entries_.at(each).key.tokens;
-                const Tokens& next = entries_.at(*to).key.tokens;
-                return !is_prefix(other, next) && !is_prefix(next, other);
-            };
-            if (to == longer.end() || std::ranges::any_of(longer, branches_off))
+            if (to == longer.end() || any_diverges(longer, entries_.at(*to).key.tokens))
                 continue; // it is where several go on
             const std::size_t gap = entries_.at(*to).key.size() - from;
             if (gap < smallest ||
@@ -1595,13 +1590,7 @@ private:
     [[nodiscard]] bool branches_between(const Key& a, const Key& b, Choices& choices) const {
         const Key& shorter = a.size() < b.size() ? a : b;
         const Key& longer = a.size() < b.size() ? b : a;
-        const std::vector<int> beyond = below(shorter);
-        return std::any_of(beyond.begin(), beyond.end(),
-                           [&](int each) {
-                               const Tokens& other = entries_.at(each).key.tokens;
-                               return !is_prefix(other, longer.tokens) &&
-                                      !is_prefix(longer.tokens, other);
-                           }) ||
+        return any_diverges(below(shorter), longer.tokens) ||
                left_a_branch(shorter, longer, choices);
     }
 
@@ -1612,8 +1601,7 @@ private:
         const bool any = std::any_of(removals_.begin(), removals_.end(), [&](const Removal& each) {
             const Tokens& other = each.key.tokens;
             return each.key.model == shorter.model && is_strict_prefix(shorter.tokens, other) &&
-                   (shorter == longer ||
-                    (!is_prefix(other, longer.tokens) && !is_prefix(longer.tokens, other)));
+                   (shorter == longer || diverge(other, longer.tokens));
         });
         return any && choices.choose(2) == 1;
     }

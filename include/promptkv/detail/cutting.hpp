@@ -68,12 +68,8 @@ template <class R>
         return 0;
     const std::size_t guess = proportional_cut(record, wanted) / step * step;
     if constexpr (BlockPayload<typename R::KV>) {
-        std::size_t kept = cut_between_blocks(record, wanted, low, guess, step, in_use);
-        for (std::size_t served = 0; kept > 0; kept = served / step * step) {
-            served = served_prefix(record.kv(), record.length(), kept);
-            if (served == kept)
-                break;
-        }
+        const std::size_t enough = cut_between_blocks(record, wanted, low, guess, step, in_use);
+        const std::size_t kept = served_multiple(record.kv(), record.length(), enough, step);
         return kept >= low ? kept : 0;
     } else {
         const std::size_t served =

@@ -164,8 +164,12 @@ public:
     [[nodiscard]] PayloadLease<KV> lease_apart(KV&& kv) {
         auto* payload = new Payload(*account_);
         // Its blocks alone: what a clone has beside them goes with the reservation's own bytes.
-        payload->nbytes = sum_blocks(kv, 0, [](const BlockUse&) { return false; });
-        const std::size_t added = less(payload->nbytes, pin_blocks(kv, account_));
+        payload->nbytes = 0;
+        std::size_t added = 0;
+        for_each_block(kv, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
+            payload->nbytes += block_bytes;
+            added += use.pin(account_) ? block_bytes : 0;
+        });
         payload->emplace(std::move(kv));
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
         PayloadLease<KV> lease = this->lease(*payload);

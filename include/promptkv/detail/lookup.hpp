@@ -67,14 +67,11 @@ template <class R>
 [[nodiscard]] std::size_t reusable(const R& record, std::size_t n, std::size_t align,
                                    bool parts) noexcept {
     const std::size_t length = record.length();
+    if (const std::size_t aligned = parts ? served_multiple(record.kv(), length, n, align) : 0)
+        return aligned;
     const std::size_t served = served_prefix(record.kv(), length, n);
     if (!parts)
         return served == length ? served : 0;
-    for (std::size_t aligned = served; aligned > 0;) {
-        if (aligned % align == 0)
-            return aligned;
-        aligned = served_prefix(record.kv(), length, aligned - aligned % align);
-    }
     // No multiple but 0 is served. Of a payload that can be cut anywhere that is so below `align` alone.
     using KV = typename R::KV;
     const bool can_end_at_0 = served > 1 || PrefixClonable<KV> || TruncatablePayload<KV>;

@@ -138,13 +138,8 @@ public:
     template <class Store>
     Inserted commit(Reserved& reserved, KV* made, std::optional<Tokens> whole,
                     std::optional<KV>& given_up, Store store) {
-        if (reserved.claim == nullptr) { // a refusal, which was counted
-            Inserted refused;
-            refused.outcome = Outcome::cancelled;
-            return refused;
-        }
-        if (reserved.claim->is_void || made == nullptr)
-            return cancel();
+        if (reserved.claim == nullptr || reserved.claim->is_void || made == nullptr)
+            return cancel(reserved);
         KV& kv = *made;
         const Tokens key = whole.value_or(reserved.claim->key());
         std::size_t n = key.size();
@@ -156,7 +151,7 @@ public:
             assign(given_up, adopt_blocks(kv, (std::min)(n, reserved.prefix_tokens),
                                           std::as_const(reserved.prefix->kv)));
         if (n == 0 && !key.empty())
-            return cancel(); // nothing was made
+            return cancel(reserved); // nothing was made
         const std::size_t held = reserved.held.get_deleter().nbytes;
         reserved.held.reset();
         Inserted inserted;
@@ -178,11 +173,11 @@ public:
         return inserted;
     }
 
-    /// Nothing is made for a reservation.
-    Inserted cancel() noexcept {
+    /// Nothing is made for a reservation. A refused one was counted as what it was refused for.
+    Inserted cancel(const Reserved& reserved) noexcept {
         Inserted inserted;
         inserted.outcome = Outcome::cancelled;
-        ++parts_.stats.cancelled;
+        parts_.stats.cancelled += reserved.claim != nullptr ? 1U : 0U;
         return inserted;
     }
 

@@ -155,8 +155,9 @@ private:
         parts_.index.show(record, parts_.serves_parts);
         if (former != nullptr)
             replace(record, *former, options);
-        const Turn turn =
-            session != 0 ? begin_turn(record, session, options.request) : Turn{nullptr, false};
+        Turn turn;
+        if (session != 0)
+            turn = begin_turn(record, session, options.request);
         insert.inserted.absorbed = absorb(record);
         const bool supersedes =
             !parts_.is_mlx_lm() && !options.side_request && supersede(record) > 0;
@@ -239,12 +240,12 @@ private:
 
     /// A session's last entry before the one that came in, and whether it was demoted. Null: none.
     struct Turn {
-        R* last;
-        bool demoted;
+        R* last = nullptr;
+        bool demoted = false;
     };
 
-    /// Takes the incoming entry out again. The payload is the caller's as before, and so is the session's
-    /// last entry.
+    /// Takes the incoming entry out again, and gives the payload back to the caller. The session's last
+    /// entry is the one that it was before.
     void decline(R& record, std::size_t added, const Turn& turn, const Insert& insert) noexcept {
         if (turn.last != nullptr && turn.last->is_entry) {
             turn.last->last_of_session = true;
@@ -291,7 +292,7 @@ private:
     /// the session's last entry now.
     Turn begin_turn(R& record, std::uint64_t session, std::uint64_t request) noexcept {
         auto& sessions = record.home->sessions;
-        Turn turn{nullptr, false};
+        Turn turn;
         const auto found = sessions.find(session);
         if (found == sessions.end())
             return turn; // the key is of several sessions
