@@ -427,7 +427,7 @@ public:
                                       TierEnum tier, InsertOptions options = {}) {
         Reservation room;
         Call call(*cache_);
-        room.reserved_ = cache_->reserve(model, tokens, nbytes, tier, options, call);
+        cache_->reserve(model, tokens, nbytes, tier, options, call, room.reserved_);
         room.cache_ = cache_;
         return room;
     }

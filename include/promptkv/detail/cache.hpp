@@ -212,8 +212,9 @@ public:
 
     // reservation ////////////////////////////////////////////////////////////
 
-    [[nodiscard]] Reserved reserve(ModelView model, Tokens tokens, std::size_t nbytes,
-                                   TierEnum tier, const InsertOptions& options, Call& call) {
+    /// `reserved`: a new one, that outlives the call.
+    void reserve(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier,
+                 const InsertOptions& options, Call& call, Reserved& reserved) {
         tier = static_cast<TierEnum>(tier_index(tier));
         typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
         const auto sharing = Reservations<R>::sharing(spot, tokens.size());
@@ -223,8 +224,8 @@ public:
         const std::size_t absorbed = decision.outcome == Outcome::present
                                          ? use_present(decision, spot, tokens, tier, options, call)
                                          : 0;
-        Reserved reserved = reservations_.hold(model, tokens, decision, incoming, sharing, spot,
-                                               tier, options, call.gone);
+        reservations_.hold(model, tokens, decision, incoming, sharing, spot, tier, options,
+                           call.gone, reserved);
         reserved.absorbed = absorbed;
         if (reserved.claim == nullptr) {
             count_insert(reserved.outcome);
@@ -232,7 +233,6 @@ public:
         }
         if (reserved.outcome == Outcome::declined)
             remember(model, tokens, tier, options);
-        return reserved;
     }
 
     /// Stores what a reservation was made for; null: nothing was made. If it throws, the reservation is as

@@ -160,9 +160,14 @@ public:
         return PayloadLease<KV>(&payload);
     }
 
-    /// Leases a payload that never was an entry: what a reservation shares. Throws what an allocation throws.
-    [[nodiscard]] PayloadLease<KV> lease_apart(KV&& kv) {
-        auto* payload = new Payload(*account_);
+    /// Leases a payload that never was an entry: what a reservation shares. Throws what an allocation or
+    /// `make()`, which returns it, throws.
+    template <class Make>
+    [[nodiscard]] PayloadLease<KV> lease_apart(Make make) {
+        auto owned =
+            std::make_unique<Payload>(*account_); // first: what is made cannot be destroyed here
+        KV kv = make();
+        Payload* payload = owned.release();
         // Its blocks alone: what a clone has beside them goes with the reservation's own bytes.
         payload->nbytes = 0;
         std::size_t added = 0;

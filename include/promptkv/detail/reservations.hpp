@@ -83,19 +83,19 @@ public:
     }
 
     /// Carries out what was decided: holds room for the first tokens of the key, and what is stored of
-    /// them. Throws what an allocation, the copy of the model or the clone throws.
-    [[nodiscard]] Reserved hold(ModelView model, Tokens tokens, const Decision<R>& decision,
-                                const Incoming<KV>& incoming, const Sharing& sharing,
-                                const typename Index<R>::Spot& spot, typename R::TierEnum tier,
-                                const InsertOptions& options, Removals<R>& gone) {
-        Reserved reserved;
+    /// them. Throws what an allocation, the copy of the model or the clone throws. `reserved` has the prefix
+    /// then, to be destroyed without a lock.
+    void hold(ModelView model, Tokens tokens, const Decision<R>& decision,
+              const Incoming<KV>& incoming, const Sharing& sharing,
+              const typename Index<R>::Spot& spot, typename R::TierEnum tier,
+              const InsertOptions& options, Removals<R>& gone, Reserved& reserved) {
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
         reserved.is_part = decision.tokens < tokens.size();
         reserved.tier = tier;
         reserved.options = options;
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
-            return reserved;
+            return;
         reserved.spot = spot;
         reserved.located = decision.tokens;
         reserved.version = parts_.index.version();
@@ -110,8 +110,8 @@ public:
             const std::size_t n = (std::min)(sharing.tokens, decision.tokens);
             reserved.prefix_tokens = n > 0 ? shareable(*sharing.entry, n, decision.tokens) : 0;
             if (reserved.prefix_tokens > 0) {
-                reserved.prefix =
-                    parts_.ledger.lease_apart(share(sharing.entry->kv(), reserved.prefix_tokens));
+                reserved.prefix = parts_.ledger.lease_apart(
+                    [&] { return share(sharing.entry->kv(), reserved.prefix_tokens); });
                 held = less(held, reserved.prefix->nbytes);
             }
         }
@@ -124,12 +124,11 @@ public:
         if (evicted.declined || is_short) {
             reserved.outcome = is_short ? Outcome::no_room : Outcome::declined;
             reserved.tokens = 0;
-            return reserved;
+            return;
         }
         claim->size = reserved.tokens;
         reserved.held = parts_.ledger.reserve(held);
         reserved.claim = std::move(claim);
-        return reserved;
     }
 
     /// Calls `store(spot, model, tokens)` for the tokens that a payload holds of a reservation's key, or of
