@@ -50,13 +50,14 @@ public:
 
     explicit Disk(std::size_t blocks) : blocks_(blocks) {}
 
-    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
+    bool find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
         const std::lock_guard lock(mutex_);
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto found = where_.find(names[i]);
             infos[i] = found != where_.end() ? found->second->info : RecordInfo{};
             infos[i].payload_bytes = infos[i].nbytes > 0 ? Block::size : 0;
         }
+        return true;
     }
     template <class F>
     bool get(std::span<const BlockName> names, F&& f) {

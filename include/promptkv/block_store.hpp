@@ -78,7 +78,7 @@ enum class PutResult : std::uint8_t {
 /// | function             | meaning                                                              |
 /// |----------------------|----------------------------------------------------------------------|
 /// | `S::is_local`        | whether `find` takes microseconds, as SecondLevel::locate needs       |
-/// | `find(names, infos)` | sets `infos[i]` to what is known of `names[i]`; nbytes 0: absent      |
+/// | `find(names, infos)` | sets `infos[i]` to what is known of `names[i]`; nbytes 0: absent. False: the store is in trouble |
 /// | `get(names, f)`      | calls `f(i, record)` in order, with an empty span where there is none; ends early where `f` returns false. False: the store is in trouble |
 /// | `put(writes, results)` | stores records; one that is there already is written anew           |
 /// | `touch(names)`       | optional: the records' state was used in memory                       |
@@ -93,7 +93,7 @@ concept BlockStore =
              const std::function<bool(std::size_t, std::span<const std::byte>)>& read,
              const std::function<void(const RecordInfo&)>& visit) {
         { S::is_local } -> std::convertible_to<bool>;
-        store.find(names, infos);
+        { store.find(names, infos) } -> std::same_as<bool>;
         { store.get(names, read) } -> std::same_as<bool>;
         store.put(writes, results);
         { store.erase(names) } -> std::same_as<std::size_t>;

@@ -111,17 +111,18 @@ public:
 
     // what BlockStore asks ///////////////////////////////////////////////////
 
-    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
+    bool find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
         if (options_.read_only) {
             for (std::size_t i = 0; i < names.size(); ++i)
                 infos[i] = directory_.read_info(names[i]);
-            return;
+            return true;
         }
         const std::lock_guard lock(mutex_);
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto found = index_.find(names[i]);
             infos[i] = found != index_.end() ? *found->second : RecordInfo{};
         }
+        return true;
     }
 
     template <class F>
@@ -130,7 +131,7 @@ public:
         detail::FileReader reader;
         swap_spare(reader); // memory that is used again takes no page faults
         for (std::size_t i = 0; i < names.size(); ++i) {
-            const std::optional<std::uint64_t> known = use(names[i]);
+            const std::optional<Known> known = use(names[i]);
             if (!known) {
                 if (!f(i, std::span<const std::byte>()))
                     break;
@@ -139,14 +140,15 @@ public:
             const detail::Descriptor file = directory_.open(names[i]);
             struct stat status {};
             if (!file || ::fstat(file.get(), &status) != 0) {
-                works = lost(names[i], errno) && works;
+                works = lost(names[i], *known, errno) && works;
                 if (!f(i, std::span<const std::byte>()))
                     break;
                 continue;
             }
             // What the record has, and a byte more: a file that grew is damaged, and takes no memory.
-            const std::uint64_t most =
-                options_.read_only ? detail::RecordDirectory::read_info(file).nbytes : *known;
+            const std::uint64_t most = options_.read_only
+                                           ? detail::RecordDirectory::read_info(file).nbytes
+                                           : known->nbytes;
             const std::uint64_t there =
                 S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0;
             const auto size = static_cast<std::size_t>((std::min)(there, detail::sum_of(most, 1)));
@@ -194,10 +196,11 @@ public:
         const std::lock_guard lock(mutex_);
         for (const BlockName& name : names) {
             if (const auto found = index_.find(name); found != index_.end())
-                records_.splice(records_.begin(), records_, found->second);
+                used_now(found->second);
         }
     }
 
+    /// What was set aside is deleted as well: nobody can say whose state it is.
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for (const BlockName& name : names) {
@@ -211,6 +214,8 @@ public:
             const std::lock_guard lock(mutex_);
             stays(*size);
         }
+        if (!options_.read_only)
+            empty_aside();
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
         return erased;
@@ -219,8 +224,13 @@ public:
     void set_aside(const BlockName& name) {
         if (options_.read_only)
             return;
-        if (const std::optional<std::uint64_t> size = forget(name))
-            move_aside(name, *size);
+        const std::lock_guard lock(mutex_);
+        const auto found = index_.find(name);
+        if (found == index_.end())
+            return;
+        Records gone;
+        unlink(found->second, gone);
+        move_aside(name, gone.front().nbytes);
     }
 
     template <class F>
@@ -228,7 +238,9 @@ public:
         std::vector<RecordInfo> infos;
         {
             const std::lock_guard lock(mutex_);
-            infos.assign(records_.begin(), records_.end());
+            infos.reserve(index_.size());
+            for (const Records* records : {&ends_, &continued_})
+                infos.insert(infos.end(), records->begin(), records->end());
         }
         for (const RecordInfo& info : infos)
             f(info);
@@ -245,11 +257,23 @@ public:
     }
 
 private:
-    using Records = std::list<RecordInfo>;
+    struct Stored : RecordInfo {
+        explicit Stored(const RecordInfo& info) : RecordInfo(info) {}
+        std::uint64_t used = 0;    // which use was its last
+        std::uint64_t written = 0; // which write made its file
+        bool is_continued = false; // by another record
+    };
+    using Records = std::list<Stored>;
     using Index = std::unordered_map<BlockName, Records::iterator>;
-    using Continued = std::unordered_map<BlockName, std::size_t>;
+    using Counts = std::unordered_map<BlockName, std::size_t>;
 
-    static constexpr int max_asked = 1024; // records, for one that may be deleted
+    static constexpr int most_passed = 1024; // records, to find a place among the ends
+
+    /// What the index knew of a record when it was asked.
+    struct Known {
+        std::uint64_t nbytes = 0;
+        std::uint64_t written = 0;
+    };
 
     void scan() {
         stats_.left_over = directory_.empty("tmp");
@@ -270,10 +294,19 @@ private:
         for (const Found& each : found) {
             last_used_ = (std::max)(last_used_, each.used);
             used_ += detail::disk_bytes(each.info.nbytes);
-            index_.emplace(each.info.name, records_.insert(records_.end(), each.info));
-            ++continued_[each.info.parent];
+            index_.emplace(each.info.name, ends_.emplace(ends_.end(), each.info));
+            ++children_[each.info.parent];
         }
-        make_room(0); // the budget may be smaller than it was
+        uses_ = ends_.size();
+        std::uint64_t used = uses_;
+        for (auto record = ends_.begin(); record != ends_.end();) {
+            record->used = used--;
+            const auto each = record++;
+            if (children_.contains(each->name))
+                park(each);
+        }
+        make_room(0, 0); // the budget may be smaller than it was
+        make_room(0, options_.min_free_bytes);
     }
 
     // use ////////////////////////////////////////////////////////////////////
@@ -289,36 +322,69 @@ private:
         return last_used_;
     }
 
-    /// The record becomes the most recently used. Returns its size, unless this only reads. Empty: there is
-    /// none.
-    [[nodiscard]] std::optional<std::uint64_t> use(const BlockName& name) {
+    /// The record becomes the most recently used. Empty: there is none. If this only reads, nothing is known.
+    [[nodiscard]] std::optional<Known> use(const BlockName& name) {
         if (options_.read_only)
-            return 0;
-        std::uint64_t size = 0;
+            return Known{};
+        Known known;
         detail::FileTime now = 0;
         {
             const std::lock_guard lock(mutex_);
             const auto found = index_.find(name);
             if (found == index_.end())
                 return std::nullopt;
-            records_.splice(records_.begin(), records_, found->second);
-            size = found->second->nbytes;
+            used_now(found->second);
+            known = {found->second->nbytes, found->second->written};
             now = next_time();
         }
         directory_.set_time(name, now);
-        return size;
+        return known;
     }
 
     /// A record could not be opened. False: the store is in trouble.
-    bool lost(const BlockName& name, int error) {
-        if (error == ENOENT && !options_.read_only)
-            forget(name);
+    bool lost(const BlockName& name, const Known& known, int error) {
         const std::lock_guard lock(mutex_);
-        ++(error == ENOENT ? stats_.vanished : stats_.failed);
-        return error == ENOENT;
+        if (error != ENOENT && error != ELOOP) {
+            ++stats_.failed;
+            return false;
+        }
+        const auto found = index_.find(name);
+        if (options_.read_only) {
+            ++stats_.vanished;
+        } else if (found != index_.end() && found->second->written == known.written) {
+            Records gone; // else this store evicted it, and maybe wrote it anew
+            unlink(found->second, gone);
+            ++stats_.vanished;
+            if (error == ELOOP) // a link in its place
+                move_aside(name, 0);
+        }
+        return true;
     }
 
-    // room ///////////////////////////////////////////////////////////////////
+    // the index; all of it under the lock ////////////////////////////////////
+
+    void used_now(Records::iterator record) {
+        record->used = ++uses_;
+        Records& in = record->is_continued ? continued_ : ends_;
+        in.splice(in.begin(), in, record);
+    }
+    /// Another record continues it from now on.
+    void park(Records::iterator record) {
+        record->is_continued = true;
+        continued_.splice(continued_.begin(), ends_, record);
+    }
+    /// No record continues it any more: it gets the place among the ends that its last use gives it, or one
+    /// near that.
+    void unpark(Records::iterator record) {
+        record->is_continued = false;
+        auto place = ends_.end();
+        for (int passed = 0; place != ends_.begin() && passed < most_passed; ++passed) {
+            if (std::prev(place)->used > record->used)
+                break;
+            --place;
+        }
+        ends_.splice(place, continued_, record);
+    }
 
     /// Takes a record out of the index. Returns its size.
     std::optional<std::uint64_t> forget(const BlockName& name) {
@@ -330,15 +396,21 @@ private:
         unlink(found->second, gone);
         return gone.front().nbytes;
     }
-    /// Moves a record from the index and the account to the end of `gone`. Under the lock. Allocates nothing.
+    /// Moves a record from the index and the account to the end of `gone`. Allocates nothing.
     void unlink(Records::iterator record, Records& gone) {
         used_ -= detail::disk_bytes(record->nbytes);
-        const auto parent = continued_.find(record->parent);
-        if (--parent->second == 0)
-            continued_.erase(parent);
         index_.erase(record->name);
-        gone.splice(gone.end(), records_, record);
+        gone.splice(gone.end(), record->is_continued ? continued_ : ends_, record);
+        const auto siblings = children_.find(record->parent);
+        if (--siblings->second > 0)
+            return;
+        children_.erase(siblings);
+        if (const auto parent = index_.find(record->parent);
+            parent != index_.end() && parent->second->is_continued)
+            unpark(parent->second);
     }
+
+    // room ///////////////////////////////////////////////////////////////////
 
     void count_aside(std::uint64_t size) {
         ++stats_.set_aside;
@@ -346,14 +418,29 @@ private:
         used_ += detail::disk_bytes(size);
     }
 
-    /// `file`: a record's name or a path.
+    /// Moves a file that is not in the account out of the way. `file`: a record's name or a path. `size`: as it
+    /// is known; the file may have grown. Under the lock, or at the start.
     template <class File>
     void move_aside(const File& file, std::uint64_t size) {
-        const std::lock_guard lock(mutex_);
+        size = (std::max)(size, directory_.size_of(file));
         if (directory_.move_aside(file, ++counter_))
             count_aside(size);
         else if (errno != ENOENT)
             stays(size);
+    }
+    /// Deletes what was set aside. False: there was nothing.
+    bool empty_aside() {
+        std::uint64_t freed = 0;
+        {
+            const std::lock_guard lock(mutex_);
+            freed = std::exchange(aside_, 0);
+        }
+        if (freed == 0)
+            return false;
+        directory_.empty("aside");
+        const std::lock_guard lock(mutex_);
+        used_ -= freed;
+        return true;
     }
     /// A file could not be removed or moved: its bytes are still there. Under the lock.
     void stays(std::uint64_t size) noexcept {
@@ -361,45 +448,46 @@ private:
         ++stats_.failed;
     }
 
-    /// Whether `need` bytes fit, once `freed` bytes are deleted.
-    [[nodiscard]] bool has_room(std::uint64_t need, std::uint64_t freed) const {
+    /// Whether `need` bytes fit, once `freed` bytes are deleted. `least`: bytes that must stay free on the disk;
+    /// 0: it is not asked.
+    [[nodiscard]] bool has_room(std::uint64_t need, std::uint64_t freed,
+                                std::uint64_t least) const {
         const std::uint64_t most = options_.max_bytes - (std::min)(options_.max_bytes, need);
-        const std::uint64_t least = options_.min_free_bytes;
-        return used_ <= most &&
-               (least == 0 || directory_.free_bytes() + freed >= detail::sum_of(need, least));
+        return used_ <= most && (least == 0 || detail::sum_of(directory_.free_bytes(), freed) >=
+                                                   detail::sum_of(need, least));
     }
 
-    /// The least recently used record that no other continues, among the first few. Under the lock. Requires:
-    /// there is a record.
+    /// The least recently used record that no other continues. Under the lock. Requires: there is a record.
     [[nodiscard]] Records::iterator coldest() {
-        auto record = std::prev(records_.end());
-        for (int asked = 1; continued_.contains(record->name); ++asked, --record) {
-            if (record == records_.begin() || asked == max_asked)
-                return std::prev(records_.end());
-        }
-        return record;
+        return std::prev(ends_.empty() ? continued_.end() : ends_.end());
     }
 
     /// Deletes what was set aside, then the least recently used records, until `need` more bytes fit, which
-    /// are counted then. `at_least`: so many records, whatever the account says.
-    bool make_room(std::uint64_t need, std::size_t at_least = 0) {
+    /// are counted then. Nothing is deleted where that would not be enough. `least`: see has_room. `at_least`:
+    /// bytes that are deleted whatever the account and the disk say.
+    bool make_room(std::uint64_t need, std::uint64_t least, std::uint64_t at_least = 0) {
+        bool lacks = false;
+        {
+            const std::lock_guard lock(mutex_);
+            const bool is_hopeless =
+                at_least > used_ || (least > 0 && detail::sum_of(directory_.free_bytes(), used_) <
+                                                      detail::sum_of(need, least));
+            if (is_hopeless)
+                return false;
+            lacks = at_least > 0 || !has_room(need, 0, least);
+        }
+        if (lacks)
+            empty_aside();
         Records victims; // without an allocation: what leaves the index leaves the disk
         bool fits = false;
         {
             const std::lock_guard lock(mutex_);
             std::uint64_t freed = 0;
-            while (victims.size() < at_least || !has_room(need, freed)) {
-                if (aside_ > 0) {
-                    directory_.empty("aside");
-                    used_ -= std::exchange(aside_, 0);
-                    continue;
-                }
-                if (records_.empty())
-                    break;
+            while (!index_.empty() && (freed < at_least || !has_room(need, freed, least))) {
                 unlink(coldest(), victims);
                 freed += detail::disk_bytes(victims.back().nbytes);
             }
-            fits = has_room(need, freed) && victims.size() >= at_least;
+            fits = has_room(need, freed, least);
             if (fits)
                 used_ += need;
         }
@@ -430,41 +518,60 @@ private:
             return PutResult::too_large;
         const std::lock_guard writing(writing_);
         // All allocations of the index come first, so that a file that was written is in it.
-        Records record{write.info};
-        record.front().nbytes = write.record.size();
+        Records record;
+        record.emplace_back(write.info).nbytes = write.record.size();
         Index entry;
         entry.emplace(write.info.name, record.begin());
-        Continued parent;
-        parent.emplace(write.info.parent, 0);
+        Counts children;
+        children.emplace(write.info.parent, 0);
         {
             const std::lock_guard lock(mutex_);
             if (index_.size() + 1 >= index_.bucket_count())
                 index_.reserve(2 * index_.size() + 2);
-            continued_.reserve(index_.bucket_count());
+            children_.reserve(index_.bucket_count());
         }
-        if (!make_room(need))
+        const std::uint64_t least = options_.min_free_bytes;
+        if (!make_room(need, least))
             return PutResult::full;
         int error = write_file(write);
-        if (error == ENOSPC || error == EDQUOT) { // the disk says so before the account does
+        if (is_full(error) && evicting_helps_) { // the disk says so before the account does
             give_back(need);
-            if (!make_room(need, 1))
+            if (!make_room(need, least, need))
                 return PutResult::full;
             error = write_file(write);
+            evicting_helps_ = !is_full(error); // else others fill the disk
         }
         if (error != 0) {
             give_back(need);
-            return error == ENOSPC || error == EDQUOT || error == EFBIG ? PutResult::full
-                                                                        : PutResult::failed;
+            return is_full(error) || error == EFBIG ? PutResult::full : PutResult::failed;
         }
+        evicting_helps_ = true;
         const std::lock_guard lock(mutex_);
         Records replaced;
         if (const auto former = index_.find(write.info.name); former != index_.end())
             unlink(former->second, replaced); // the rename has
-        records_.splice(records_.begin(), record);
-        index_.merge(entry);
-        continued_.merge(parent);
-        ++continued_.find(write.info.parent)->second;
+        enter(record, entry, children);
         return PutResult::written;
+    }
+
+    [[nodiscard]] static bool is_full(int error) noexcept {
+        return error == ENOSPC || error == EDQUOT;
+    }
+
+    /// A record was written: it is the most recently used one. Allocates nothing. Under the lock.
+    void enter(Records& one, Index& entry, Counts& children) {
+        const auto record = one.begin();
+        record->used = ++uses_;
+        record->written = ++writes_;
+        ends_.splice(ends_.begin(), one);
+        index_.merge(entry);
+        children_.merge(children);
+        ++children_.find(record->parent)->second;
+        if (children_.contains(record->name))
+            park(record);
+        if (const auto parent = index_.find(record->parent);
+            parent != index_.end() && !parent->second->is_continued)
+            park(parent->second);
     }
 
     /// Returns 0 or errno.
@@ -485,11 +592,15 @@ private:
 
     const Options options_;
     const detail::RecordDirectory directory_;
-    std::mutex writing_;       // one write at a time; taken before the other
-    mutable std::mutex mutex_; // of what follows; never held while a record is read or written
-    Records records_;          // the most recently used first
+    std::mutex writing_;         // one write at a time; taken before the other
+    bool evicting_helps_ = true; // a full disk; under `writing_`
+    mutable std::mutex mutex_;   // of what follows; never held while a record is read or written
+    Records ends_;               // records that no other continues, the most recently used first
+    Records continued_;          // the others, in any order
     Index index_;
-    Continued continued_;     // by so many records each; of those that some continue
+    Counts children_; // of the records, and of those that some continue and that are not there
+    std::uint64_t uses_ = 0;
+    std::uint64_t writes_ = 0;
     std::uint64_t used_ = 0;  // bytes on disk, with what is being written
     std::uint64_t aside_ = 0; // of these, what was set aside
     std::uint64_t counter_ = 0;

@@ -90,8 +90,8 @@ public:
 
     // what BlockStore asks ///////////////////////////////////////////////////
 
-    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
-        find(reading_, names, infos);
+    bool find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
+        return find(reading_, names, infos);
     }
 
     template <class F>
@@ -171,27 +171,43 @@ public:
         }
     }
 
+    /// Also what is left of records whose first piece is gone, or that another process cut otherwise. Where the
+    /// server does not answer nothing is erased: `failed` and `unavailable` count that.
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for_windows(names, [&](std::span<const BlockName> some) {
             std::vector<RecordInfo> infos(some.size());
             find(writing_, some, infos);
-            detail::RedisPipeline all;
-            std::vector<std::size_t> first_of; // each record's first command
-            for (std::size_t i = 0; i < some.size(); ++i) {
-                if (infos[i].nbytes == 0)
-                    continue;
-                const std::size_t pieces = pieces_of(infos[i].nbytes, options_.piece_bytes);
-                first_of.push_back(all.commands().size());
-                for (std::size_t piece = 0; piece < (std::min)(pieces, most_pieces); ++piece)
-                    all.add({"DEL", key(some[i], piece)});
+            std::vector<BlockName> left(some.begin(), some.end()); // these may have more pieces
+            std::size_t at = 0; // the first piece to be deleted next
+            std::size_t least = 0;
+            for (const RecordInfo& info : infos)
+                least = (std::max)(least, pieces_of(info.nbytes, options_.piece_bytes));
+            while (!left.empty() && at < most_pieces) {
+                const std::size_t n = at == 0 ? 2 : 64; // most records have one piece
+                detail::RedisPipeline all;
+                for (const BlockName& name : left) {
+                    for (std::size_t piece = at; piece < at + n; ++piece)
+                        all.add({"DEL", key(name, piece)});
+                }
+                std::vector<detail::RedisReply> replies;
+                if (!run(writing_, all, replies))
+                    return false;
+                const auto was_there = [&](std::size_t i) {
+                    return replies[i]->type == REDIS_REPLY_INTEGER && replies[i]->integer > 0;
+                };
+                std::vector<BlockName> more;
+                for (std::size_t i = 0; i < left.size(); ++i) {
+                    erased += at == 0 && was_there(i * n) ? 1U : 0U;
+                    bool goes_on = at + n < least;
+                    for (std::size_t piece = at == 0 ? 1 : 0; piece < n; ++piece)
+                        goes_on = was_there(i * n + piece) || goes_on;
+                    if (goes_on)
+                        more.push_back(left[i]);
+                }
+                left.swap(more);
+                at += n;
             }
-            std::vector<detail::RedisReply> replies;
-            if (!run(writing_, all, replies))
-                return false;
-            for (const std::size_t first : first_of)
-                erased +=
-                    replies[first]->type == REDIS_REPLY_INTEGER && replies[first]->integer > 0;
             return true;
         });
         const std::lock_guard lock(mutex_);
@@ -276,9 +292,12 @@ private:
         if (start.size() < sizeof header)
             return {};
         std::memcpy(&header, start.data(), sizeof header);
-        const bool known = header.magic == detail::RecordHeader{}.magic &&
-                           header.version == detail::record_version &&
-                           header.tokens <= detail::max_record_tokens;
+        const bool is_plain = header.codec == 0;
+        const bool known =
+            header.magic == detail::RecordHeader{}.magic &&
+            header.version == detail::record_version &&
+            header.tokens <= detail::max_record_tokens && header.token_bytes <= 8 &&
+            (!is_plain || header.block_bytes + header.state_bytes == header.stored_bytes);
         return known ? header.info() : RecordInfo{};
     }
     [[nodiscard]] static std::uint64_t record_bytes(std::span<const std::byte> start) noexcept {
@@ -293,20 +312,21 @@ private:
         }
     }
 
-    void find(Link& link, std::span<const BlockName> names, std::span<RecordInfo> infos) {
+    bool find(Link& link, std::span<const BlockName> names, std::span<RecordInfo> infos) {
         std::fill(infos.begin(), infos.end(), RecordInfo{});
         std::size_t at = 0;
+        bool works = true;
         for_windows(names, [&](std::span<const BlockName> some) {
             detail::RedisPipeline all;
             for (const BlockName& name : some)
                 add_header(all, key(name));
             std::vector<detail::RedisReply> replies;
-            if (!run(link, all, replies))
-                return false;
-            for (const detail::RedisReply& reply : replies)
-                infos[at++] = info_of(detail::bytes_of(reply));
-            return true;
+            works = run(link, all, replies);
+            for (std::size_t i = 0; works && i < replies.size(); ++i)
+                infos[at++] = info_of(detail::bytes_of(replies[i]));
+            return works;
         });
+        return works;
     }
 
     void swap_spare(std::vector<std::byte>& record) noexcept {

@@ -22,8 +22,10 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -150,11 +152,11 @@ public:
         std::shared_ptr<Load> load_;
     };
 
-    /// Requires: options.block_tokens > 0.
-    /// Throws:   std::system_error where a thread cannot be started, and what an allocation throws.
+    /// Throws:   std::invalid_argument where options.block_tokens is 0 or above 2^20, or a Model that is no
+    ///           std::string has no `bytes_of_model`; std::system_error where a thread cannot be started;
+    ///           what an allocation throws.
     SecondLevel(Cache& cache, Store& store, const Options& options)
-        : SecondLevel(cache, std::make_shared<Core>(cache, store, options)) {
-        PROMPTKV_ASSERT(options.block_tokens > 0);
+        : SecondLevel(cache, std::make_shared<Core>(cache, store, checked(options))) {
         // From here on the destructor runs whatever is thrown, and ends the threads that were started.
         if constexpr (Types::is_concurrent) {
             const std::size_t readers = (std::max<std::size_t>)(options.readers, 1);
@@ -243,18 +245,16 @@ public:
         return core_->writer.queue.wait_empty(deadline);
     }
 
-    /// Frees at least `nbytes` bytes of an engine's pool, if they can be: first what waits to be written,
-    /// then entries, which are not written. Returns the bytes freed.
+    /// Frees at least `nbytes` bytes of an engine's pool, if they can be: first what only waits to be written,
+    /// then entries, which are not written, then entries whose blocks wait to be written too. Returns the
+    /// bytes freed.
     std::size_t evict(std::size_t nbytes) {
-        std::size_t freed = 0;
-        {
-            const auto dropped = core_->writer.queue.drop(nbytes);
-            for (const auto& record : dropped)
-                freed += record.nbytes;
-            core_->stats.add(&SecondLevelStats::dropped_for_pool, dropped.size());
-        }
+        std::size_t freed = drop_waiting(nbytes, [](const auto& record) { return record.freed(); });
+        const typename Core::NotWriting not_writing(*core_);
+        if (freed < nbytes)
+            freed += cache_.evict(nbytes - freed);
         if (freed < nbytes) {
-            const typename Core::NotWriting not_writing(*core_);
+            drop_waiting(~std::size_t{0}, [](const auto&) { return std::size_t{1}; });
             freed += cache_.evict(nbytes - freed);
         }
         return freed;
@@ -266,8 +266,8 @@ public:
     [[nodiscard]] Located locate(ModelView model, Tokens prompt, std::size_t min_remaining = 1)
         requires(Store::is_local)
     {
-        const auto plan =
-            core_->loader.plan(cache_, model, prompt, min_remaining, core_->home(model));
+        const auto plan = core_->loader.plan(cache_, model, prompt, min_remaining,
+                                             core_->home(model), [] { return false; });
         return {plan.tokens, plan.nbytes};
     }
 
@@ -277,8 +277,9 @@ public:
     [[nodiscard]] Prefetch prefetch(ModelView model, Tokens prompt,
                                     const LoadOptions& options = {}) {
         auto load = std::make_shared<Load>(model, prompt, options);
-        const auto known = cache_.probe(model, prompt, {.min_remaining = options.min_remaining});
-        if (!Types::is_concurrent || known.reused() + options.min_remaining >= prompt.size()) {
+        if (core_->loader.is_in_memory(cache_, *load)) {
+            // It has ended.
+        } else if constexpr (!Types::is_concurrent) {
             core_->loader.run(cache_, *load, core_->home(load->model));
         } else {
             {
@@ -329,7 +330,7 @@ public:
     /// Removes everything; of a store that machines share, what this process holds in memory.
     std::size_t clear() {
         const std::size_t entries = cache_.clear();
-        core_->writer.queue.cancel_all();
+        core_->stats.add(&SecondLevelStats::dropped_erased, core_->writer.queue.cancel_all());
         if constexpr (Store::is_local)
             core_->forget_if([](const RecordInfo&) { return true; });
         return entries + cache_.clear();
@@ -353,6 +354,26 @@ private:
     using Core = detail::SecondLevelCore<Cache, Store, Codec, Options>;
 
     SecondLevel(Cache& cache, std::shared_ptr<Core> core) : cache_(cache), core_(std::move(core)) {}
+
+    [[nodiscard]] static const Options& checked(const Options& options) {
+        if (options.block_tokens == 0 || options.block_tokens > detail::max_record_tokens)
+            throw std::invalid_argument("SecondLevel: block_tokens must be from 1 to 2^20");
+        if (!std::is_same_v<Model, std::string> && !options.bytes_of_model &&
+            !options.share_between_models)
+            throw std::invalid_argument("SecondLevel: this type of Model needs bytes_of_model");
+        return options;
+    }
+
+    /// See WriteQueue::drop. Returns the bytes freed.
+    template <class Freed>
+    std::size_t drop_waiting(std::size_t nbytes, Freed freed) {
+        const auto dropped = core_->writer.queue.drop(nbytes, freed);
+        std::size_t bytes = 0;
+        for (const auto& record : dropped)
+            bytes += record.freed();
+        core_->stats.add(&SecondLevelStats::dropped_for_pool, dropped.size());
+        return bytes;
+    }
 
     void serve_loads() {
         for (;;) {

@@ -209,6 +209,21 @@ TEST_CASE("records that name each other as the one before are removed with any p
     CHECK(levels.second.locate("m", sequence(1, 4), 0).tokens == 4);
 }
 
+TEST_CASE("a record of an impossible depth does not stop an erase") {
+    Cache cache;
+    MemoryStore below;
+    Second<Cache, MemoryStore> second(cache, below);
+    store(cache, sequence(1, 12));
+    store(cache, sequence(100, 4));
+    second.write_all(cache);
+    below.change([](RecordInfo& info, auto&) {
+        if (info.depth == 0)
+            info.depth = ~std::uint64_t{0};
+    });
+    CHECK_NOTHROW(second.erase_below("m", sequence(1, 4)));
+    CHECK(second.locate("m", sequence(1, 12)).tokens == 0);
+}
+
 TEST_CASE("a hybrid key's blocks stay while another resident key uses them") {
     MemoryStore store;
     HybridCache cache;

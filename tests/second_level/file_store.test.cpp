@@ -632,6 +632,69 @@ TEST_CASE("of a chain the end is deleted first") {
     CHECK(process->store.stats().nbytes == folder.bytes_on_disk());
 }
 
+TEST_CASE("of a long chain the end is deleted first as well") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    constexpr std::size_t blocks = 1100;
+    options.max_bytes = blocks * 4096;
+    Process process(options);
+    const Tokens chain = sequence(1, blocks * block_tokens);
+    promptkv_test::store(process.cache, chain);
+    evict_to_store(process);
+    CHECK(process.second.locate("m", chain, 0).tokens == chain.size());
+    promptkv_test::store(process.cache, sequence(1'000'000, block_tokens));
+    evict_to_store(process);
+    CHECK(process.store.stats().evicted == 1);
+    CHECK(process.second.locate("m", chain, 0).tokens == chain.size() - block_tokens);
+}
+
+TEST_CASE("an erase leaves nothing that was set aside") {
+    const Folder folder;
+    Process process(folder.options());
+    promptkv_test::store(process.cache, sequence(1, 4));
+    evict_to_store(process);
+    std::vector<char> bytes = read_file(folder.records().front());
+    bytes.back() = static_cast<char>(bytes.back() ^ 1);
+    write_file(folder.records().front(), bytes);
+    CHECK(process.load(sequence(1, 4)) == 0);
+    CHECK(process.store.stats().nbytes == 4096); // aside
+    process.second.erase("m", sequence(1, 4));
+    CHECK(process.store.stats().nbytes == 0);
+    CHECK(folder.bytes_on_disk() == 0);
+}
+
+TEST_CASE("a write that cannot have room deletes nothing") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    put(options, {sequence(1, 8)});
+    options.min_free_bytes = std::uint64_t{1} << 60U; // others took the disk
+    Process process(options);
+    promptkv_test::store(process.cache, sequence(100, 8));
+    evict_to_store(process);
+    CHECK(process.second.stats().refused_full == 2);
+    CHECK(process.store.stats().evicted == 0);
+    CHECK(process.load(sequence(1, 8)) == 8);
+}
+
+TEST_CASE("folders that somebody removed are made again") {
+    const Folder folder;
+    Process process(folder.options());
+    promptkv_test::store(process.cache, sequence(1, 4));
+    evict_to_store(process);
+    fs::remove_all(folder.path() + "/tmp");
+    fs::remove_all(folder.path() + "/aside");
+    promptkv_test::store(process.cache, sequence(100, 4));
+    evict_to_store(process);
+    CHECK(process.second.stats().refused_failed == 0);
+    CHECK(process.load(sequence(100, 4)) == 4);
+    for (const fs::path& record : folder.records())
+        write_file(record, {'x'});
+    evict_all(process.cache);
+    CHECK(process.load(sequence(1, 4)) == 0);
+    CHECK(process.store.stats().set_aside == 1);
+    CHECK(process.store.stats().nbytes == folder.bytes_on_disk());
+}
+
 TEST_CASE("the account is right where memory fails") {
     FileStoreOptions options;
     options.min_free_bytes = 0;

@@ -201,12 +201,13 @@ class MemoryStore {
 public:
     static constexpr bool is_local = true;
 
-    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
+    bool find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
         const std::lock_guard lock(mutex_);
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto found = records_.find(key(names[i]));
-            infos[i] = found != records_.end() ? found->second.info : RecordInfo{};
+            infos[i] = found != records_.end() && !is_down ? found->second.info : RecordInfo{};
         }
+        return !is_down;
     }
     template <class F>
     bool get(std::span<const BlockName> names, F&& f) {

@@ -284,6 +284,60 @@ TEST_CASE("a store that is down costs a miss") {
     CHECK(levels.cache.nbytes() == 0);
 }
 
+TEST_CASE("blocks that take more memory than their records are loaded, if there is room") {
+    Cache cache({.max_bytes = 300});
+    MemoryStore below;
+    Second<Cache, MemoryStore> second(cache, below);
+    store(cache, sequence(1, 8));
+    second.write_all(cache);
+    below.change([](RecordInfo& info, auto&) { info.payload_bytes /= 2; });
+    const auto load = second.prefetch("m", sequence(1, 9));
+    CHECK(load.end() == LoadEnd::loaded);
+    CHECK(load.tokens() == 8);
+    CHECK(cache.nbytes() == 200);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("a record of another name is set aside") {
+    Cache cache;
+    MemoryStore below;
+    Second<Cache, MemoryStore> second(cache, below);
+    store(cache, sequence(1, 4));
+    store(cache, sequence(100, 4));
+    second.write_all(cache);
+    std::vector<std::byte> other;
+    below.change([&](RecordInfo&, std::vector<std::byte>& record) {
+        if (other.empty())
+            other = record;
+        record = other; // one of the two is in the wrong place now
+    });
+    static_cast<void>(second.prefetch("m", sequence(1, 5)));
+    static_cast<void>(second.prefetch("m", sequence(100, 5)));
+    CHECK(below.size() == 1);
+    CHECK(count(second.stats(), RecordFault::other_name) == 1);
+}
+
+TEST_CASE("a prompt in memory is a load that has ended, also after the deadline") {
+    SharedCache cache;
+    MemoryStore below;
+    Second<SharedCache, MemoryStore> second(cache, below);
+    store(cache, sequence(1, 8));
+    const auto load = second.prefetch("m", sequence(1, 9), {.deadline = Clock::now()});
+    CHECK(load.end() == LoadEnd::in_memory);
+    CHECK(load.tokens() == 8);
+    CHECK(load.loaded() == 0);
+}
+
+TEST_CASE("options that no record could have are refused") {
+    Cache cache;
+    MemoryStore below;
+    CHECK_THROWS_AS((promptkv::SecondLevel<Cache, MemoryStore>(cache, below, {})),
+                    std::invalid_argument);
+    CHECK_THROWS_AS((promptkv::SecondLevel<Cache, MemoryStore>(
+                        cache, below, {.block_tokens = (std::size_t{1} << 20U) + 1})),
+                    std::invalid_argument);
+}
+
 TEST_CASE("a fingerprint that changed makes a miss, and its records can be removed") {
     Levels levels;
     levels.put(sequence(1, 8));

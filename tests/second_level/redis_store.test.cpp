@@ -114,6 +114,22 @@ TEST_CASE("a large record is in pieces, and a missing piece is a miss") {
         one.second.erase("m", key);
         CHECK(server.ask({"DBSIZE"}) == "0");
     }
+    SECTION(
+        "erased with all pieces, where the first one is gone or another process cut otherwise") {
+        if (GENERATE(false, true)) {
+            server.ask({"EVAL",
+                        "for _, k in ipairs(redis.call('keys', '*')) do\n"
+                        "  if not k:find('/') then redis.call('del', k) end\n"
+                        "end",
+                        "0"});
+            REQUIRE(server.ask({"DBSIZE"}) == "3");
+            one.second.erase("m", key);
+        } else {
+            options.piece_bytes = 1U << 20U;
+            Machine(options).second.erase("m", key);
+        }
+        CHECK(server.ask({"DBSIZE"}) == "0");
+    }
 }
 
 TEST_CASE("a damaged value is a miss and is removed") {
@@ -183,6 +199,20 @@ TEST_CASE("a server that goes away costs misses, and is used again when it is ba
     } while (!one.written);
     CHECK(one.load(sequence(200, 8)) == 8);
     CHECK(one.load(sequence(1, 8)) == 0);
+}
+
+TEST_CASE("a header that cannot be right is a miss, and is written anew") {
+    const RedisServer server;
+    Machine one(server.options());
+    const Tokens key = sequence(1, 4);
+    one.put(key);
+    const std::string name = server.ask({"EVAL", "return redis.call('keys', '*')[1]", "0"});
+    server.ask({"SETRANGE", name,
+                std::to_string(offsetof(promptkv::detail::RecordHeader, block_bytes) + 5), "x"});
+    CHECK(one.load(key) == 0);
+    CHECK(one.end == LoadEnd::absent);
+    one.put(key);
+    CHECK(one.load(key) == 4);
 }
 
 TEST_CASE("a server that is down is not asked again at once") {

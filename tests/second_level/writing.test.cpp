@@ -200,6 +200,49 @@ TEST_CASE("evict drops what waits before it evicts, and what it evicts is not wr
     CHECK(store.size() == 1);
 }
 
+TEST_CASE("evict counts what it frees, and keeps the beginning of what waits") {
+    Cache cache;
+    MemoryStore below;
+    Second<Cache, MemoryStore> second(cache, below, {.write = WriteWhen::inserted});
+    below.hold(false, true);
+    const auto offer = [&](const Tokens& key, bool stays) {
+        KV kv = payload_of(key);
+        second.inserted("m", key, kv, Tier::user);
+        if (stays)
+            cache.insert("m", key, std::move(kv), Tier::user);
+    };
+    SECTION("blocks that entries hold are not freed") {
+        offer(sequence(1, 32), true);
+        below.wait_for_puts(1);
+        CHECK(second.evict(700) == 700); // of eight blocks; the first one is being written
+        CHECK(cache.nbytes() == 100);
+    }
+    SECTION("the last records of a chain go first") {
+        offer(sequence(1, 32), false);
+        below.wait_for_puts(1);
+        CHECK(second.evict(300) == 300);
+        below.hold(false, false);
+        CHECK(second.wait_written(soon()));
+        CHECK(second.locate("m", sequence(1, 32), 0).tokens == 20);
+    }
+    below.hold(false, false);
+}
+
+TEST_CASE("a clear counts what waited") {
+    Cache cache;
+    MemoryStore below;
+    Second<Cache, MemoryStore> second(cache, below);
+    below.hold(false, true);
+    store(cache, sequence(1, 40));
+    evict_all(cache);
+    below.wait_for_puts(1);
+    std::thread release([&] { below.hold(false, false); });
+    second.clear();
+    release.join();
+    const auto stats = second.stats();
+    CHECK(stats.written + stats.dropped_erased == 10);
+}
+
 TEST_CASE("it may be destroyed while writes are pending") {
     MemoryStore store;
     store.hold(false, true);

@@ -100,7 +100,9 @@ inline constexpr std::uint32_t max_record_tokens = std::uint32_t{1} << 20U;
     if (start.size() < sizeof header)
         return 0;
     std::memcpy(&header, start.data(), sizeof header);
-    return header.tokens <= max_record_tokens ? header.payload_at() : 0;
+    const bool may_be_one = header.magic == RecordHeader{}.magic &&
+                            header.tokens <= max_record_tokens && header.token_bytes <= 8;
+    return may_be_one ? header.payload_at() : 0;
 }
 
 /// Reads the start of a record: header and tokens, which `start` must hold, and maybe more.

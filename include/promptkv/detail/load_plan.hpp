@@ -27,6 +27,7 @@ struct LoadPlan {
     std::uint64_t nbytes = 0;        // to read
     std::uint64_t payload_bytes = 0; // of these in memory
     std::uint8_t tier = 0;
+    bool works = true; // the store
 
     void add(const RecordInfo& info) {
         nbytes += info.nbytes;
@@ -46,8 +47,10 @@ public:
     LoadPlanner(Store& store, Writer& writer, std::size_t block_tokens) noexcept
         : store_(store), writer_(writer), block_tokens_(block_tokens) {}
 
+    /// Less of it, or nothing, where `is_over()` says that there is no time left.
+    template <class IsOver>
     [[nodiscard]] LoadPlan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
-                                std::size_t min_remaining, const RecordHome& home) {
+                                std::size_t min_remaining, const RecordHome& home, IsOver is_over) {
         LoadPlan plan;
         plan.in_memory = cache.probe(model, prompt, {.min_remaining = min_remaining}).reused();
         plan.tokens = plan.in_memory;
@@ -57,13 +60,18 @@ public:
         BlockNames<Token> names;
         plan.chain = names.chain(home.root, prompt, block_tokens_);
         std::vector<RecordInfo> blocks(plan.chain.size() - 1 - plan.held);
-        find(std::span<const BlockName>(plan.chain).subspan(plan.held + 1), blocks);
+        const auto wanted = std::span<const BlockName>(plan.chain).subspan(plan.held + 1);
         std::size_t found = 0;
-        while (found < blocks.size() && blocks[found].nbytes > 0)
-            ++found;
+        for (std::size_t at = 0; found == at && at < blocks.size() && !is_over(); at += window) {
+            const std::size_t n = (std::min)(window, blocks.size() - at);
+            find(plan, wanted.subspan(at, n), std::span(blocks).subspan(at, n));
+            while (found < at + n && blocks[found].nbytes > 0)
+                ++found;
+        }
         if constexpr (Types::has_states) {
             const std::size_t longest = prompt.size() - (std::min)(prompt.size(), min_remaining);
-            for (std::size_t n = plan.held + found + 1; n-- > 0 && plan.tokens == plan.in_memory;) {
+            for (std::size_t n = plan.held + found + 1;
+                 n-- > 0 && plan.tokens == plan.in_memory && !is_over();) {
                 if (find_end(plan, names, prompt.first(longest), n)) {
                     for (std::size_t i = 0; plan.held + i < n; ++i)
                         plan.add(blocks[i]);
@@ -83,9 +91,11 @@ public:
     }
 
 private:
-    /// Looks in the queue, then in the store.
-    void find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
-        store_.find(names, infos);
+    static constexpr std::size_t window = 256; // records that a store is asked for at once
+
+    /// Looks in the queue and in the store.
+    void find(LoadPlan& plan, std::span<const BlockName> names, std::span<RecordInfo> infos) {
+        plan.works = store_.find(names, infos) && plan.works;
         for (std::size_t i = 0; i < names.size(); ++i) {
             if (infos[i].nbytes == 0)
                 writer_.queue.visit(names[i], [&](const typename Writer::Waiting& item) {
@@ -104,7 +114,7 @@ private:
         for (std::size_t rest = Types::has_states ? 0 : 1; rest <= most; ++rest)
             ends.push_back(names.end(plan.chain[n], prompt.subspan(from, rest)));
         std::vector<RecordInfo> infos(ends.size());
-        find(ends, infos);
+        find(plan, ends, infos);
         for (std::size_t i = ends.size(); i-- > 0;) {
             const std::size_t total = from + i + (Types::has_states ? 0 : 1);
             if (infos[i].nbytes == 0 || total <= plan.tokens)

@@ -136,11 +136,11 @@ int for_each_in(const Descriptor& parent, const char* name, F f) {
     return a + b >= a ? a + b : ~std::uint64_t{0};
 }
 
-/// Bytes that an ordinary user may still write to the disk of a folder.
+/// Bytes that an ordinary user may still write to the disk of a folder; the largest number where it does not say.
 [[nodiscard]] inline std::uint64_t free_bytes(const Descriptor& folder) noexcept {
     struct statvfs disk {};
     if (::fstatvfs(folder.get(), &disk) != 0)
-        return 0;
+        return ~std::uint64_t{0};
     return static_cast<std::uint64_t>(disk.f_bavail) * static_cast<std::uint64_t>(disk.f_frsize);
 }
 

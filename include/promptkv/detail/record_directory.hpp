@@ -64,7 +64,8 @@ using FileTime = std::int64_t;
     return to_file_time(now);
 }
 
-/// All paths are relative to the descriptor of the directory: it may be moved, and no link is followed.
+/// All paths are relative to the descriptor of the directory: it may be moved. A link in the place of a
+/// record is not followed.
 class RecordDirectory {
 public:
     using Reason = FileStoreError::Reason;
@@ -111,9 +112,11 @@ public:
                             FileTime time, bool sync, std::uint64_t number) const {
         const std::string target = path(record).c_str();
         const std::string temporary = "tmp/" + hex(record) + "." + std::to_string(number);
-        const Descriptor file =
-            open_at(root_, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
-        if (!file)
+        Descriptor file;
+        if (!in_folder("tmp", [&] {
+                file = open_at(root_, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+                return static_cast<bool>(file);
+            }))
             return errno;
         int error = write_all(file, bytes);
         if (error == 0 && sync && ::fdatasync(file.get()) != 0)
@@ -127,12 +130,25 @@ public:
         return error;
     }
 
+    /// Bytes of a file with a record's path; 0: there is none.
+    [[nodiscard]] std::uint64_t size_of(const char* file) const noexcept {
+        struct stat status {};
+        if (::fstatat(root_.get(), file, &status, AT_SYMLINK_NOFOLLOW) != 0)
+            return 0;
+        return static_cast<std::uint64_t>(status.st_size);
+    }
+    [[nodiscard]] std::uint64_t size_of(const BlockName& record) const noexcept {
+        return size_of(path(record).c_str());
+    }
+
     /// Moves a file with a record's path out of the way. False: it could not be moved.
     bool move_aside(const char* file, std::uint64_t number) const noexcept {
         std::array<char, 64> target{};
         std::snprintf(target.data(), target.size(), "aside/%.32s.%llu", file + 3,
                       static_cast<unsigned long long>(number));
-        return ::renameat(root_.get(), file, root_.get(), target.data()) == 0;
+        return in_folder("aside", [&] {
+            return ::renameat(root_.get(), file, root_.get(), target.data()) == 0;
+        });
     }
     bool move_aside(const BlockName& record, std::uint64_t number) const noexcept {
         return move_aside(path(record).c_str(), number);
@@ -218,16 +234,23 @@ private:
     }
 
     [[nodiscard]] int rename(const std::string& temporary, const std::string& target) const {
-        const auto moved = [&] {
+        const bool moved = in_folder(target.substr(0, 2).c_str(), [&] {
             return ::renameat(root_.get(), temporary.c_str(), root_.get(), target.c_str()) == 0;
-        };
-        if (moved())
-            return 0;
+        });
+        return moved ? 0 : errno;
+    }
+
+    /// Calls `f()`; once more where it failed for want of a folder, which is made then. Sets errno.
+    template <class F>
+    bool in_folder(const char* folder, F f) const {
+        if (f())
+            return true;
         if (errno != ENOENT)
-            return errno;
-        if (::mkdirat(root_.get(), target.substr(0, 2).c_str(), 0700) != 0 && errno != EEXIST)
-            return errno;
-        return moved() ? 0 : errno;
+            return false;
+        if (::mkdirat(root_.get(), folder, 0700) == 0)
+            return f();
+        errno = errno == EEXIST ? ENOENT : errno;
+        return false;
     }
 
     [[noreturn]] void refuse(Reason reason, const std::string& why) const {

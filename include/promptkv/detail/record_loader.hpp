@@ -77,10 +77,27 @@ public:
         : store_(store), writer_(writer), stats_(stats), codec_(codec),
           block_tokens_(block_tokens) {}
 
+    /// `is_over()`: whether there is no time left; then a plan may be for less.
+    template <class IsOver>
     [[nodiscard]] LoadPlan plan(const Cache& cache, typename Types::ModelView model, Tokens prompt,
-                                std::size_t min_remaining, const RecordHome& home) {
+                                std::size_t min_remaining, const RecordHome& home, IsOver is_over) {
         return LoadPlanner<Types, Store, Writer>(store_, writer_, block_tokens_)
-            .plan(cache, model, prompt, min_remaining, home);
+            .plan(cache, model, prompt, min_remaining, home, is_over);
+    }
+
+    /// Ends a load whose prompt memory serves as far as it can be used. False: it is to be made.
+    bool is_in_memory(Cache& cache, Load<Types>& load) {
+        const Tokens prompt(load.prompt);
+        const std::size_t least = load.options.min_remaining;
+        const std::size_t tokens =
+            cache.probe(load.model, prompt, {.min_remaining = least}).reused();
+        if (tokens == 0 || tokens + least < prompt.size())
+            return false;
+        auto pin = cache.pin(load.model, prompt.first(tokens));
+        if (!pin)
+            return false; // it was evicted meanwhile
+        finish(load, LoadEnd::in_memory, tokens, 0, std::move(pin));
+        return true;
     }
 
     /// Does a load, from the first step to the last.
@@ -98,6 +115,12 @@ public:
         } catch (...) { // a reader's thread must go on
             end = LoadEnd::no_memory;
         }
+        finish(load, end, tokens, loaded, std::move(pin));
+    }
+
+private:
+    void finish(Load<Types>& load, LoadEnd end, std::size_t tokens, std::size_t loaded,
+                typename Cache::Lease pin) {
         stats_.change([&](SecondLevelStats& stats) {
             ++stats.loads;
             ++stats.ends[static_cast<std::size_t>(end)];
@@ -113,7 +136,6 @@ public:
         load.ended.notify_all();
     }
 
-private:
     static constexpr std::size_t window = 8; // records that a store is asked for at once
     static constexpr std::uint64_t patience = 64;
 
@@ -121,10 +143,16 @@ private:
                 std::size_t& loaded) {
         const Tokens prompt(load.prompt);
         const LoadPlan plan =
-            this->plan(cache, load.model, prompt, load.options.min_remaining, home);
+            this->plan(cache, load.model, prompt, load.options.min_remaining, home,
+                       [&] { return load.interrupted() != LoadEnd::running; });
         tokens = plan.in_memory;
-        if (plan.tokens <= plan.in_memory)
-            return plan.in_memory > 0 ? LoadEnd::in_memory : LoadEnd::absent;
+        if (const LoadEnd why = load.interrupted(); why != LoadEnd::running)
+            return why;
+        if (plan.tokens <= plan.in_memory) {
+            return plan.in_memory > 0 ? LoadEnd::in_memory
+                   : plan.works       ? LoadEnd::absent
+                                      : LoadEnd::store_failed;
+        }
         if (is_slower(plan, load.options.seconds_per_token))
             return LoadEnd::slower;
 
@@ -140,13 +168,19 @@ private:
             end = read(plan, load, home, room.reservation.tokens(), kv);
         }
         if (Types::has_states ? !kv.has_state() : kv.length() <= plan.in_memory)
-            return end; // nothing is gained
-        if (kv.nbytes() > room.nbytes)
-            return LoadEnd::no_room; // blocks larger than their records said
+            return end;                  // nothing is gained
+        if (kv.nbytes() > room.nbytes && // the blocks take more than their records
+            !reserve(cache, load, Tokens(load.prompt).first(kv.length()), kv.nbytes(), plan.tier,
+                     room))
+            return LoadEnd::no_room;
         const std::size_t length = kv.length();
         const Inserted stored = room.reservation.commit(std::move(kv));
         if (stored.outcome == Outcome::cancelled)
             return LoadEnd::cancelled;
+        if (stored.outcome == Outcome::present) { // another load was faster
+            tokens = (std::min)(length, stored.tokens);
+            return LoadEnd::in_memory;
+        }
         if (stored.tokens == 0)
             return LoadEnd::no_room;
         tokens = (std::min)(length, stored.tokens);
@@ -162,28 +196,34 @@ private:
 
     /// Makes room for what is to be read, before it is read.
     LoadEnd reserve(Cache& cache, const Load<Types>& load, const LoadPlan& plan, Room& room) const {
-        constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
-        const auto tier = load.options.tier.value_or(
-            static_cast<typename Types::TierEnum>((std::min<std::size_t>)(plan.tier, tiers - 1)));
         const auto key = Tokens(load.prompt).first(plan.tokens);
-        room.nbytes = static_cast<std::size_t>(plan.payload_bytes); // as if memory held nothing
+        auto nbytes = static_cast<std::size_t>(plan.payload_bytes); // as if memory held nothing
         for (int attempt = 0; attempt < 2; ++attempt) {
-            room.reservation = {};
-            room.reservation =
-                cache.reserve(load.model, key, room.nbytes, tier,
-                              {.session = load.options.session, .spare_upper_tiers = true});
-            if (room.reservation.outcome() == Outcome::present)
-                return LoadEnd::in_memory;
-            if (!room.reservation || (Types::has_states && room.reservation.tokens() < plan.tokens))
-                return LoadEnd::no_room;
+            if (!reserve(cache, load, key, nbytes, plan.tier, room)) {
+                return room.reservation.outcome() == Outcome::present ? LoadEnd::in_memory
+                                                                      : LoadEnd::no_room;
+            }
             room.prefix.emplace(room.reservation.prefix().value_or(KV(block_tokens_)));
             // It is known now what memory holds: a second attempt counts that in.
             const std::size_t known = room.prefix->nbytes() + plan.payload_bytes;
-            if (known <= room.nbytes)
+            if (known <= nbytes)
                 break;
-            room.nbytes = known;
+            nbytes = known;
         }
         return LoadEnd::loaded;
+    }
+    /// Gives the room back, and makes room for `nbytes` bytes of this key. False: there is none.
+    bool reserve(Cache& cache, const Load<Types>& load, Tokens key, std::size_t nbytes,
+                 std::uint8_t stored_in, Room& room) const {
+        constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
+        const auto tier = load.options.tier.value_or(
+            static_cast<typename Types::TierEnum>((std::min<std::size_t>)(stored_in, tiers - 1)));
+        room.nbytes = nbytes;
+        room.reservation = {};
+        room.reservation =
+            cache.reserve(load.model, key, nbytes, tier,
+                          {.session = load.options.session, .spare_upper_tiers = true});
+        return room.reservation && (!Types::has_states || room.reservation.tokens() == key.size());
     }
 
     /// A record to be read, for the tokens [from, from + n) of the prompt.
@@ -235,18 +275,22 @@ private:
             for (std::size_t i = next; i < all.size() && names.size() < window; ++i)
                 names.push_back(all[i].name);
             end = LoadEnd::store_failed; // unless the store calls the function
-            const bool works = store_.get(std::span<const BlockName>(names),
-                                          [&](std::size_t, std::span<const std::byte> record) {
-                                              end = load.interrupted();
-                                              if (end == LoadEnd::running)
-                                                  end = record.empty()
-                                                            ? LoadEnd::vanished
-                                                            : append(all[next], prompt, home,
-                                                                     record, unpacked, kv);
-                                              nbytes += record.size();
-                                              next += end == LoadEnd::loaded ? 1 : 0;
-                                              return end == LoadEnd::loaded;
-                                          });
+            const auto take = [&](std::size_t, std::span<const std::byte> record) {
+                end = load.interrupted();
+                if (end == LoadEnd::running) {
+                    end = record.empty() ? LoadEnd::vanished
+                                         : append(all[next], prompt, home, record, unpacked, kv);
+                }
+                nbytes += record.size();
+                next += end == LoadEnd::loaded ? 1 : 0;
+                return end == LoadEnd::loaded;
+            };
+            bool works = true;
+            try {
+                works = store_.get(std::span<const BlockName>(names), take);
+            } catch (...) { // what was appended before is kept
+                end = LoadEnd::no_memory;
+            }
             if (!works && end == LoadEnd::vanished)
                 end = LoadEnd::store_failed;
             if (end == LoadEnd::vanished && take_waiting(all[next], prompt, kv)) {
@@ -307,7 +351,8 @@ private:
             [&](SecondLevelStats& stats) { ++stats.faults[static_cast<std::size_t>(fault)]; });
         // In a store that machines share, another one may know the codec.
         const bool is_others = fault == RecordFault::codec && !Store::is_local;
-        if (fault != RecordFault::other_name && !is_others)
+        const bool is_in_its_place = fault == RecordFault::other_name && header.name == step.name;
+        if (!is_in_its_place && !is_others)
             store_.set_aside(step.name);
         return LoadEnd::bad_record;
     }

@@ -35,6 +35,17 @@ struct WaitingRecord {
     std::size_t nbytes = 0;
 
     [[nodiscard]] const BlockName& name() const noexcept { return header.name; }
+    /// Bytes of state that go with it: no entry, lease or other record has them.
+    [[nodiscard]] std::size_t freed() const noexcept {
+        std::size_t bytes = 0;
+        if (block && block->use().count() == 0)
+            bytes = block->nbytes();
+        if constexpr (Types::has_states) {
+            if (state.use_count() == 1)
+                bytes += kv_traits<typename Types::State>::nbytes(*state);
+        }
+        return bytes;
+    }
     [[nodiscard]] RecordInfo info() const noexcept {
         RecordInfo info = header.info();
         info.nbytes = nbytes;
@@ -77,7 +88,7 @@ public:
         queue.close();
         if (thread_.joinable())
             thread_.join();
-        const auto left = queue.drop(~std::size_t{0});
+        const auto left = queue.drop_all();
         stats_.add(&SecondLevelStats::dropped_at_end, left.size());
     }
 

@@ -59,7 +59,6 @@ public:
         } else {
             if (options.fingerprint_of_model)
                 home.fingerprint = options.fingerprint_of_model(model);
-            PROMPTKV_ASSERT(options.bytes_of_model || options.share_between_models);
             if (options.bytes_of_model)
                 bytes = options.bytes_of_model(model);
         }
@@ -167,7 +166,7 @@ public:
         std::vector<BlockName> gone;
         for (const auto& each : all) {
             BlockName at = each.first;
-            std::uint64_t before = ~std::uint64_t{0};
+            std::uint64_t before = 0; // the depth of the record that names it
             bool is_below = false;
             way.clear();
             for (;;) {
@@ -176,7 +175,7 @@ public:
                     break;
                 }
                 const auto found = all.find(at);
-                if (found == all.end() || found->second.depth >= before) {
+                if (found == all.end() || (!way.empty() && found->second.depth >= before)) {
                     is_below = true; // its beginning is gone, or no such chain was ever written
                     break;
                 }
@@ -230,7 +229,7 @@ private:
             return;
         }
         if (not_written_for == this) {
-            stats.add(&SecondLevelStats::dropped_for_pool);
+            stats.add(&SecondLevelStats::dropped_for_pool, removal.payload->blocks().size());
             return;
         }
         const std::size_t block = options.block_tokens;

@@ -93,24 +93,39 @@ public:
         return gone.size();
     }
 
-    /// Removes all, and waits until what is being written is written.
-    void cancel_all() {
-        static_cast<void>(drop(~std::size_t{0}));
+    /// Removes all, and waits until what is being written is written. Returns how many were removed.
+    std::size_t cancel_all() {
+        const std::size_t n = drop_all().size();
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [this] { return !in_hand_; });
+        return n;
     }
 
-    /// Removes at least `nbytes` bytes, the oldest first, if there are so many. Returns the items.
-    Items drop(std::size_t nbytes) {
+    /// Removes what waits, the latest first, since earlier records are of use without later ones: until
+    /// `freed(item)`, of those that it is above 0 for, adds up to `nbytes`. Returns the items.
+    template <class Freed>
+    Items drop(std::size_t nbytes, Freed freed) {
         Items gone;
         {
             const std::lock_guard lock(mutex_);
-            const std::size_t least = nbytes_ > nbytes ? nbytes_ - nbytes : 0;
-            while (nbytes_ > least && items_.size() > (in_hand_ ? 1U : 0U))
-                remove(in_hand_ ? std::next(items_.begin()) : items_.begin(), gone);
+            const auto first = [this] {
+                return in_hand_ ? std::next(items_.begin()) : items_.begin();
+            };
+            for (auto item = items_.end(); nbytes > 0 && item != first();) {
+                --item;
+                const std::size_t frees = freed(static_cast<const Item&>(*item));
+                if (frees == 0)
+                    continue;
+                nbytes -= frees < nbytes ? frees : nbytes;
+                remove(item++, gone);
+            }
         }
         changed_.notify_all();
         return gone;
+    }
+    /// Removes all that waits.
+    Items drop_all() {
+        return drop(~std::size_t{0}, [](const Item&) { return std::size_t{1}; });
     }
 
     /// Waits until nothing waits; false: the deadline came first.
