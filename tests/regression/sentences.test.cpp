@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Sentences of the contract that did not hold: each test was one that failed.
 #include <promptkv/concurrent_prompt_cache.hpp>
+#include <promptkv/detail/run.hpp>
 #include <promptkv/promptkv.hpp>
 #include <promptkv/reuse_order.hpp>
 
@@ -117,6 +118,39 @@ TEST_CASE("A reservation holds what the payload has beside its blocks") {
     CHECK(stored.outcome == Outcome::stored);
     CHECK(stored.tokens == 896);
     CHECK(cache.check_invariants());
+}
+
+/// Blocks, and bytes of its own for each token.
+struct Noted : promptkv::BlockKV<Block> {
+    using Blocks = promptkv::BlockKV<Block>;
+    explicit Noted(Blocks kv) : Blocks(std::move(kv)) {}
+    [[nodiscard]] std::size_t nbytes() const noexcept { return Blocks::nbytes() + 10 * length(); }
+    [[nodiscard]] Noted clone_prefix(std::size_t n) const { return Noted(Blocks::clone_prefix(n)); }
+    void truncate(std::size_t n) noexcept { Blocks::truncate(n); }
+    void adopt_blocks(std::size_t n, const Noted& other) noexcept {
+        Blocks::adopt_blocks(n, other);
+    }
+};
+
+TEST_CASE("A part of blocks and bytes beside them counts what it has") {
+    LRUPromptCache<Noted> cache({.max_bytes = 1900});
+    cache.insert("m", sequence(0, 16), Noted(state(16)), Tier::user);
+    const auto lease = cache.lease_nearest("m", sequence(0, 17));
+    const auto stored = cache.insert("m", sequence(1000, 160), Noted(state(160)), Tier::user);
+    CHECK(stored.outcome == Outcome::stored);
+    CHECK(stored.tokens < 160);
+    std::size_t sum = 0;
+    cache.for_each([&](const auto& entry) { sum += entry.kv.nbytes(); });
+    CHECK(cache.stats().bytes_referenced == sum);
+    CHECK(cache.nbytes() == sum);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("Tokens of 64 bits are where their type wants them") {
+    using promptkv::detail::Run;
+    CHECK(alignof(Run<std::uint64_t>) == alignof(std::uint64_t));
+    CHECK(sizeof(Run<std::uint64_t>) % alignof(std::uint64_t) == 0);
+    CHECK(alignof(Run<std::uint8_t>) == alignof(std::uint32_t));
 }
 
 TEST_CASE("What left and waits to be reported is forgotten by an erase") {

@@ -14,7 +14,9 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// Tokens in one allocation, behind this header. The edges that splits made of one edge share the
 /// run: each edge has a piece. The run is freed with the last piece.
 template <class Token>
-struct alignas(Token) alignas(std::uint32_t) Run {
+struct alignas(alignof(Token) > alignof(std::uint32_t) ? alignof(Token)
+                                                       : alignof(std::uint32_t)) Run {
+    // (g++ 12 takes the laxer of two specifiers.)
     std::uint32_t live;     // tokens that an edge has
     std::uint32_t end;      // tokens that were written; what an edge lost stays
     std::uint32_t capacity; // tokens that there is memory for

@@ -124,8 +124,8 @@ private:
     /// False: it does not fit, as the answer says now.
     [[nodiscard]] bool cut_to_part(Payload& payload, std::size_t n, const Insert& insert) noexcept {
         assign(insert.cut_off, truncate(insert.kv, n));
-        if constexpr (!BlockPayload<KV>) { // else the blocks have told
-            payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
+        payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
+        if constexpr (!BlockPayload<KV>) { // else the blocks have told that it fits
             const std::size_t max_bytes = parts_.options.max_bytes;
             const Ledger<R>& ledger = parts_.ledger;
             if (payload.nbytes > less(max_bytes, ledger.pinned_at_most()) &&
