@@ -98,6 +98,7 @@ inline json explain_cache(const Call& call) {
 inline json erase_cache(const Call& call) {
     Store& store = call.engine.store();
     const json& fields = call.fields;
+    call.engine.forget(call.model);
     // The body of a chat names its model and session, too, and not all of these is meant.
     if (fields.contains("prompt") || fields.contains("messages")) {
         const Tokens prefix = prompt_of(call, false);

@@ -171,6 +171,9 @@ inline json answer_openai(const Call& call, Request request, bool chat) {
                                      {"echo", false},
                                      {"frequency_penalty", 0},
                                      {"presence_penalty", 0},
+                                     {"repeat_penalty", 1},
+                                     {"grammar", ""},
+                                     {"json_schema", nullptr},
                                      {"response_format", {{"type", "text"}}}});
     return answer(call, std::move(request), OpenAi(call, chat));
 }
@@ -268,7 +271,8 @@ private:
 inline json renamed(json fields) {
     refuse_unsupported(fields, {{"tools", json::array()}, {"mcp_servers", json::array()}});
     json& messages = fields["messages"];
-    if (const json system = fields.value("system", json()); messages.is_array() && !system.empty())
+    if (const json system = fields.value("system", json());
+        messages.is_array() && !system.empty() && system != "")
         messages.insert(messages.begin(), json{{"role", "system"}, {"content", system}});
     fields["stop"] = fields.value("stop_sequences", json());
     const json metadata = fields.value("metadata", json());
@@ -279,7 +283,7 @@ inline json renamed(json fields) {
 
 inline json messages(const Call& call) {
     const json fields = renamed(call.fields);
-    if (!fields.contains("max_tokens"))
+    if (fields.value("max_tokens", json()).is_null())
         throw ApiError(400, "max_tokens: Field required");
     Request request = read_chat_request(call, fields);
     const Anthropic format(call, request.marked);

@@ -15,6 +15,7 @@
 #include <iterator>
 #include <stdexcept>
 #include <thread>
+#include <unordered_map>
 
 namespace llama_server {
 
@@ -24,7 +25,7 @@ inline Sampler make_sampler(const Request& request) {
     Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()),
                   llama_sampler_free);
     const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
-    if (request.temperature <= 0) {
+    if (request.temperature < 1e-6F) {
         add(llama_sampler_init_greedy());
         return chain;
     }
@@ -92,6 +93,7 @@ public:
         const auto job = std::make_shared<Job>(std::move(asked));
         const Request& request = job->request;
         std::unique_lock lock(mutex_);
+        job->erases_before = erases_[request.model];
         if (request.cache_prompt && has_room()) {
             lock.unlock();
             job->loaded = store_->prefetch(request.model, request.prompt,
@@ -106,6 +108,12 @@ public:
         metrics_.deferred.Set(static_cast<double>(waiting_.size()));
         wake_.notify_one();
         return job;
+    }
+
+    /// Something of a model is about to be erased: what its requests compute is not kept any more.
+    void forget(const std::string& model) {
+        const std::lock_guard lock(mutex_);
+        ++erases_[model];
     }
 
     [[nodiscard]] const LlamaText& text() const { return text_; }
@@ -176,6 +184,7 @@ private:
             step();
             lock.lock();
         }
+        lock.unlock();
         end_all(Finish::cancelled); // nobody waits for these, nor for those in the queue
     }
 
@@ -286,6 +295,11 @@ private:
     /// Keeps the prefixes that are computed by now.
     void keep_marks(Slot& slot) {
         const Request& request = slot.job->request;
+        {
+            const std::lock_guard lock(mutex_);
+            if (erases_[request.model] != slot.job->erases_before)
+                slot.marks.clear();
+        }
         while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
             const auto [tokens, tier] = slot.marks.back();
             slot.marks.pop_back();
@@ -321,10 +335,14 @@ private:
         store_->clear(slot.id);
         metrics_.cancelled.Increment(finish == Finish::cancelled ? 1 : 0);
         metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
-        slot.job->add(result, slot.answer.rest(), true);
         const llama_seq_id id = slot.id;
-        slot = Slot();
+        Slot ended = std::exchange(slot, Slot());
         slot.id = id;
+        {
+            const std::lock_guard lock(mutex_);
+            show_slots(); // before the client asks again
+        }
+        ended.job->add(ended.result, ended.answer.rest(), true);
     }
 
     void end_all(Finish finish) {
@@ -369,8 +387,9 @@ private:
     mutable std::mutex mutex_; // of what follows
     std::condition_variable wake_;
     std::deque<std::shared_ptr<Job>> waiting_;
-    json shown_;           // of the slots
-    std::size_t busy_ = 0; // slots
+    std::unordered_map<std::string, std::uint64_t> erases_; // of each model
+    json shown_;                                            // of the slots
+    std::size_t busy_ = 0;                                  // slots
     bool stopping_ = false;
     std::thread thread_; // last: it uses all of the above
 };

@@ -45,9 +45,10 @@ void add_options(CLI::App& cli, Options& o) {
         ->check(Range(1, 8192));
     add("-t,--threads", o.engine.threads, "that compute")->check(Range(1, 512));
     add("-n,--predict", o.max_answer, "tokens of an answer, unless the request says more or less");
-    add("--cache-ram", o.engine.store.max_mib, "MiB, the budget of the cache");
+    add("--cache-ram", o.engine.store.max_mib, "MiB, the budget of the cache")
+        ->check(Range(0, 1 << 24));
     add("--block-tokens", o.engine.store.block_tokens, "tokens of a block")->check(Range(1, 4096));
-    add("--max-body", o.max_body_kib, "KiB of a request");
+    add("--max-body", o.max_body_kib, "KiB of a request")->check(Range(1, 1 << 20));
     add("--max-waiting", o.engine.max_waiting, "requests; more are refused")->check(Range(0, 1024));
     add("--store", o.engine.store.second_level,
         "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
@@ -69,11 +70,13 @@ std::unique_ptr<random_model::TemporaryModel> make_model(const std::string& name
 httplib::Server::HandlerResponse refuse_unlimited(const httplib::Request& request,
                                                   httplib::Response& response) {
     const bool has_body = request.method.starts_with('P'); // POST, PUT, PATCH
-    if ((!has_body || request.has_header("Content-Length")) &&
-        !request.has_header("Transfer-Encoding") && !request.has_header("Content-Encoding") &&
-        request.ranges.size() < 2) {
+    const bool is_limited = (!has_body || request.has_header("Content-Length")) &&
+                            !request.has_header("Transfer-Encoding") &&
+                            !request.has_header("Content-Encoding") && request.ranges.size() < 2;
+    if (has_body || !is_limited) // else the library cuts an answer, or an error, to these ranges
+        const_cast<httplib::Request&>(request).ranges.clear(); // NOLINT: it is no constant
+    if (is_limited)
         return httplib::Server::HandlerResponse::Unhandled;
-    }
     send_error(request, response,
                ApiError(411, "a body needs a Content-Length and no encoding; one range at most"));
     response.set_header("Connection", "close"); // the body is unread

@@ -87,6 +87,7 @@ public:
     }
 
     const Request request;
+    std::uint64_t erases_before = 0; ///< of its model, when it was submitted; see Engine::forget
     std::shared_ptr<void> loaded; ///< what the second level brought, until the engine restored it
 
 private:

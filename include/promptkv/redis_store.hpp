@@ -266,7 +266,7 @@ private:
     [[nodiscard]] std::string key(const BlockName& name, std::size_t piece = 0) const {
         std::string text = options_.prefix + hex(name);
         if (piece > 0)
-            text += "/" + std::to_string(piece);
+            text.append(1, '/').append(std::to_string(piece));
         return text;
     }
     [[nodiscard]] static std::size_t pieces_of(std::uint64_t nbytes, std::size_t piece) noexcept {

@@ -106,6 +106,18 @@ test('a session, a prefix and a model are erased, and nothing else', async () =>
   assert.equal((await cache()).count, 0)
 })
 
+test('what is erased while its answer is computed is not stored again', async () => {
+  const reply = await fetch(`${server.url}/v1/chat/completions`,
+    { method: 'POST', body: JSON.stringify(chat('A long walk.', { stream: true, max_tokens: 200, temperature: 2 })) })
+  const chunks = reply.body.getReader()
+  await chunks.read() // it is computed now
+  await call('DELETE', `/cache?model=${name}`)
+  while (!(await chunks.read()).done) { /* to its end */ }
+  assert.equal((await cache()).count, 0)
+  await ask('A long walk.') // later requests are stored
+  assert.ok((await cache()).count > 0)
+})
+
 test('the budget holds, and a restart of traffic fills it again', async () => {
   await ask('A cat sat.')
   const most = (await cache()).most_bytes
