@@ -105,7 +105,7 @@ public:
             record.payload = nullptr; // its last lease destroys it
         gone_.push(record);           // first, so that its partition stays
         if (record.node != nullptr) {
-            R* above = Index<R>::prefix_of(record);
+            R* above = parts_.prefix_bared_by(record);
             if (parts_.listener != nullptr)
                 parts_.index.show(record, false);
             else

@@ -228,6 +228,20 @@ public:
     [[nodiscard]] static R* prefix_of(const R& record) noexcept {
         return entry_at_or_above(record.node->parent);
     }
+    /// The same, if the record is the only visible entry that continues it; else null. A comb of keys is not
+    /// walked up.
+    [[nodiscard]] static R* prefix_continued_by(const R& record) noexcept {
+        const Node* node = record.node;
+        if (!record.shown || node->beyond() != nullptr)
+            return nullptr;
+        for (const Node* above = node->parent; above != nullptr; above = (node = above)->parent) {
+            if (above->children.nearest_except(node->slot) != nullptr)
+                return nullptr;
+            if (above->value != nullptr && above->value->is_entry)
+                return above->value;
+        }
+        return nullptr;
+    }
     [[nodiscard]] static R* entry_at_or_above(const Node* node) noexcept {
         while (node != nullptr && (node->value == nullptr || !node->value->is_entry))
             node = node->parent;

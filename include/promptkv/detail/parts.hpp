@@ -83,6 +83,14 @@ struct Parts {
             }
         }
     }
+    /// The entry above that becomes one which no other continues when the record leaves, and stops to be one
+    /// when it comes. Null where there is none, or the policy does not ask.
+    [[nodiscard]] R* prefix_bared_by([[maybe_unused]] const R& record) const noexcept {
+        if constexpr (observes_edges<Policy>)
+            return Index<R>::prefix_continued_by(record);
+        else
+            return nullptr;
+    }
     /// An entry has another end.
     void was_cut(R& record) noexcept {
         resident_leaf(&record);

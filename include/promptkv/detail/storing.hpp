@@ -164,7 +164,7 @@ private:
 
         Edges<R>(parts_).stored(record, options);
         parts_.order.enter(record); // it counts in its tier while room is made
-        parts_.resident_leaf(Index<R>::prefix_of(record));
+        parts_.resident_leaf(parts_.prefix_bared_by(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
         const auto evicted = make_room_for(record, added, supersedes, insert);
@@ -264,8 +264,8 @@ private:
         record.is_entry = false;
         record.payload = nullptr;
         record.remember = parts_.index.remembers();
+        R* above = parts_.prefix_bared_by(record);
         parts_.index.show(record, false);
-        R* above = Index<R>::prefix_of(record);
         parts_.index.unlink(record);
         parts_.resident_leaf(above);
         delete &record;
