@@ -1660,7 +1660,8 @@ private:
         stats_.bytes_evicted += accounted;
         kv = kv.first(kept);
         entry.key = shorter;
-        entry.chance = std::min(entry.chance, kept);
+        if (entry.chance > kept)
+            entry.chance = 0; // what a longer match used is no longer there
         return freed;
     }
 

@@ -93,6 +93,8 @@ struct Parts {
     }
     /// An entry has another end.
     void was_cut(R& record) noexcept {
+        if (record.chance > record.length())
+            record.chance = 0; // what a longer match used is no longer here
         resident_leaf(&record);
         resident_leaf(Index<R>::prefix_of(record));
     }
