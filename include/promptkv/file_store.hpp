@@ -204,14 +204,16 @@ public:
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for (const BlockName& name : names) {
+            std::unique_lock lock(mutex_);
             const std::optional<std::uint64_t> size = forget(name);
+            lock.unlock();
             if (!size)
                 continue;
             if (directory_.remove(name)) {
                 ++erased;
                 continue;
             }
-            const std::lock_guard lock(mutex_);
+            lock.lock();
             stays(*size);
         }
         if (!options_.read_only)
@@ -225,12 +227,8 @@ public:
         if (options_.read_only)
             return;
         const std::lock_guard lock(mutex_);
-        const auto found = index_.find(name);
-        if (found == index_.end())
-            return;
-        Records gone;
-        unlink(found->second, gone);
-        move_aside(name, gone.front().nbytes);
+        if (const std::optional<std::uint64_t> size = forget(name))
+            move_aside(name, *size);
     }
 
     template <class F>
@@ -352,8 +350,7 @@ private:
         if (options_.read_only) {
             ++stats_.vanished;
         } else if (found != index_.end() && found->second->written == known.written) {
-            Records gone; // else this store evicted it, and maybe wrote it anew
-            unlink(found->second, gone);
+            forget(name); // else this store evicted it, and maybe wrote it anew
             ++stats_.vanished;
             if (error == ELOOP) // a link in its place
                 move_aside(name, 0);
@@ -388,7 +385,6 @@ private:
 
     /// Takes a record out of the index. Returns its size.
     std::optional<std::uint64_t> forget(const BlockName& name) {
-        const std::lock_guard lock(mutex_);
         const auto found = index_.find(name);
         if (found == index_.end())
             return std::nullopt;

@@ -178,35 +178,36 @@ public:
         for_windows(names, [&](std::span<const BlockName> some) {
             std::vector<RecordInfo> infos(some.size());
             find(writing_, some, infos);
-            std::vector<BlockName> left(some.begin(), some.end()); // these may have more pieces
-            std::size_t at = 0; // the first piece to be deleted next
-            std::size_t least = 0;
-            for (const RecordInfo& info : infos)
-                least = (std::max)(least, pieces_of(info.nbytes, options_.piece_bytes));
-            while (!left.empty() && at < most_pieces) {
-                const std::size_t n = at == 0 ? 2 : 64; // most records have one piece
-                detail::RedisPipeline all;
-                for (const BlockName& name : left) {
+            struct Left {
+                BlockName name;
+                std::size_t pieces; // so many at least
+            };
+            std::vector<Left> left; // these may have more pieces
+            for (std::size_t i = 0; i < some.size(); ++i)
+                left.push_back({some[i], pieces_of(infos[i].nbytes, options_.piece_bytes)});
+            for (std::size_t at = 0, n = 2; !left.empty() && at < most_pieces; at += n, n = 64) {
+                detail::RedisPipeline all; // pieces from `at` on; most records have one
+                for (const Left& each : left) {
                     for (std::size_t piece = at; piece < at + n; ++piece)
-                        all.add({"DEL", key(name, piece)});
+                        all.add({"DEL", key(each.name, piece)});
                 }
                 std::vector<detail::RedisReply> replies;
                 if (!run(writing_, all, replies))
                     return false;
-                const auto was_there = [&](std::size_t i) {
-                    return replies[i]->type == REDIS_REPLY_INTEGER && replies[i]->integer > 0;
+                const auto was_there = [](const detail::RedisReply& reply) {
+                    return reply->type == REDIS_REPLY_INTEGER && reply->integer > 0;
                 };
-                std::vector<BlockName> more;
-                for (std::size_t i = 0; i < left.size(); ++i) {
-                    erased += at == 0 && was_there(i * n) ? 1U : 0U;
-                    bool goes_on = at + n < least;
-                    for (std::size_t piece = at == 0 ? 1 : 0; piece < n; ++piece)
-                        goes_on = was_there(i * n + piece) || goes_on;
-                    if (goes_on)
-                        more.push_back(left[i]);
+                std::vector<Left> more;
+                auto reply = replies.begin();
+                for (const Left& each : left) {
+                    erased += at == 0 && was_there(*reply) ? 1U : 0U;
+                    const auto next = reply + static_cast<std::ptrdiff_t>(n);
+                    if (each.pieces > at + n ||
+                        std::any_of(at == 0 ? reply + 1 : reply, next, was_there))
+                        more.push_back(each);
+                    reply = next;
                 }
                 left.swap(more);
-                at += n;
             }
             return true;
         });

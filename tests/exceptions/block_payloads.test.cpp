@@ -9,6 +9,7 @@
 #include "catch.hpp"
 #include "fail_each_allocation.hpp"
 #include "fire_payloads.hpp"
+#include "leaving.hpp"
 #include "state.hpp"
 
 #include <array>
@@ -428,46 +429,23 @@ TEST_CASE("A payload that would be stored in part is not cut where the model can
     REQUIRE(insert().tokens == 4);
 }
 
-/// A mutex that knows whether it is held.
-struct Watched {
-    static inline bool is_held = false;
-    static void lock() noexcept { is_held = true; }
-    static void unlock() noexcept { is_held = false; }
-};
 struct Byte {
     static std::size_t nbytes() noexcept { return 1; }
 };
-/// Blocks that note whether some were let go of under the lock.
-struct Leaving : promptkv::BlockKV<Byte> {
-    using Blocks = promptkv::BlockKV<Byte>;
-    static inline bool under_lock = false;
-
-    explicit Leaving(Blocks kv) : Blocks(std::move(kv)) {}
-    Leaving(const Leaving&) = default;
-    Leaving(Leaving&&) noexcept = default;
-    Leaving& operator=(const Leaving&) = default;
-    Leaving& operator=(Leaving&&) noexcept = default;
-    ~Leaving() { under_lock = under_lock || (Watched::is_held && !blocks().empty()); }
-    [[nodiscard]] Leaving clone_prefix(std::size_t n) const {
-        return Leaving(Blocks::clone_prefix(n));
-    }
-    void truncate(std::size_t n) noexcept { Blocks::truncate(n); }
-    void adopt_blocks(std::size_t n, const Leaving& other) noexcept {
-        Blocks::adopt_blocks(n, other);
-    }
-};
 
 TEST_CASE("What a reservation shared is not destroyed under the lock where memory runs out") {
+    using Blocks = promptkv::BlockKV<Byte>;
+    using KV = Leaving<Blocks>;
     using Cache =
-        promptkv::BasicPromptCache<Leaving, std::string, int, Tier, promptkv::ReuseOrder, Watched>;
+        promptkv::BasicPromptCache<KV, std::string, int, Tier, promptkv::ReuseOrder, Watched>;
     bool struck = true;
     for (std::size_t skip = 0; struck; ++skip) {
         Cache cache({.max_bytes = 100});
-        Leaving::Blocks kv(1);
+        Blocks kv(1);
         for (int i = 0; i < 4; ++i)
             kv.append(Byte{}, 1);
-        cache.insert(m, std::vector{1, 2, 3, 4}, Leaving(std::move(kv)), Tier::user);
-        Leaving::under_lock = false;
+        cache.insert(m, std::vector{1, 2, 3, 4}, KV(std::move(kv)), Tier::user);
+        KV::under_lock = false;
         bool thrown = false;
         {
             FailingAllocations failing(skip, false);
@@ -481,7 +459,7 @@ TEST_CASE("What a reservation shared is not destroyed under the lock where memor
         }
         CAPTURE(skip);
         CHECK(thrown == struck);
-        CHECK_FALSE(Leaving::under_lock);
+        CHECK_FALSE(KV::under_lock);
         CHECK(cache.nbytes() == 4);
         CHECK(cache.stats().bytes_reserved == 0);
         CHECK(cache.check_invariants());

@@ -6,6 +6,7 @@
 #include <promptkv/reuse_order.hpp>
 
 #include "catch.hpp"
+#include "leaving.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -22,6 +23,7 @@ using promptkv::LRUPromptCache;
 using promptkv::Outcome;
 using promptkv::PromptCache;
 using promptkv::Tier;
+using promptkv_test::Watched;
 using Key = std::vector<std::int32_t>;
 
 /// Of 16 tokens: a byte a token.
@@ -172,12 +174,6 @@ TEST_CASE("What left and waits to be reported is forgotten by an erase") {
         CHECK(cache.probe("m", sequence(1000 * i, 17)).matched() == 0);
 }
 
-/// A mutex that knows whether it is held.
-struct Watched {
-    static inline bool held = false;
-    static void lock() noexcept { held = true; }
-    static void unlock() noexcept { held = false; }
-};
 /// Bytes a token, in one buffer.
 struct Flat {
     std::vector<std::uint8_t> bytes;
@@ -188,7 +184,7 @@ struct Flat {
     Flat(Flat&&) noexcept = default;
     Flat& operator=(const Flat&) = default;
     Flat& operator=(Flat&&) noexcept = default;
-    ~Flat() { destroyed_under_lock += Watched::held && !bytes.empty() ? 1 : 0; }
+    ~Flat() { destroyed_under_lock += Watched::is_held && !bytes.empty() ? 1 : 0; }
     [[nodiscard]] std::size_t nbytes() const { return bytes.size(); }
     [[nodiscard]] std::size_t length() const { return bytes.size(); }
     [[nodiscard]] std::size_t reusable_prefix(std::size_t n) const { return n; }

@@ -5,6 +5,7 @@
 
 #include "../model/random.hpp"
 #include "catch.hpp"
+#include "leaving.hpp"
 #include "unit_payloads.hpp"
 
 #include <algorithm>
@@ -299,45 +300,16 @@ TEST_CASE("A reservation for nothing is declined where leases take all the room"
     CHECK_FALSE(cache.reserve("n", key(""), 0, Tier::user));
 }
 
-/// Says whether its cache is at work.
-struct Watched {
-    static inline bool is_locked = false;
-    void lock() noexcept { is_locked = true; }
-    void unlock() noexcept { is_locked = false; }
-};
-
-/// Notes whether one that holds blocks was destroyed under the lock.
-struct Leaving : Blocks {
-    static inline bool under_lock = false;
-
-    explicit Leaving(Blocks kv) : Blocks(std::move(kv)) {}
-    Leaving(const Leaving&) = default;
-    Leaving(Leaving&&) noexcept = default;
-    Leaving& operator=(const Leaving&) = default;
-    Leaving& operator=(Leaving&&) noexcept = default;
-    ~Leaving() { under_lock = under_lock || (Watched::is_locked && !blocks().empty()); }
-    [[nodiscard]] Leaving clone_prefix(std::size_t n) const {
-        return Leaving(Blocks::clone_prefix(n));
-    }
-    std::optional<Leaving> truncate(std::size_t n) noexcept { return of(Blocks::truncate(n)); }
-    std::optional<Leaving> adopt_blocks(std::size_t n, const Leaving& other) noexcept {
-        return of(Blocks::adopt_blocks(n, other));
-    }
-
-private:
-    static std::optional<Leaving> of(std::optional<Blocks> kv) {
-        return kv ? std::optional<Leaving>(Leaving(std::move(*kv))) : std::nullopt;
-    }
-};
+using LeavingBlocks = Leaving<Blocks>;
 
 TEST_CASE("No payload is destroyed under the cache's lock where a part of it is kept") {
-    promptkv::BasicPromptCache<Leaving, std::string, std::int32_t, Tier, promptkv::ReuseOrder,
+    promptkv::BasicPromptCache<LeavingBlocks, std::string, std::int32_t, Tier, promptkv::ReuseOrder,
                                Watched>
         cache({.max_bytes = 8});
     const std::string text = "abcdefghijklmnop";
-    const auto inserted = cache.insert("m", key(text), Leaving(blocks(text)), Tier::user);
+    const auto inserted = cache.insert("m", key(text), LeavingBlocks(blocks(text)), Tier::user);
     CHECK(inserted.tokens == 4);
-    CHECK_FALSE(Leaving::under_lock);
+    CHECK_FALSE(LeavingBlocks::under_lock);
 }
 
 TEST_CASE("An insert keeps the part for which there is room") {
