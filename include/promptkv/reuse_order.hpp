@@ -16,6 +16,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -94,15 +95,23 @@ struct ReuseOrder {
         /// An entry became, or ceases to be, one whose state no other entry continues.
         void resident_leaf(R& record, bool is_leaf) noexcept { nominate(record, is_leaf); }
 
-        /// The least worth of the next candidates.
-        [[nodiscard]] R* victim() noexcept {
+        /// The least worth of the next candidates; where none of them is of the first `tiers` tiers, the
+        /// entry of these that was used longest ago.
+        [[nodiscard]] R* victim(std::size_t tiers = tier_traits<TierEnum>::count) noexcept {
             const bool by_recency = watch_ && watch_->says_recency();
+            const auto is_spared = [&](const auto& each) {
+                return tiers < tier_traits<TierEnum>::count &&
+                       detail::tier_index(each.record->tier) >= tiers;
+            };
             const auto* found =
                 candidates_.least((std::max)(1U, options_.sample), now_, [&](const auto& each) {
-                    return by_recency ? 0 : lesson_.worth(each.level, now_ - each.last) + each.wish;
+                    return is_spared(each) ? std::numeric_limits<float>::infinity()
+                           : by_recency    ? 0
+                                        : lesson_.worth(each.level, now_ - each.last) + each.wish;
                 });
-            if (found == nullptr) // what is left is continued by entries that are set aside
-                return recency_.victim();
+            // Null: what is left is continued by entries that are set aside.
+            if (found == nullptr || is_spared(*found))
+                return recency_.victim(tiers);
             const auto age = static_cast<float>(now_ - found->last);
             victim_age_ += (age - victim_age_) / 256;
             return found->record;

@@ -34,7 +34,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `leave(r)`     | the entry left                                                              |
 /// | `set_aside(r)` | it is no victim for now: it is leased, is being stored, or frees nothing    |
 /// | `put_back(r)`  | it can be a victim again, as the coldest of its tier                        |
-/// | `victim()`     | the next victim, which stays where it is; null: there is none               |
+/// | `victim(n)`    | the next victim of the first `n` tiers; it stays where it is; null: none    |
 /// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the coldest to the hottest          |
 ///
 /// `used`, `demote` and `leave` may concern a record that is set aside; the first two end that.
@@ -72,7 +72,7 @@ concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
     order.leave(record);
     order.set_aside(record);
     order.put_back(record);
-    { order.victim() } -> std::same_as<R*>;
+    { order.victim(std::size_t{1}) } -> std::same_as<R*>;
     asked.for_each(+[](R&) {});
     { asked.check_invariants() } -> std::same_as<bool>;
 };
@@ -104,7 +104,9 @@ struct TieredLRU {
         void leave(R& record) noexcept { queues_.remove(record, record.is_aside()); }
         void set_aside(R& record) noexcept { queues_.set_aside(record); }
         void put_back(R& record) noexcept { demote(record); }
-        [[nodiscard]] R* victim() const noexcept { return queues_.victim(); }
+        [[nodiscard]] R* victim(std::size_t tiers = tier_traits<TierEnum>::count) const noexcept {
+            return queues_.victim(tiers);
+        }
 
         template <class F>
         void for_each(F f) const {

@@ -323,6 +323,28 @@ TEST_CASE("A cache that learns evicts a comb of 5,000 at most 10 times as slowly
     CHECK(slowdown(evict(comb(teeth)), evict(flat), 3) < 10);
 }
 
+TEMPLATE_TEST_CASE(
+    "A reservation that spares upper tiers costs at most 10 times as much beside 50,000", "",
+    LRUPromptCache<Whole>, PromptCache<Whole>) {
+    // Were each of them looked at, the factor would be 100 and more.
+    const auto reserve = [](std::size_t entries) {
+        return [=] {
+            auto cache = std::make_shared<TestType>();
+            for (std::size_t i = 0; i < entries; ++i) {
+                const auto first = static_cast<std::int32_t>(i);
+                cache->insert("m", Tokens{first, 1}, Whole{10}, Tier::system);
+            }
+            cache->set_limits({.max_bytes = cache->nbytes()});
+            return [cache] {
+                const promptkv::InsertOptions sparing{.spare_upper_tiers = true};
+                for (std::int32_t i = 0; i < 1'000; ++i)
+                    CHECK_FALSE(cache->reserve("m", Tokens{-1, i}, 10, Tier::user, sparing));
+            };
+        };
+    };
+    CHECK(slowdown(reserve(scaled(50'000)), reserve(50)) < 10);
+}
+
 TEST_CASE("Keys of two tokens only cost at most 15 times what others do") {
     // A node at each bit, where other keys share their first token at most.
     Random random(3);

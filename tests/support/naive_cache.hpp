@@ -438,14 +438,17 @@ public:
         std::size_t freed = 0;
         std::set<int> passed_over;
         Inserted result;
+        chances_left_ = 64;
         while (freed < bytes) {
             const std::size_t more =
                 evict_one(bytes - freed, nullptr, true, passed_over, result, choices);
             if (more == nothing_left)
                 break;
             freed += more;
-            if (more > 0)
+            if (more > 0) {
                 passed_over.clear(); // some may free something now
+                chances_left_ = 64;
+            }
         }
         return freed;
     }
@@ -1409,6 +1412,7 @@ private:
 
     void make_room(Limits limits, const Incoming* incoming, bool truly, Inserted& result,
                    Choices& choices) {
+        chances_left_ = 64;
         std::set<int> passed_over;
         for (;;) {
             // An entry that comes has its place already, and no payload.
@@ -1457,7 +1461,7 @@ private:
             return victim == 0 ? 0 : drop(victim, incoming, truly, result, choices);
         }
         const std::size_t chance = entries_.at(victim).chance;
-        if (chance > 0 &&
+        if (chance > 0 && chances_left_ > 0 &&
             !others_serve(prefix_of(entries_.at(victim).key, chance), victim, incoming, choices)) {
             const std::size_t length = entries_.at(victim).key.size();
             if (wanted > 0 && can_be_cut(victim)) {
@@ -1471,6 +1475,7 @@ private:
                 }
             }
             use(victim);
+            --chances_left_;
             return 0;
         }
         if (entries_.at(victim).superseded && !can_be_cut(victim)) {
@@ -1502,13 +1507,18 @@ private:
                     }
                 }
             }
-            int victim = 0;
-            for (std::size_t tier = 0; tier < tier_count && victim == 0; ++tier) {
+            const auto gives = [&](std::size_t tier) {
                 std::size_t next = tier + 1;
-                while (promptkv_rules() && next + 1 < tier_count && sizes[next] == 0)
+                while (promptkv_rules() && next < tier_count && sizes[next] == 0)
                     ++next;
-                if (next >= tier_count || sizes[tier] >= sizes[next])
+                return sizes[tier] > 0 && (next >= tier_count || sizes[tier] >= sizes[next]);
+            };
+            int victim = 0;
+            for (std::size_t tier = 0; tier < tier_count; ++tier) {
+                if (gives(tier)) {
                     victim = first[tier];
+                    break; // though all of it may be leased
+                }
             }
             for (std::size_t tier = 0; tier < tier_count && victim == 0; ++tier)
                 victim = first[tier];
@@ -1737,7 +1747,8 @@ private:
     std::map<int, Payload> payloads_; // of entries, of leases and of reservations
     std::map<int, Reservation> reservations_;
     std::array<std::vector<int>, tier_count> queues_; // the coldest first
-    std::array<std::vector<int>, tier_count> aside_;  // leased; those set aside first come first
+    int chances_left_ = 0;                           // second chances that the call may still grant
+    std::array<std::vector<int>, tier_count> aside_; // leased; those set aside first come first
     std::map<std::pair<std::string, std::uint64_t>, int> last_of_session_;
     std::set<Key> remembered_;
     std::vector<Key> evicted_first_; // by the call under way, before it did anything else

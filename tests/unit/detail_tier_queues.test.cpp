@@ -128,7 +128,24 @@ TEST_CASE("Where all of the tier that the rule names is set aside another tier g
     queues.set_aside(v);
     CHECK(queues.victim() == 'a');
     CHECK(queues.all() == "auv"); // those set aside first come first
-    CHECK(queues.drain() == "a");
+
+    SECTION("the least persistent one") {
+        queues.add('s', Tier::system);
+        CHECK(queues.victim() == 'a'); // though no tier is longer than the last one
+    }
+    CHECK(queues.drain()[0] == 'a');
+}
+
+TEST_CASE("A victim may be asked for of the first tiers only") {
+    Queues queues;
+    CHECK(queues.queues.victim(2) == nullptr);
+    queues.add('s', Tier::system);
+    queues.add('t', Tier::system);
+    CHECK(queues.queues.victim(2) == nullptr);
+    queues.add('u', Tier::user);
+    CHECK(queues.victim() == 's');
+    CHECK(queues.queues.victim(2)->name == 'u');
+    CHECK(queues.queues.victim(1) == nullptr);
 }
 
 TEST_CASE("TierQueues visit each element also where the visitor removes it") {

@@ -351,6 +351,23 @@ TEST_CASE("An entry alone in its cache is evicted after its second chance") {
     CHECK(cache.empty());
 }
 
+TEST_CASE("One call grants at most 64 second chances") {
+    LRUPromptCache<UncutTape> cache;
+    const auto prompt_of = [](int i) { return std::to_string(1000 + i) + "abc"; };
+    for (int i = 0; i < 100; ++i) {
+        store(cache, prompt_of(i), Tier::user);
+        CHECK(cache.fetch_nearest("m", key(prompt_of(i).substr(0, 6) + "?")).reused() == 6);
+    }
+    const std::size_t without_one = cache.nbytes() - 1;
+    CHECK(cache.trim_to({.max_bytes = without_one}) == 1);
+    // The first one after those.
+    CHECK_FALSE(cache.probe("m", key(prompt_of(64)), {.min_remaining = 0, .min_reuse = 7}));
+    CHECK(cache.size() == 99);
+    CHECK(cache.trim_to({.max_entries = 98}) == 1);
+    CHECK(cache.size() == 98);
+    CHECK(cache.check_invariants());
+}
+
 // leases /////////////////////////////////////////////////////////////////////
 
 TEST_CASE("A leased entry is no victim, and counts in the tier rule") {

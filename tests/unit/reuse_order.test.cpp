@@ -268,6 +268,31 @@ TEST_CASE("A turn that supersedes another one is not declined when that has left
     CHECK(cache.check_invariants());
 }
 
+TEST_CASE("Where entries are limited a turn that supersedes another one is not declined either") {
+    PromptCache<WholeTape> cache({.max_entries = 5});
+    const auto ask = [&](const std::string& text) {
+        const std::uint64_t request = look_up(cache, text);
+        return store(cache, text, Tier::assistant, {}, {.request = request}).outcome;
+    };
+    for (int round = 0; round < 500; ++round) {
+        for (const char hot : {'a', 'b', 'c', 'd'}) {
+            const std::string text(20, hot);
+            if (!cache.probe("m", key(text), {.min_remaining = 0}))
+                ask(text);
+            else
+                look_up(cache, text);
+        }
+        const std::string first = std::to_string(1'000 + round) + "-a-first-turn---";
+        ask(first);
+        const auto lease = cache.lease_nearest("m", key(first), {.min_remaining = 0});
+        const std::uint64_t superseded = cache.stats().superseded;
+        if (ask(first + "-and-the-second-turn") == Outcome::declined)
+            CHECK(cache.stats().superseded == superseded);
+    }
+    CHECK(cache.stats().superseded > 400);
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("A key is not obsolete for ever because an entry of it was demoted") {
     const bool goes_on = GENERATE(false, true);
     PromptCache<Tape> cache({.max_bytes = 40});

@@ -41,7 +41,7 @@ public:
     Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}
 
     /// From now on entries of more persistent tiers than this are no victims.
-    void spare_above(typename R::TierEnum tier) noexcept { most_tier_ = tier_index(tier); }
+    void spare_above(typename R::TierEnum tier) noexcept { tiers_ = tier_index(tier) + 1; }
 
     /// The incoming entry gives up nothing.
     struct Nothing {
@@ -49,14 +49,20 @@ public:
     };
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
     /// to evict. Where the policy says that `incoming`, an entry that is being stored, is the victim itself,
-    /// `give_up(wanted)` lowers `nbytes`; false: it is declined. It is no victim where it was set aside.
+    /// `give_up(wanted)` lowers `nbytes`, or sets it aside; false: it is declined. It is no victim where it was
+    /// set aside.
     /// Requires: both are within the limits.
     template <class GiveUp = Nothing>
     Evicted make_room(CacheLimits limits, const std::size_t& nbytes, std::size_t entries,
                       const R* incoming = nullptr, GiveUp give_up = {}) noexcept {
         incoming_ = incoming;
         Evicted evicted;
-        while (parts_.ledger.size() > limits.max_entries - entries && evict_entry(evicted)) {
+        while (!evicted.declined && parts_.ledger.size() > limits.max_entries - entries) {
+            if (evict_entry(evicted))
+                continue;
+            if (!std::exchange(evicted.declined, false))
+                break;
+            evicted.declined = !give_up(0); // a part of it is an entry as well
         }
         while (!evicted.declined) {
             const std::size_t most = less(limits.max_bytes, nbytes);
@@ -118,38 +124,35 @@ public:
 private:
     static constexpr int max_longer = 16;
     static constexpr int max_path = 512;
+    static constexpr int max_chances = 64;
 
     /// The policy's victim. Null: there is none, or it is the incoming entry, which `evicted` notes. Leased
     /// entries that come up are set aside until their last lease ends.
     [[nodiscard]] R* candidate(Evicted& evicted) noexcept {
         for (;;) {
-            R* record = parts_.order.victim();
+            R* record = parts_.order.victim(tiers_);
             evicted.declined = record != nullptr && record == incoming_;
             if (record == nullptr || evicted.declined)
                 return nullptr;
-            if (is_spared(*record))
-                pass_over(*record);
-            else if (record->payload->set_aside())
-                parts_.set_aside(*record);
-            else
+            if (!record->payload->set_aside())
                 return record;
+            parts_.set_aside(*record);
         }
-    }
-    [[nodiscard]] bool is_spared(const R& record) const noexcept {
-        return tier_index(record.tier) > most_tier_;
     }
     /// Whether an entry that the policy did not name may go in the victim's place.
     [[nodiscard]] bool may_leave(const R& record) const noexcept {
         return &record != incoming_ && !record.is_aside() && !record.payload->leased() &&
-               !is_spared(record);
+               tier_index(record.tier) < tiers_;
     }
 
-    /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves.
-    [[nodiscard]] static bool has_chance(const R& record) noexcept {
-        return record.chance > 0 && !Index<R>::others_serve(record, record.chance);
+    /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves. So
+    /// many in one call, however many a client has made.
+    [[nodiscard]] bool has_chance(const R& record) const noexcept {
+        return record.chance > 0 && chances_ > 0 && !Index<R>::others_serve(record, record.chance);
     }
     /// The entry becomes the most recent, once.
     void take_chance(R& record) noexcept {
+        --chances_;
         const bool superseded = record.superseded;
         parts_.use(record);
         record.superseded = superseded;
@@ -241,15 +244,13 @@ private:
                     [&](R& record, const BlockUse& use, std::size_t, bool used_outside) {
                         const auto seen = passed.find(&use);
                         if (seen != passed.end() && seen->second == use.count() &&
-                            !(in_use && used_outside) && !is_spared(record))
+                            !(in_use && used_outside))
                             found = &record; // in the end the first that was passed over
                     });
             }
             PROMPTKV_CATCH_ALL { // the first that was passed over is dropped whole
-                for (R* each = in_use ? nullptr : passed_; each != nullptr; each = each->next) {
-                    if (!is_spared(*each))
-                        found = each;
-                }
+                for (R* each = in_use ? nullptr : passed_; each != nullptr; each = each->next)
+                    found = each;
             }
         }
         put_back_passed();
@@ -396,7 +397,8 @@ private:
     Parts<R>& parts_;
     Removals<R>& gone_;
     const R* incoming_ = nullptr;
-    std::size_t most_tier_ = tier_traits<typename R::TierEnum>::count;
+    std::size_t tiers_ = tier_traits<typename R::TierEnum>::count; // the first ones may give
+    int chances_ = max_chances;
     R* passed_ = nullptr; // a chain, the last that was passed over first
 };
 

@@ -18,7 +18,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// used since the run's last use are fewer than fit. The tokens are kept in slots by their last use, the
 /// oldest slot first; each size knows the first slot that it still holds, in part.
 ///
-/// Exact up to a part of 512 of the smallest size. Complexity: O(log slots + sizes) a run of tokens.
+/// Exact up to a part of 512 of the smallest size; where the largest size is much larger, less so for what
+/// was used long ago. Memory: at most 65,536 slots. Complexity: O(log slots + sizes) a run of tokens.
 class LruShadow {
 public:
     struct Size {
@@ -33,8 +34,11 @@ public:
     /// A request begins. `number` grows from request to request.
     void next_request(std::uint64_t number) {
         const double step = smallest() / 512;
-        if (slots_.back().tokens > step)
-            slots_.push_back(Slot{number, 0}); // a slot holds whole requests
+        if (slots_.back().tokens <= step)
+            return; // a slot holds whole requests
+        if (slots_.size() >= max_slots)
+            coarsen();
+        slots_.push_back(Slot{number, 0});
     }
 
     /// The request uses a run of tokens whose last use was at request `last`; 0: there was none. Of a path
@@ -70,6 +74,8 @@ private:
         double tokens = 0;       // whose last use lies in it
     };
 
+    static constexpr std::size_t max_slots = 1U << 16U;
+
     [[nodiscard]] double smallest() const noexcept {
         double least = 0;
         for (const Size& size : sizes_)
@@ -102,6 +108,25 @@ private:
         slots_.erase(slots_.begin(), slots_.begin() + static_cast<std::ptrdiff_t>(unused));
         for (Size& size : sizes_)
             size.from -= unused;
+    }
+
+    /// Of the older half of the slots each two become one.
+    void coarsen() noexcept {
+        const std::size_t half = slots_.size() / 4 * 2;
+        for (Size& size : sizes_) {
+            if (size.from >= half) {
+                size.from -= half / 2;
+                continue;
+            }
+            if (size.from % 2 == 1)
+                size.live += slots_[size.from - 1].tokens;
+            size.from /= 2;
+        }
+        for (std::size_t i = 0; i < half / 2; ++i)
+            slots_[i] = {slots_[2 * i].first, slots_[2 * i].tokens + slots_[2 * i + 1].tokens};
+        const auto begin = slots_.begin();
+        slots_.erase(begin + static_cast<std::ptrdiff_t>(half / 2),
+                     begin + static_cast<std::ptrdiff_t>(half));
     }
 
     std::vector<Size> sizes_;

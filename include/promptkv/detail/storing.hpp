@@ -187,7 +187,7 @@ private:
         Part part{record.length(), 0};
         std::size_t needed = added;
         const auto give_up_some = [&](std::size_t wanted) {
-            if (give_up(record, wanted, part)) {
+            if (wanted > 0 && give_up(record, wanted, part)) {
                 needed = less(added, part.given_up);
                 return true;
             }

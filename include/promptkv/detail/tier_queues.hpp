@@ -20,7 +20,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 ///
 /// The rule: from the least persistent tier up, take from a tier that is not empty and not shorter
 /// than the next tier that is not empty; else from the last one. Where everything in that tier is set
-/// aside, take from the least persistent tier that has something.
+/// aside, or it may not give, take from the least persistent tier that has something.
 ///
 /// Requires of `T`: members `hook` (a ListHook<T>) and `tier`. The caller says whether an element is
 /// set aside. Complexity: O(tiers), no allocation.
@@ -56,19 +56,18 @@ public:
         tier.aside.push_hot(element);
     }
 
-    /// Null: there is none, or all are set aside.
-    [[nodiscard]] T* victim() const noexcept {
-        T* fallback = nullptr;
-        for (std::size_t i = 0; i < tier_count; ++i) {
-            T* coldest = tiers_[i].queue.coldest;
-            if (coldest == nullptr)
-                continue;
-            if (gives(i))
-                return coldest;
-            if (fallback == nullptr)
-                fallback = coldest;
+    /// The next victim of the first `tiers` tiers. Null: there is none, or all are set aside.
+    [[nodiscard]] T* victim(std::size_t tiers = tier_count) const noexcept {
+        std::size_t giver = 0;
+        while (giver < tier_count && (tiers_[giver].size == 0 || !gives(giver)))
+            ++giver;
+        if (giver < tiers && tiers_[giver].queue.coldest != nullptr)
+            return tiers_[giver].queue.coldest;
+        for (std::size_t i = 0; i < tiers; ++i) {
+            if (tiers_[i].queue.coldest != nullptr)
+                return tiers_[i].queue.coldest;
         }
-        return fallback;
+        return nullptr;
     }
 
     [[nodiscard]] std::size_t size() const noexcept {
