@@ -45,6 +45,15 @@ inline json slots(const Call& call) {
     return call.engine.slots();
 }
 
+/// The text of a token; its bytes, where they are no whole characters.
+inline json piece_of(const LlamaText& text, llama_token token) {
+    const std::string piece = text.piece(token, true);
+    const std::string shown = dump(piece); // with what is no UTF-8 replaced
+    return json::parse(shown) == piece
+               ? json(piece)
+               : json(std::vector<std::uint8_t>(piece.begin(), piece.end()));
+}
+
 inline json tokenize(const Call& call) {
     const LlamaText& text = call.engine.text();
     const bool with_pieces = field(call.fields, "with_pieces", false);
@@ -52,7 +61,7 @@ inline json tokenize(const Call& call) {
     for (const llama_token token : text.tokenize(field<std::string>(call.fields, "content", ""),
                                                  field(call.fields, "add_special", false),
                                                  field(call.fields, "parse_special", true))) {
-        list.push_back(with_pieces ? json{{"id", token}, {"piece", text.piece(token, true)}}
+        list.push_back(with_pieces ? json{{"id", token}, {"piece", piece_of(text, token)}}
                                    : json(token));
     }
     return {{"tokens", list}};

@@ -28,6 +28,9 @@ test('the endpoints of llama-server answer', async () => {
   assert.equal((await call('GET', '/slots')).json.length, 4)
   const { tokens } = (await call('POST', '/tokenize', { content: 'a cat', with_pieces: true })).json
   assert.equal(tokens.map(token => token.piece).join('').trim(), 'a cat')
+  const turtle = (await call('POST', '/tokenize', { content: '\u{1f422}', with_pieces: true })).json.tokens
+  assert.ok(turtle.some(token => Array.isArray(token.piece))) // a token for each byte
+  assert.equal(Buffer.concat(turtle.map(token => Buffer.from(token.piece))).toString().trim(), '\u{1f422}')
 })
 
 test('an entry says how old it is, and how many requests used its last block', async () => {
