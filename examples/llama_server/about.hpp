@@ -105,25 +105,27 @@ inline json explain_cache(const Call& call) {
 }
 
 inline json erase_cache(const Call& call) {
-    Store& store = call.engine.store();
     const json& fields = call.fields;
-    call.engine.forget(call.model);
+    const auto erase = [&](auto what) -> json {
+        call.engine.forget(call.model);
+        return {{"erased", what(call.engine.store())}};
+    };
     // The body of a chat names its model and session, too, and not all of these is meant.
     if (fields.contains("prompt") || fields.contains("messages")) {
         const Tokens prefix = prompt_of(call, false);
         if (prefix.size() < 2) // what each prompt begins with
             throw ApiError(400, "the prefix is empty; all of a model is erased by its name");
-        return {{"erased", store.erase_below(call.model, prefix)}};
+        return erase([&](Store& store) { return store.erase_below(call.model, prefix); });
     }
     if (fields.contains("session")) {
         const auto session = session_number(field<std::string>(fields, "session", ""));
-        return {{"erased", store.erase_session(call.model, session)}};
+        return erase([&](Store& store) { return store.erase_session(call.model, session); });
     }
     if (const auto name = field<std::string>(fields, "model", ""); name != call.options.name) {
         throw ApiError(name.empty() ? 400 : 404,
                        "name a session, a prompt, messages, or the model of this server", "model");
     }
-    return {{"erased", store.erase_below(call.model, {})}};
+    return erase([&](Store& store) { return store.erase_below(call.model, {}); });
 }
 
 inline json set_budget(const Call& call) {

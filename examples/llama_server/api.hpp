@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include <strings.h>
+
 namespace llama_server {
 
 struct Options {
@@ -113,7 +115,7 @@ inline void find_tenant(Call& call) {
     const auto hash = std::hash<std::string>(); // so the time tells nothing of where keys differ
     std::string key = call.http.get_header_value("x-api-key");
     const std::string authorization = call.http.get_header_value("Authorization");
-    if (key.empty() && authorization.starts_with("Bearer "))
+    if (key.empty() && strncasecmp(authorization.c_str(), "Bearer ", 7) == 0)
         key = authorization.substr(7);
     const auto found = std::ranges::find(keys, hash(key), hash);
     if (found == keys.end() || *found != key)

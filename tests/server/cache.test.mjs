@@ -174,7 +174,7 @@ test('a mark that there is no room for is not told as written', async () => {
 
 test('tenants do not see, reuse or erase state of each other', async t => {
   const other = await start(t, '--api-key', 'a', '--api-key', 'b')
-  const as = key => ({ Authorization: `Bearer ${key}` })
+  const as = key => ({ Authorization: `bearer ${key}` })
   const body = chat('A secret of mine.', { prompt_cache_key: 'same' })
   assert.equal((await other.call('POST', '/v1/chat/completions', body)).status, 401)
   const mine = (await other.call('POST', '/v1/chat/completions', body, as('a'))).json
