@@ -324,6 +324,37 @@ TEST_CASE("The listener sees the cache whole, without what left and with what wa
     CHECK(seen == "xyz2");
 }
 
+TEST_CASE("What waits to be reported hides neither what is shared nor what is superseded") {
+    int told = 0;
+    SECTION("another entry shares as many tokens") {
+        LRUPromptCache<promptkv_test::Hybrid> cache;
+        for (const std::string_view text : {"abcdij", "abcdkl", "abcdmn", "abcdop", "abcdqr"})
+            store(cache, text, Tier::user, {}, {.session = text == "abcdop" ? 2U : 1U});
+        cache.set_removal_listener([&](const auto&) {
+            ++told;
+            CHECK(cache.held_tokens("m", key("abcdxy")) == 4);
+        });
+        CHECK(cache.erase_session("m", 1) == 4);
+        CHECK(told == 4);
+    }
+    SECTION("turns on a path without branches are thinned") {
+        LRUPromptCache<WholeTape> cache;
+        const std::string_view conversation =
+            "abcdefghijk"; // without 5: a gap of 10; without 10: 6
+        for (const std::size_t tokens : {5U, 10U, 11U})
+            store(cache, conversation.substr(0, tokens), Tier::user);
+        for (const std::string_view branch : {"abcdefghij1", "abcdefghij2"})
+            store(cache, branch, Tier::assistant, {}, {.session = 1});
+        cache.set_removal_listener([&](const auto&) {
+            if (++told == 1)
+                cache.trim_to({.max_entries = cache.size() - 1});
+        });
+        CHECK(cache.erase_session("m", 1) == 2);
+        CHECK(told == 3);
+        CHECK(contents(cache) == "abcde1 abcdefghijk1");
+    }
+}
+
 TEST_CASE("The listener may move the payload out: a second cache below the first") {
     Cache below;
     Cache above({.max_entries = 1});

@@ -154,15 +154,17 @@ public:
         return true;
     }
 
-    /// Says whether lookups of other keys may find the record as a longer one. What it covers need no
-    /// longer be remembered.
+    /// Says whether lookups of other keys may find the record as a longer one, and is told that it became an
+    /// entry, or is none any more. What it covers need no longer be remembered.
     void show(R& record, bool shown) noexcept {
+        Tree& tree = record.home->tree;
+        const bool is_new = shown && !record.shown;
         record.serves_any = record.serves_any || shown;
-        if (record.shown == shown)
-            return;
         record.shown = shown;
-        record.home->tree.visibility_changed(record.node);
-        if (!shown || remembered_keys_.size() == 0)
+        remembered_ -= tree.remembered();
+        tree.visibility_changed(record.node);
+        remembered_ += tree.remembered();
+        if (!is_new || remembered_keys_.size() == 0)
             return;
         for (Node *node = record.node->parent, *above = nullptr; node != nullptr; node = above) {
             above = node->parent;

@@ -53,6 +53,14 @@ struct RadixNode {
             return static_cast<bool>(value);
     }
 
+    /// Whether the value counts, visible or not. What a pointer points to may say no.
+    [[nodiscard]] bool resident() const noexcept {
+        if constexpr (std::is_pointer_v<Slot>)
+            return value != nullptr && value->is_entry;
+        else
+            return static_cast<bool>(value);
+    }
+
     /// Whether the value is a key that was evicted and is remembered.
     [[nodiscard]] bool remembered() const noexcept {
         if constexpr (std::is_pointer_v<Slot>)
@@ -102,9 +110,8 @@ struct RadixNode {
     [[nodiscard]] std::uint32_t nearest_depth() const noexcept {
         if (nearest != nullptr)
             return nearest->depth;
-        const bool has_value = static_cast<bool>(value) && !remembered();
-        return has_value || children.nearest_depth() != Children::none ? Children::hidden
-                                                                       : Children::none;
+        return resident() || children.nearest_depth() != Children::none ? Children::hidden
+                                                                        : Children::none;
     }
 
     /// The tokens from the root to here. Allocates the vector.

@@ -71,16 +71,15 @@ public:
         prune(node);
     }
 
-    /// The node's value became visible, or no longer is.
+    /// The node's value became visible or resident, or no longer is.
     void visibility_changed(Node* node) noexcept { refresh(node); }
 
     /// The node's value is remembered from now on, or (false) no longer. `visibility_changed`, or another
     /// function for values, is to follow.
     void remembered_changed(const Node* node, bool is_remembered) noexcept {
-        if (is_remembered)
-            remembered_ += node->edge_length;
-        else if (is_resident(node))
-            remembered_ -= node->edge_length;
+        if (is_resident(node))
+            remembered_ =
+                is_remembered ? remembered_ + node->edge_length : remembered_ - node->edge_length;
     }
 
     // structure //////////////////////////////////////////////////////////////
@@ -262,7 +261,7 @@ public:
     }
     /// Tokens of all edges.
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-    /// Tokens of the edges whose value is remembered, or that have remembered values alone below.
+    /// Tokens of the edges whose value is remembered, or that have no resident value at or below.
     [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
         return node_count() * sizeof(Node) + bytes_ + (root_ ? root_->children.nbytes() : 0);
@@ -307,7 +306,7 @@ public:
     }
 
 private:
-    /// Whether values that are not remembered are at or below a node, as its parent knows.
+    /// Whether resident values are at or below a node, as its parent knows.
     [[nodiscard]] static bool is_resident(const Node* node) noexcept {
         return node->parent == nullptr ||
                node->parent->children.nearest_depth(node->slot) != Node::Children::none;
