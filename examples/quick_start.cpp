@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-// The state of 64 tokens. An engine copies it from its own memory; here it is a number a token.
+// The state of 64 tokens. An engine copies it from its own memory; here it is one number per token.
 struct Block {
     std::vector<std::uint64_t> kv;
     std::size_t nbytes() const { return kv.size() * sizeof(std::uint64_t); }
@@ -27,7 +27,7 @@ struct Engine {
         for (std::int32_t token : tokens)
             kv.push_back((kv.empty() ? 0 : kv.back()) * 31 + static_cast<std::uint64_t>(token));
     }
-    std::int32_t generate() { // one token more
+    std::int32_t generate() { // one more token
         const auto token = static_cast<std::int32_t>(kv.back() % 50'000);
         prefill({&token, 1});
         return token;

@@ -40,16 +40,20 @@ void add_options(CLI::App& cli, Options& o) {
         ->check([](const std::string& key) { return std::string(key.empty() ? "is empty" : ""); });
     add("-c,--ctx-size", o.engine.context_tokens, "tokens, of each sequence")
         ->check(Range(64, 1 << 24));
-    add("--parallel", o.engine.slots, "sequences that are computed together")->check(Range(1, 64));
+    add("--parallel", o.engine.slots, "number of sequences that are computed together")
+        ->check(Range(1, 64));
     add("-b,--batch-size", o.engine.batch_tokens, "tokens of prompts in one batch")
         ->check(Range(1, 8192));
-    add("-t,--threads", o.engine.threads, "that compute")->check(Range(1, 512));
+    add("-t,--threads", o.engine.threads, "number of threads that compute")->check(Range(1, 512));
     add("-n,--predict", o.max_answer, "tokens of an answer, unless the request says more or less");
     add("--cache-ram", o.engine.store.max_mib, "MiB, the budget of the cache")
         ->check(Range(0, 1 << 24));
     add("--block-tokens", o.engine.store.block_tokens, "tokens of a block")->check(Range(1, 4096));
-    add("--max-body", o.max_body_kib, "KiB of a request")->check(Range(1, 1 << 20));
-    add("--max-waiting", o.engine.max_waiting, "requests; more are refused")->check(Range(0, 1024));
+    add("--max-body", o.max_body_kib, "KiB, the largest body of a request")
+        ->check(Range(1, 1 << 20));
+    add("--max-waiting", o.engine.max_waiting,
+        "requests that may wait; more are refused with status 503")
+        ->check(Range(0, 1024));
     add("--store", o.engine.store.second_level,
         "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
     add("--store-max", o.engine.store.max_disk_mib, "MiB, the most that a folder takes");

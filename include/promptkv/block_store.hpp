@@ -26,14 +26,20 @@ struct BlockName {
     friend bool operator==(const BlockName&, const BlockName&) = default;
 };
 
-/// 32 digits.
-[[nodiscard]] inline std::string hex(const BlockName& name) {
+namespace detail {
+inline void write_hex(const BlockName& name, char* text) noexcept {
     constexpr std::array<char, 17> digits{"0123456789abcdef"};
-    std::string text(32, '0');
     for (std::size_t i = 0; i < 16; ++i) {
         text[15 - i] = digits[(name.high >> (4 * i)) & 15U];
         text[31 - i] = digits[(name.low >> (4 * i)) & 15U];
     }
+}
+} // namespace detail
+
+/// 32 digits.
+[[nodiscard]] inline std::string hex(const BlockName& name) {
+    std::string text(32, '0');
+    detail::write_hex(name, text.data());
     return text;
 }
 

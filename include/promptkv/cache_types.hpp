@@ -114,8 +114,8 @@ struct HitRatioPoint {
 };
 
 struct FetchOptions {
-    /// Tokens left to compute; an engine needs one for its logits. A payload that serves its whole key
-    /// only misses on the very same prompt, unless this is 0.
+    /// Tokens left to compute; an engine needs one for its logits. Where a payload can serve only its whole
+    /// key, looking up exactly that key misses, unless this is 0.
     std::size_t min_remaining = 1;
     std::size_t min_reuse = 1; ///< reuse of fewer tokens is a miss
     std::size_t align =

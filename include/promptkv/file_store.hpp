@@ -7,6 +7,7 @@
 #include <promptkv/detail/block_records.hpp>
 #include <promptkv/detail/posix_files.hpp>
 #include <promptkv/detail/record_directory.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/version.hpp>
 
 #include <algorithm>
@@ -53,7 +54,7 @@ struct FileStoreStats {
     std::uint64_t failed = 0;    ///< writes and reads that the system refused
     std::uint64_t vanished = 0;  ///< records that somebody else removed
     std::uint64_t set_aside = 0; ///< files that are no sound records, at the start or later
-    std::uint64_t foreign = 0;   ///< files with names of others, which stay where they are
+    std::uint64_t foreign = 0;   ///< files that are not the store's; they stay
     std::uint64_t left_over = 0; ///< files of a writer that was killed, deleted at the start
     std::size_t records = 0;
     std::uint64_t nbytes = 0; ///< on disk, what was set aside included
@@ -78,8 +79,8 @@ void for_each_counter(const FileStoreStats& s, F f) {
     f("nbytes", s.nbytes);
 }
 
-/// Records as files, the least recently used deleted first; of a chain its end, since the rest is of no use
-/// without its beginning.
+/// Records as files, the least recently used deleted first. Of a chain the last record goes first: later ones
+/// are useless without earlier ones.
 ///
 ///     directory/lock            held by the one process that writes
 ///     directory/4f/4f3a...      a record; its time says when it was used last
@@ -151,7 +152,7 @@ public:
                                            : known->nbytes;
             const std::uint64_t there =
                 S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0;
-            const auto size = static_cast<std::size_t>((std::min)(there, detail::sum_of(most, 1)));
+            const auto size = static_cast<std::size_t>((std::min)(there, detail::more(most, 1)));
             const std::span<const std::byte> record = reader.read(file, size);
             {
                 const std::lock_guard lock(mutex_);
@@ -448,9 +449,9 @@ private:
     /// 0: it is not asked.
     [[nodiscard]] bool has_room(std::uint64_t need, std::uint64_t freed,
                                 std::uint64_t least) const {
-        const std::uint64_t most = options_.max_bytes - (std::min)(options_.max_bytes, need);
-        return used_ <= most && (least == 0 || detail::sum_of(directory_.free_bytes(), freed) >=
-                                                   detail::sum_of(need, least));
+        const std::uint64_t most = detail::less(options_.max_bytes, need);
+        return used_ <= most && (least == 0 || detail::more(directory_.free_bytes(), freed) >=
+                                                   detail::more(need, least));
     }
 
     /// The least recently used record that no other continues. Under the lock. Requires: there is a record.
@@ -466,8 +467,8 @@ private:
         {
             const std::lock_guard lock(mutex_);
             const bool is_hopeless =
-                at_least > used_ || (least > 0 && detail::sum_of(directory_.free_bytes(), used_) <
-                                                      detail::sum_of(need, least));
+                at_least > used_ || (least > 0 && detail::more(directory_.free_bytes(), used_) <
+                                                      detail::more(need, least));
             if (is_hopeless)
                 return false;
             lacks = at_least > 0 || !has_room(need, 0, least);

@@ -85,8 +85,8 @@ struct NoMutex {
 ///
 /// Thread safety: const calls together are safe; any other call needs the caller's lock. A Lease or a
 /// Reservation may end on any thread without it. ConcurrentPromptCache has the lock inside.
-/// Exceptions: strong guarantee; what was evicted for a call that then fails stays evicted. A function that
-/// takes a model may throw what its hash or its comparison throws, beside what the function itself says.
+/// Exceptions: where a call throws, the cache is as it was before, except that what was evicted for the call
+/// stays evicted. A function that takes a model may throw what its hash or its comparison throws, beside what the function itself says.
 /// Callers' code: the listener, `make` and the destructors of payloads run when the cache is whole, and
 /// may call it. A payload's other functions, and what `for_each` calls, must not.
 /// Overhead: about 300 bytes for an entry, and 4.2 bytes for each token of its key that no other key shares.
@@ -314,8 +314,8 @@ public:
         return detail::Answer::of(cache_->choose(model, tokens, options, detail::can_fetch<KV>), 0);
     }
 
-    /// Leading tokens that an entry shares, whether they can be used or not: of `matched()`, without what
-    /// is only remembered. Of these tokens the cache holds the blocks.
+    /// Leading tokens that an entry shares, whether they can be used or not: like `Lookup::matched()`, without
+    /// remembered keys. Of these tokens the cache holds the blocks.
     /// Complexity: O(matched tokens). No allocation.
     [[nodiscard]] std::size_t held_tokens(ModelView model, Tokens tokens) const {
         const Look look(*cache_);
@@ -378,8 +378,8 @@ public:
     /// persistent. Then others are evicted until there is room, before `kv` is counted. The tier of a key
     /// never falls.
     /// Requires:   where the payload knows its length, it is tokens.size().
-    /// Effects:    `kv` is moved from only where it is stored or replaced. It may come back cut from
-    ///             `no_room`, or from a policy that declines, if it has no blocks.
+    /// Effects:    `kv` is moved from only where it is stored or replaced. A payload without blocks may come
+    ///             back cut where the outcome is `no_room` or `declined`.
     /// Throws:     what an allocation throws, or the copy of the model; std::length_error for a key of
     ///             2^32 - 2 tokens or more.
     /// Complexity: O(tokens + blocks), and the evictions.
@@ -567,8 +567,8 @@ public:
         return cache_->stats(tier);
     }
 
-    /// What share of the tokens that were asked for LRU would have reused with other budgets: would twice the
-    /// memory help? Counted since the cache was made or its budget changed; for payloads that serve parts
+    /// The share of the requested tokens that LRU would have reused with other budgets: would twice the memory
+    /// help? Counted since the cache was made or its budget changed; for payloads that serve parts
     /// of their keys. Empty without `Options::policy.curve`. ReuseOrder only.
     /// Throws: what an allocation throws.
     [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const

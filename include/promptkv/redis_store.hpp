@@ -109,7 +109,7 @@ public:
         bool works = true;
         for (std::size_t i = 0; i < names.size(); ++i) {
             std::span<const std::byte> record = detail::bytes_of(replies[i]);
-            const std::uint64_t total = record_bytes(record);
+            const std::uint64_t total = info_of(record).nbytes;
             if (total > record.size()) {
                 const bool reads = get_rest(names[i], total, record, whole);
                 works = reads && works;
@@ -295,14 +295,9 @@ private:
         std::memcpy(&header, start.data(), sizeof header);
         const bool is_plain = header.codec == 0;
         const bool known =
-            header.magic == detail::RecordHeader{}.magic &&
-            header.version == detail::record_version &&
-            header.tokens <= detail::max_record_tokens && header.token_bytes <= 8 &&
+            detail::may_be_header(header) && header.version == detail::record_version &&
             (!is_plain || header.block_bytes + header.state_bytes == header.stored_bytes);
         return known ? header.info() : RecordInfo{};
-    }
-    [[nodiscard]] static std::uint64_t record_bytes(std::span<const std::byte> start) noexcept {
-        return info_of(start).nbytes;
     }
 
     template <class F>

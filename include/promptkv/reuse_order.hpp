@@ -7,6 +7,7 @@
 #include <promptkv/detail/lru_watch.hpp>
 #include <promptkv/detail/observed_edge.hpp>
 #include <promptkv/detail/reuse_lesson.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
@@ -149,7 +150,7 @@ struct ReuseOrder {
             const Prompt& prompt = prompts_[request % prompts_.size()];
             if (prompt.request != request)
                 return std::nullopt;
-            return (std::max)(prompt.tokens, tokens) - prompt.tokens;
+            return detail::less(tokens, prompt.tokens);
         }
         /// A request stores a key, or would have.
         void extend_request(std::uint32_t request, std::size_t tokens) noexcept {
@@ -245,7 +246,8 @@ struct ReuseOrder {
         };
 
         Options options_;
-        TieredLRU::Order<R, TierEnum> recency_; // for for_each
+        TieredLRU::Order<R, TierEnum>
+            recency_; // the order of `for_each`; where the sweep finds no victim
         detail::ReuseLesson lesson_;
         std::optional<detail::LruWatch> watch_;
         std::array<Prompt, 256> prompts_{}; // of the last requests

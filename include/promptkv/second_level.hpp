@@ -122,7 +122,7 @@ public:
             return is_over();
         }
         [[nodiscard]] bool ready() const { return end() != LoadEnd::running; }
-        /// What is not read yet is not read. What was read is kept.
+        /// Stops reading. What was read is kept.
         void cancel() {
             if (load_ != nullptr)
                 load_->is_cancelled.store(true, std::memory_order_relaxed);
@@ -294,7 +294,7 @@ public:
     // erasing ////////////////////////////////////////////////////////////////
     //
     // Each erases entries from the cache, what of them waits to be written, and their records. A store that
-    // is shared keeps what it cannot be asked for: the records of a fingerprint that nobody uses any more
+    // is shared keeps records that this process cannot name: those of a fingerprint that nobody uses any more
     // leave by `erase_other_than`, or as the least recently used. The cache is asked twice: a load that read
     // a record before it was removed is voided by the second time. What another thread evicts at the same
     // moment may be written after the erase; erase again once that thread's call has returned.
@@ -357,7 +357,9 @@ private:
 
     [[nodiscard]] static const Options& checked(const Options& options) {
         if (options.block_tokens == 0 || options.block_tokens > detail::max_record_tokens)
-            throw std::invalid_argument("SecondLevel: block_tokens must be from 1 to 2^20");
+            throw std::invalid_argument("SecondLevel: Options::block_tokens is " +
+                                        std::to_string(options.block_tokens) +
+                                        "; it must be from 1 to 2^20");
         if (!std::is_same_v<Model, std::string> && !options.bytes_of_model &&
             !options.share_between_models)
             throw std::invalid_argument("SecondLevel: this type of Model needs bytes_of_model");

@@ -7,6 +7,7 @@
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/parts.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -48,11 +49,7 @@ template <class KV>
             return nbytes;
         }
     }
-    if (incoming.nbytes <= unlimited / incoming.length)
-        return (incoming.nbytes * n + incoming.length - 1) / incoming.length;
-    const double part = static_cast<double>(n) / static_cast<double>(incoming.length);
-    return (std::min)(incoming.nbytes,
-                      static_cast<std::size_t>(part * static_cast<double>(incoming.nbytes)) + 1);
+    return share_of(incoming.nbytes, n, incoming.length);
 }
 
 /// The bytes of its first `n` tokens that leased payloads hold as well.

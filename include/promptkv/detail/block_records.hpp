@@ -5,6 +5,7 @@
 
 #include <promptkv/block_store.hpp>
 #include <promptkv/detail/block_names.hpp>
+#include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
 #include <array>
@@ -31,10 +32,8 @@ enum class RecordFault : std::uint8_t {
 };
 
 [[nodiscard]] constexpr std::string_view name(RecordFault fault) noexcept {
-    constexpr std::array<std::string_view, 7> names{
-        "none", "not_a_record", "version", "damaged", "other_name", "codec", "refused"};
-    const auto i = static_cast<std::size_t>(fault);
-    return i < names.size() ? names[i] : "?";
+    return detail::name_of(
+        fault, {"none", "not_a_record", "version", "damaged", "other_name", "codec", "refused"});
 }
 
 namespace detail {
@@ -94,15 +93,19 @@ inline constexpr std::uint32_t max_record_tokens = std::uint32_t{1} << 20U;
     return checksum(std::as_bytes(std::span(parts)));
 }
 
+/// Whether the sizes in a header are ones that a record can have.
+[[nodiscard]] inline bool may_be_header(const RecordHeader& header) noexcept {
+    return header.magic == RecordHeader{}.magic && header.tokens <= max_record_tokens &&
+           header.token_bytes <= 8;
+}
+
 /// How many bytes of a record `read_header` needs; 0: `start` is no header.
 [[nodiscard]] inline std::uint64_t header_bytes(std::span<const std::byte> start) noexcept {
     RecordHeader header;
     if (start.size() < sizeof header)
         return 0;
     std::memcpy(&header, start.data(), sizeof header);
-    const bool may_be_one = header.magic == RecordHeader{}.magic &&
-                            header.tokens <= max_record_tokens && header.token_bytes <= 8;
-    return may_be_one ? header.payload_at() : 0;
+    return may_be_header(header) ? header.payload_at() : 0;
 }
 
 /// Reads the start of a record: header and tokens, which `start` must hold, and maybe more.
@@ -115,8 +118,7 @@ inline constexpr std::uint32_t max_record_tokens = std::uint32_t{1} << 20U;
         return RecordFault::not_a_record;
     if (header.version != record_version)
         return RecordFault::version;
-    if (header.tokens > max_record_tokens || header.token_bytes > 8 ||
-        start.size() < header.payload_at())
+    if (!may_be_header(header) || start.size() < header.payload_at())
         return RecordFault::damaged;
     view.tokens = start.subspan(sizeof header, std::size_t{header.tokens} * header.token_bytes);
     const bool is_sound = header.header_check == header_check(header, view.tokens) &&

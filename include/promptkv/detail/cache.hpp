@@ -12,6 +12,7 @@
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/removals.hpp>
 #include <promptkv/detail/reservations.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/detail/storing.hpp>
 #include <promptkv/detail/usage.hpp>
 #include <promptkv/kv_traits.hpp>
@@ -295,10 +296,7 @@ public:
                parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
     }
     [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const {
-        if constexpr (observes_edges<typename R::Policy>)
-            return parts_.order.hit_ratio_curve();
-        else
-            return {};
+        return parts_.order.hit_ratio_curve();
     }
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;
@@ -351,8 +349,6 @@ public:
     }
 
 private:
-    using Claim = typename Reservations<R>::Claim;
-
     /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
     void drain() noexcept {
         if (!parts_.ledger.has_ended())

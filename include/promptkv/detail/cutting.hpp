@@ -7,6 +7,7 @@
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/parts.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -22,10 +23,7 @@ template <class R>
     const std::size_t nbytes = record.payload->nbytes;
     if (wanted >= nbytes)
         return 0;
-    if (wanted <= unlimited / length - 1)
-        return length - (wanted * length + nbytes - 1) / nbytes;
-    const double part = static_cast<double>(wanted) / static_cast<double>(nbytes);
-    return less(length, static_cast<std::size_t>(part * static_cast<double>(length)) + 1);
+    return length - share_of(length, wanted, nbytes);
 }
 
 /// Of a payload with blocks: the largest multiple of `step` that frees `wanted` bytes. Where none does:

@@ -140,7 +140,7 @@ private:
     [[nodiscard]] const Node* edge_of_key(const Spot& spot, std::size_t n,
                                           typename R::TierEnum tier) const noexcept {
         const Node* inside = spot.place.inside;
-        const Node* edge = inside != nullptr ? inside : spot.place.node;
+        const Node* edge = spot.place.below();
         if (edge == nullptr || edge->parent == nullptr)
             return nullptr;
         const bool ends_in_it = spot.common() == n && (inside == nullptr || parts_.serves_parts);

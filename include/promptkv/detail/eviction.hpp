@@ -10,6 +10,7 @@
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/parts.hpp>
 #include <promptkv/detail/removals.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -122,8 +123,8 @@ public:
     }
 
 private:
-    static constexpr int max_longer = 16;
-    static constexpr int max_path = 512;
+    static constexpr int max_longer = Index<R>::max_longer;
+    static constexpr int max_path = Index<R>::max_path;
     static constexpr int max_chances = 64;
 
     /// The policy's victim. Null: there is none, or it is the incoming entry, which `evicted` notes. Leased
@@ -273,9 +274,8 @@ private:
 
     /// A payload may say that it has any number of bytes, so the sum stops at the largest number.
     void count_freed(std::uint64_t nbytes) noexcept {
-        std::uint64_t& sum = parts_.stats.bytes_evicted;
-        sum = sum + nbytes >= sum ? sum + nbytes : ~std::uint64_t{0};
-        parts_.index.note_evicted(sum);
+        parts_.stats.bytes_evicted = more(parts_.stats.bytes_evicted, nbytes);
+        parts_.index.note_evicted(parts_.stats.bytes_evicted);
     }
 
     void drop(R& record, Evicted& evicted, bool in_use = false) noexcept {

@@ -26,7 +26,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
     throw std::length_error(message);
 #else
-    std::fputs(message, stderr);
+    std::fprintf(stderr, "%s\n", message);
     std::abort();
 #endif
 }

@@ -33,6 +33,10 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 template <class R>
 class Index {
 public:
+    /// How far a call looks: longer entries that it asks, and nodes that it goes up or down a path.
+    static constexpr int max_longer = 16;
+    static constexpr int max_path = 512;
+
     using Node = typename R::Node;
     using Tree = typename R::Tree;
     using Home = Partition<R>;
@@ -285,15 +289,6 @@ public:
             tokens = node->parent != nullptr ? node->parent->depth : 0;
         }
         return {};
-    }
-    /// Whether an entry may share a token with the key that was located. If not, evicted keys alone do.
-    [[nodiscard]] static bool shares_with_entry(const Spot& spot) noexcept {
-        Node* top = spot.place.below();
-        if (top == nullptr || spot.home->tree.remembered() == 0)
-            return true;
-        while (top->parent != nullptr && top->parent->parent != nullptr)
-            top = top->parent;
-        return any_entry(*top) != nullptr;
     }
     /// A remembered key that shares spot.common() tokens with the key that was located. Null: none was
     /// found within a few steps.

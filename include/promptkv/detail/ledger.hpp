@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_DETAIL_LEDGER_HPP
 #define PROMPTKV_DETAIL_LEDGER_HPP
 
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/detail/shared_payload.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/tier.hpp>
@@ -229,10 +230,12 @@ public:
         LeasedBlocks leased;
         leased.nbytes = reserved();
         for (Payload* payload = leased_.first; payload != nullptr; payload = payload->next) {
-            pins.reserve(pins.size() + 1);
-            if (!payload->share_lease())
+            auto& pin = pins.emplace_back();
+            if (!payload->share_lease()) {
+                pins.pop_back();
                 continue;
-            pins.emplace_back(payload);
+            }
+            pin.reset(payload);
             std::size_t nbytes = payload->nbytes;
             for_each_block(payload->kv,
                            [&](const BlockUse& use, std::size_t block_bytes, const auto&) {

@@ -6,6 +6,7 @@
 #include <promptkv/block_store.hpp>
 #include <promptkv/detail/block_names.hpp>
 #include <promptkv/detail/record_writer.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/version.hpp>
 
 #include <algorithm>
@@ -69,7 +70,7 @@ public:
                 ++found;
         }
         if constexpr (Types::has_states) {
-            const std::size_t longest = prompt.size() - (std::min)(prompt.size(), min_remaining);
+            const std::size_t longest = less(prompt.size(), min_remaining);
             for (std::size_t n = plan.held + found + 1;
                  n-- > 0 && plan.tokens == plan.in_memory && !is_over();) {
                 if (find_end(plan, names, prompt.first(longest), n)) {

@@ -5,6 +5,7 @@
 
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/index.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -90,7 +91,7 @@ template <class R>
 [[nodiscard]] Choice<R> choose(const typename Index<R>::Spot& spot, std::size_t n_tokens,
                                FetchOptions options, Eligibility can) noexcept {
     using Node = typename R::Node;
-    constexpr std::size_t max_longer = 16;
+    constexpr std::size_t max_longer = Index<R>::max_longer;
     options.align = std::max<std::size_t>(options.align, 1);
     const std::size_t limit = less(n_tokens, options.min_remaining);
     const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
@@ -162,7 +163,8 @@ template <class R>
                 node, steps, [&](Node* longer) { return ask_longer(*longer->value, shared); },
                 visited);
     }
-    if (miss == MissReason::not_cuttable && !met_entry && !Index<R>::shares_with_entry(spot))
+    const bool may_be_gone = miss == MissReason::not_cuttable && !met_entry;
+    if (may_be_gone && spot.home->tree.remembered() > 0 && !Index<R>::any_sharing(spot).entry)
         miss = MissReason::evicted;
     if (without_limit > 0)
         note(without_limit >= least ? MissReason::needs_last_token : MissReason::below_min_reuse);
@@ -182,7 +184,7 @@ template <class R>
         Index<R>::for_each_longer(spot, steps, [&](R& record) {
             if (record.tier >= tier && record.serves(n))
                 found = &record;
-            return found == nullptr && ++asked < 16;
+            return found == nullptr && ++asked < Index<R>::max_longer;
         });
     }
     return found;

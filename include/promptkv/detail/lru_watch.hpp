@@ -85,7 +85,7 @@ private:
     /// `ahead`: tokens that the cache reused more than LRU for one request.
     void judge(double ahead) noexcept {
         constexpr double window = 16384, least = 200, significant = 1.5;
-        constexpr std::uint32_t first_pause = 2048, longest_pause = 65536;
+        constexpr std::uint32_t longest_pause = 65536;
         if (requests_left_ > 0) {
             if (--requests_left_ == 0)
                 seen_ = sum_ = squares_ = 0;
@@ -104,6 +104,8 @@ private:
         }
     }
 
+    static constexpr std::uint32_t first_pause = 2048;
+
     bool guards_;
     std::vector<std::size_t> budgets_;
     LruShadow shadow_;
@@ -114,7 +116,7 @@ private:
     // the guard: sums that decay, and for how many requests it orders by recency
     double seen_ = 0, sum_ = 0, squares_ = 0;
     std::uint32_t requests_left_ = 0;
-    std::uint32_t pause_ = 2048;
+    std::uint32_t pause_ = first_pause;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

@@ -131,11 +131,6 @@ int for_each_in(const Descriptor& parent, const char* name, F f) {
     return (size + page - 1) / page * page;
 }
 
-/// The sum, or the largest number.
-[[nodiscard]] constexpr std::uint64_t sum_of(std::uint64_t a, std::uint64_t b) noexcept {
-    return a + b >= a ? a + b : ~std::uint64_t{0};
-}
-
 /// Bytes that an ordinary user may still write to the disk of a folder; the largest number where it does not say.
 [[nodiscard]] inline std::uint64_t free_bytes(const Descriptor& folder) noexcept {
     struct statvfs disk {};

@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -88,7 +87,7 @@ public:
     /// Requires: `place` is descend(key).
     [[nodiscard]] Node* node_at(Key key, Place place) {
         if (key.size() >= Node::Children::hidden)
-            fail_length("promptkv: a key has 2^32 - 2 tokens or more");
+            fail_length("promptkv: a key must have fewer than 2^32 - 2 tokens");
         if (place.node == nullptr)
             place.node = root_ = new Node();
         const Key rest = key.subspan(place.common);
@@ -442,11 +441,13 @@ private:
             child->offset = node->offset;
             child->edge_length += node->edge_length;
             node->run = nullptr;
-        } else if (node->edge_length >= child->edge_length ? append(node, child)
-                                                           : prepend(node, child)) {
-        } else if (!join_in_new_run(node, child)) {
-            unmerged_ = true;
-            return;
+        } else {
+            const bool fits = node->edge_length >= child->edge_length ? append(node, child)
+                                                                      : prepend(node, child);
+            if (!fits && !join_in_new_run(node, child)) {
+                unmerged_ = true;
+                return;
+            }
         }
         child->parent = node->parent;
         node->parent->children.replace(node->slot, child);

@@ -79,7 +79,7 @@ public:
 
     [[nodiscard]] std::uint64_t free_bytes() const noexcept { return detail::free_bytes(root_); }
     [[nodiscard]] Descriptor open(const BlockName& record) const noexcept {
-        return open_at(root_, path(record).c_str(), O_RDONLY | O_NONBLOCK); // it may be a pipe
+        return open_at(root_, Path(record).c_str(), O_RDONLY | O_NONBLOCK); // it may be a pipe
     }
     /// What is known of a record whose header is sound; else nbytes is 0.
     [[nodiscard]] RecordInfo read_info(const BlockName& record) const {
@@ -99,10 +99,10 @@ public:
     }
     /// False: it is still there.
     [[nodiscard]] bool remove(const BlockName& record) const noexcept {
-        return ::unlinkat(root_.get(), path(record).c_str(), 0) == 0 || errno == ENOENT;
+        return ::unlinkat(root_.get(), Path(record).c_str(), 0) == 0 || errno == ENOENT;
     }
     void set_time(const BlockName& record, FileTime time) const noexcept {
-        ::utimensat(root_.get(), path(record).c_str(), to_timespecs(time).data(),
+        ::utimensat(root_.get(), Path(record).c_str(), to_timespecs(time).data(),
                     AT_SYMLINK_NOFOLLOW);
     }
 
@@ -110,7 +110,7 @@ public:
     /// what an allocation throws, before there is a file.
     [[nodiscard]] int write(const BlockName& record, std::span<const std::byte> bytes,
                             FileTime time, bool sync, std::uint64_t number) const {
-        const std::string target = path(record).c_str();
+        const std::string target = Path(record).c_str();
         const std::string temporary = "tmp/" + hex(record) + "." + std::to_string(number);
         Descriptor file;
         if (!in_folder("tmp", [&] {
@@ -138,7 +138,7 @@ public:
         return static_cast<std::uint64_t>(status.st_size);
     }
     [[nodiscard]] std::uint64_t size_of(const BlockName& record) const noexcept {
-        return size_of(path(record).c_str());
+        return size_of(Path(record).c_str());
     }
 
     /// Moves a file with a record's path out of the way. False: it could not be moved.
@@ -151,7 +151,7 @@ public:
         });
     }
     bool move_aside(const BlockName& record, std::uint64_t number) const noexcept {
-        return move_aside(path(record).c_str(), number);
+        return move_aside(Path(record).c_str(), number);
     }
     /// Deletes what is in "tmp" or "aside"; returns how many files that were.
     std::size_t empty(const char* folder) const noexcept {
@@ -212,11 +212,7 @@ private:
     class Path {
     public:
         explicit Path(const BlockName& record) noexcept {
-            constexpr const char* digits = "0123456789abcdef";
-            for (unsigned i = 0; i < 16; ++i) {
-                text_[18 - i] = digits[record.high >> (4 * i) & 15U];
-                text_[34 - i] = digits[record.low >> (4 * i) & 15U];
-            }
+            write_hex(record, &text_[3]);
             text_[0] = text_[3];
             text_[1] = text_[4];
             text_[2] = '/';
@@ -226,8 +222,6 @@ private:
     private:
         std::array<char, 36> text_{};
     };
-    [[nodiscard]] static Path path(const BlockName& record) noexcept { return Path(record); }
-
     [[nodiscard]] static bool is_record_name(const std::string& file, const std::string& folder) {
         return file.size() == 32 && file.starts_with(folder) &&
                file.find_first_not_of("0123456789abcdef") == std::string::npos;

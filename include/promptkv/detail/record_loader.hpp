@@ -9,6 +9,7 @@
 #include <promptkv/detail/block_records.hpp>
 #include <promptkv/detail/load_plan.hpp>
 #include <promptkv/detail/record_writer.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/second_level_types.hpp>
 #include <promptkv/version.hpp>
 
@@ -70,7 +71,6 @@ public:
     using Token = typename Types::Token;
     using Tokens = typename Types::Tokens;
     using Cache = typename Types::Cache;
-    using Names = std::vector<BlockName>;
 
     RecordLoader(Store& store, Writer& writer, SharedStats& stats, const Codec& codec,
                  std::size_t block_tokens)
@@ -184,7 +184,7 @@ private:
         if (stored.tokens == 0)
             return LoadEnd::no_room;
         tokens = (std::min)(length, stored.tokens);
-        loaded = tokens - (std::min)(tokens, plan.in_memory);
+        loaded = less(tokens, plan.in_memory);
         return end == LoadEnd::loaded && tokens < plan.tokens ? LoadEnd::no_room : end;
     }
 
@@ -271,7 +271,7 @@ private:
                 ++next;
                 continue;
             }
-            Names names;
+            std::vector<BlockName> names;
             for (std::size_t i = next; i < all.size() && names.size() < window; ++i)
                 names.push_back(all[i].name);
             end = LoadEnd::store_failed; // unless the store calls the function

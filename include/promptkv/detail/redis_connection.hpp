@@ -3,7 +3,6 @@
 #ifndef PROMPTKV_DETAIL_REDIS_CONNECTION_HPP
 #define PROMPTKV_DETAIL_REDIS_CONNECTION_HPP
 
-#include <promptkv/detail/exceptions.hpp>
 #include <promptkv/version.hpp>
 
 #include <hiredis/hiredis.h>
@@ -170,12 +169,11 @@ public:
     /// Sends the commands and reads the answers, in their order.
     Ran run(const RedisPipeline& pipeline, std::vector<RedisReply>& replies) {
         Ran ran;
-        PROMPTKV_TRY {
+        try {
             run(pipeline, replies, ran);
-        }
-        PROMPTKV_CATCH_ALL { // answers are left to be read, or it is not logged in
+        } catch (...) { // answers are left to be read, or it is not logged in
             context_.reset();
-            PROMPTKV_RETHROW;
+            throw;
         }
         return ran;
     }

@@ -13,6 +13,7 @@
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/parts.hpp>
 #include <promptkv/detail/removals.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -57,14 +58,12 @@ public:
         PayloadLease<KV> prefix;       // what is stored of the key
         std::size_t prefix_tokens = 0; // and how many tokens that is
         HeldBytes<KV> held;
-        bool is_part = false; // of the key that was asked for
         typename R::TierEnum tier{};
         InsertOptions options;
         std::size_t absorbed = 0; // entries, where the tier of one that is present rose
         std::size_t evicted = 0;  // entries, to make the room
         std::size_t cut = 0;
-        typename Index<R>::Spot spot; // of the first tokens, as long as the index has this version
-        std::size_t located = 0;      // so many
+        typename Index<R>::Spot spot; // of so many tokens, as long as the index has this version
         std::uint64_t version = 0;
     };
 
@@ -91,13 +90,11 @@ public:
               const InsertOptions& options, Removals<R>& gone, Reserved& reserved) {
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
-        reserved.is_part = decision.tokens < tokens.size();
         reserved.tier = tier;
         reserved.options = options;
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             return;
         reserved.spot = spot;
-        reserved.located = decision.tokens;
         reserved.version = parts_.index.version();
         reserved.fits = decision.tokens;
         auto claim = std::make_shared<Claim>(model, tokens, options.session);
@@ -155,8 +152,7 @@ public:
         reserved.held.reset();
         Inserted inserted;
         PROMPTKV_TRY {
-            const bool is_found =
-                n == reserved.located && reserved.version == parts_.index.version();
+            const bool is_found = n == reserved.fits && reserved.version == parts_.index.version();
             const auto spot =
                 is_found ? reserved.spot : parts_.index.locate(reserved.claim->model, key.first(n));
             inserted = store(spot, reserved.claim->model, key.first(n));
@@ -167,7 +163,8 @@ public:
         }
         const bool is_stored =
             inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced;
-        if (reserved.is_part && !whole && is_stored && inserted.tokens == n)
+        const bool is_part = reserved.claim->size < reserved.claim->tokens.size();
+        if (is_part && !whole && is_stored && inserted.tokens == n)
             ++parts_.stats.stored_in_part;
         return inserted;
     }
@@ -267,7 +264,6 @@ private:
                 return false;
             held = less(held, now - bytes_of_first(incoming, fewer * step));
             reserved.tokens = fewer * step;
-            reserved.is_part = true;
             return true;
         } else {
             return false;

@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_SHARED_PAYLOAD_HPP
 
 #include <promptkv/block_kv.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -72,15 +73,6 @@ std::size_t unpin_blocks(const KV& kv) noexcept {
 template <class KV>
 std::size_t unpin_blocks_locked(const KV& kv) noexcept {
     return sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin_locked(); });
-}
-
-/// a - b, or 0: what a payload says of its bytes need not add up.
-[[nodiscard]] constexpr std::size_t less(std::size_t a, std::size_t b) noexcept {
-    return a > b ? a - b : 0;
-}
-/// a + b, or the largest number.
-[[nodiscard]] constexpr std::size_t more(std::size_t a, std::size_t b) noexcept {
-    return a + b >= a ? a + b : ~std::size_t{0};
 }
 
 /// A payload and its owners. All of them are in one word, so that exactly one of them is the last:

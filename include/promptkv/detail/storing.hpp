@@ -9,6 +9,7 @@
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -346,9 +347,9 @@ private:
     std::size_t supersede(R& record) noexcept {
         std::size_t superseded = 0;
         if constexpr (!TruncatablePayload<KV>) {
-            constexpr int max_path = 512;
             auto* node = record.node->parent;
-            for (int i = 0; i < max_path && node != nullptr && node->children.one_has_values();
+            for (int i = 0;
+                 i < Index<R>::max_path && node != nullptr && node->children.one_has_values();
                  ++i) {
                 R* prefix = node->value;
                 node = node->parent;

@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_WRITE_QUEUE_HPP
 
 #include <promptkv/block_store.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/version.hpp>
 
 #include <chrono>
@@ -116,7 +117,7 @@ public:
                 const std::size_t frees = freed(static_cast<const Item&>(*item));
                 if (frees == 0)
                     continue;
-                nbytes -= frees < nbytes ? frees : nbytes;
+                nbytes = less(nbytes, frees);
                 remove(item++, gone);
             }
         }
