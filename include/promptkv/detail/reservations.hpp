@@ -112,8 +112,10 @@ public:
                 held = less(held, reserved.prefix->nbytes);
             }
         }
-        const auto evicted =
-            make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
+        typename Eviction<R>::Evicted evicted;
+        if (!options.spare_upper_tiers || may_fit_below(tier, held))
+            evicted =
+                make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
         reserved.evicted = evicted.entries;
         reserved.cut = evicted.cuts;
         const bool is_short = options.spare_upper_tiers &&
@@ -213,6 +215,16 @@ public:
 private:
     static constexpr bool shares_blocks =
         BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>);
+
+    /// False: there is no room for `held` bytes though all entries of `tier` and below were evicted.
+    [[nodiscard]] bool may_fit_below(typename R::TierEnum tier, std::size_t held) const noexcept {
+        std::size_t evictable = 0;
+        for (std::size_t i = 0; i <= tier_index(tier); ++i)
+            evictable =
+                more(evictable, parts_.ledger.referenced(static_cast<typename R::TierEnum>(i)));
+        const std::size_t wanted = more(parts_.ledger.nbytes(), held);
+        return less(wanted, evictable) <= parts_.limits().max_bytes;
+    }
 
     /// Makes room for `held` bytes. A policy that declines compares what is to come with what is there, and
     /// may lower the reservation's tokens, and `held` with them.
