@@ -831,6 +831,7 @@ private:
             if (entry.key.model == prompt.model)
                 hit.matched = std::max(hit.matched, common(entry.key.tokens, prompt.tokens));
         }
+        const std::size_t stored_matched = hit.matched;
         // It is open whether keys count that this call evicted: they are not reported yet.
         if (how != How::probe && !evicted_first_.empty() && choices.choose(2) == 1) {
             for (const Key& key : evicted_first_) {
@@ -838,7 +839,6 @@ private:
                     hit.matched = std::max(hit.matched, common(key.tokens, prompt.tokens));
             }
         }
-        const std::size_t stored_matched = hit.matched;
         for (const Key& key : remembered_) {
             if (key.model == prompt.model)
                 hit.matched = std::max(hit.matched, common(key.tokens, prompt.tokens));
