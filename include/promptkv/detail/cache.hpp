@@ -296,7 +296,10 @@ public:
                parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
     }
     [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const {
-        return parts_.order.hit_ratio_curve();
+        if constexpr (observes_edges<typename R::Policy>)
+            return parts_.order.hit_ratio_curve();
+        else
+            return {}; // a compiler may instantiate what nobody can call
     }
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;
