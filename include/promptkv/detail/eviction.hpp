@@ -146,8 +146,8 @@ private:
                tier_index(record.tier) < tiers_;
     }
 
-    /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves. So
-    /// many in one call, however many a client has made.
+    /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves. One
+    /// call grants `max_chances`, however many a client has made.
     [[nodiscard]] bool has_chance(const R& record) const noexcept {
         return record.chance > 0 && chances_ > 0 && !Index<R>::others_serve(record, record.chance);
     }

@@ -63,7 +63,7 @@ public:
         std::size_t absorbed = 0; // entries, where the tier of one that is present rose
         std::size_t evicted = 0;  // entries, to make the room
         std::size_t cut = 0;
-        typename Index<R>::Spot spot; // of so many tokens, as long as the index has this version
+        typename Index<R>::Spot spot; // of `fits` tokens, as long as the index has this version
         std::uint64_t version = 0;
     };
 
