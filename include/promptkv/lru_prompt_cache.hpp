@@ -526,7 +526,8 @@ public:
     /// again, before the payload is destroyed, one key in memory at a time (of what was cut: all). It may
     /// call the cache, and what it evicts or erases is destroyed before such a call returns; it must not
     /// destroy or move the cache.
-    /// Keys that left and are not reported yet still count in `matched()`.
+    /// Keys that left and are not reported yet still count in `matched()`, and may decide which of several
+    /// entries that serve equally well is used.
     /// It must not throw: that ends the program. What is left when the cache is destroyed is not reported:
     /// `clear()` before, if that matters. Throws: what an allocation throws; the listener is as before.
     void set_removal_listener(std::function<void(Removal&)> listener) {
@@ -580,8 +581,9 @@ public:
 
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
     /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU,
-    /// but for second chances (where payloads cannot be cut: as side requests, which supersede nothing).
-    /// ReuseOrder learns anew. `f` must not call the cache.
+    /// but for second chances. Payloads that cannot be cut: store them as side requests, which supersede
+    /// nothing; what was superseded is evicted in this order then, and not thinned evenly. ReuseOrder learns
+    /// anew. `f` must not call the cache.
     /// Throws:     what an allocation or `f` throws.
     /// Complexity: O(all tokens).
     template <class F>

@@ -32,7 +32,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// worth among the next `sample` candidates of a sweep. What was just stored can be the victim, so an
 /// insert may keep a part only, or nothing (`declined`).
 ///
-/// No clock and no random numbers: equal calls have equal victims.
+/// No clock and no random numbers: equal calls have equal victims (in caches that both have a removal
+/// listener, or both none: a key that waits to be reported still divides an edge).
 /// Complexity: O(sample) per victim, and a lesson after at most 1,365 uses, which takes some 0.3 ms.
 struct ReuseOrder {
     struct Options {
