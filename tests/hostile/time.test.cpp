@@ -334,11 +334,16 @@ TEMPLATE_TEST_CASE(
                 const auto first = static_cast<std::int32_t>(i);
                 cache->insert("m", Tokens{first, 1}, Whole{10}, Tier::system);
             }
-            cache->set_limits({.max_bytes = cache->nbytes()});
+            cache->set_limits({.max_bytes = cache->nbytes() + 10});
             return [cache] {
                 const promptkv::InsertOptions sparing{.spare_upper_tiers = true};
-                for (std::int32_t i = 0; i < 1'000; ++i)
-                    CHECK_FALSE(cache->reserve("m", Tokens{-1, i}, 10, Tier::user, sparing));
+                for (std::int32_t i = 0; i < 1'000; ++i) {
+                    cache->insert("m", Tokens{-1, i}, Whole{10}, Tier::user); // the only one to go
+                    static_cast<void>(cache->reserve("m", Tokens{-2, i}, 10, Tier::user, sparing));
+                    CHECK_FALSE(cache->reserve("m", Tokens{-3, i}, 30, Tier::user, sparing));
+                }
+                if (cache->stats(Tier::system).evicted > 0 || cache->stats(Tier::user).evicted == 0)
+                    FAIL("evicted " << cache->stats(Tier::user).evicted << " of the user tier");
             };
         };
     };
