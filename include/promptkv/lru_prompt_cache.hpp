@@ -86,7 +86,8 @@ struct NoMutex {
 /// Thread safety: const calls together are safe; any other call needs the caller's lock. A Lease or a
 /// Reservation may end on any thread without it. ConcurrentPromptCache has the lock inside.
 /// Exceptions: where a call throws, the cache is as it was before, except that what was evicted for the call
-/// stays evicted. A function that takes a model may throw what its hash or its comparison throws, beside what the function itself says.
+/// stays evicted. A function that takes a model may throw what its hash or its comparison throws, beside what
+/// the function itself says.
 /// Callers' code: the listener, `make` and the destructors of payloads run when the cache is whole, and
 /// may call it. A payload's other functions, and what `for_each` calls, must not.
 /// Overhead: about 300 bytes for an entry, and 4.2 bytes for each token of its key that no other key shares.

@@ -247,8 +247,7 @@ struct ReuseOrder {
         };
 
         Options options_;
-        TieredLRU::Order<R, TierEnum>
-            recency_; // the order of `for_each`; where the sweep finds no victim
+        TieredLRU::Order<R, TierEnum> recency_; // of for_each, and where a sweep finds none
         detail::ReuseLesson lesson_;
         std::optional<detail::LruWatch> watch_;
         std::array<Prompt, 256> prompts_{}; // of the last requests

@@ -50,30 +50,25 @@ public:
     };
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
     /// to evict. Where the policy says that `incoming`, an entry that is being stored, is the victim itself,
-    /// `give_up(wanted)` lowers `nbytes`, or sets it aside; false: it is declined. It is no victim where it was
-    /// set aside.
+    /// `give_up(wanted)` lowers `nbytes`, or sets it aside; false: it is declined. 0 bytes are wanted where it
+    /// is one entry too many. It is no victim where it was set aside.
     /// Requires: both are within the limits.
     template <class GiveUp = Nothing>
     Evicted make_room(CacheLimits limits, const std::size_t& nbytes, std::size_t entries,
                       const R* incoming = nullptr, GiveUp give_up = {}) noexcept {
         incoming_ = incoming;
         Evicted evicted;
-        while (!evicted.declined && parts_.ledger.size() > limits.max_entries - entries) {
-            if (evict_entry(evicted))
-                continue;
-            if (!std::exchange(evicted.declined, false))
-                break;
-            evicted.declined = !give_up(0); // a part of it is an entry as well
-        }
         while (!evicted.declined) {
-            const std::size_t most = less(limits.max_bytes, nbytes);
-            if (parts_.ledger.nbytes() <= most)
+            const bool is_crowded = parts_.ledger.size() > limits.max_entries - entries;
+            const std::size_t lacking =
+                less(parts_.ledger.nbytes(), less(limits.max_bytes, nbytes));
+            if (!is_crowded && lacking == 0)
                 break;
-            const std::size_t wanted = parts_.ledger.nbytes() - most;
-            if (evict_bytes(wanted, false, evicted))
+            const std::size_t wanted = is_crowded ? 0 : lacking; // bytes; 0: an entry
+            if (is_crowded ? evict_entry(evicted) : evict_bytes(wanted, false, evicted))
                 continue;
             const bool is_incoming = std::exchange(evicted.declined, false);
-            if (drop_passed(false, evicted))
+            if (!is_crowded && drop_passed(false, evicted))
                 continue;
             if (!is_incoming)
                 break;
@@ -123,8 +118,6 @@ public:
     }
 
 private:
-    static constexpr int max_longer = Index<R>::max_longer;
-    static constexpr int max_path = Index<R>::max_path;
     static constexpr int max_chances = 64;
 
     /// The policy's victim. Null: there is none, or it is the incoming entry, which `evicted` notes. Leased
@@ -191,7 +184,7 @@ private:
             Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
                 R& longer = *node->value;
                 found = may_leave(longer) && evict_from(longer, wanted, in_use, evicted);
-                return !found && ++asked < max_longer;
+                return !found && ++asked < Index<R>::max_longer;
             });
             if (found)
                 return true;
@@ -298,7 +291,7 @@ private:
         if (!record.superseded)
             return record;
         Node* node = record.node;
-        for (int i = 0; i < max_path && node->children.one_has_values(); ++i)
+        for (int i = 0; i < Index<R>::max_path && node->children.one_has_values(); ++i)
             node = node->children[0];
         R* best = &record;
         std::size_t best_gap = unlimited;
@@ -312,7 +305,7 @@ private:
                 best = pending;
             }
         };
-        for (int i = 0; i < 2 * max_path; ++i) {
+        for (int i = 0; i < 2 * Index<R>::max_path; ++i) {
             R* here = node->value;
             if (here != nullptr && here->is_entry && here != incoming_) {
                 judge(node->depth);

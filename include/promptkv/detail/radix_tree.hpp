@@ -76,9 +76,12 @@ public:
     /// The node's value is remembered from now on, or (false) no longer. `visibility_changed`, or another
     /// function for values, is to follow.
     void remembered_changed(const Node* node, bool is_remembered) noexcept {
-        if (is_resident(node))
-            remembered_ =
-                is_remembered ? remembered_ + node->edge_length : remembered_ - node->edge_length;
+        if (!is_resident(node))
+            return; // it counts as remembered before and afterwards
+        if (is_remembered)
+            remembered_ += node->edge_length;
+        else
+            remembered_ -= node->edge_length;
     }
 
     // structure //////////////////////////////////////////////////////////////
