@@ -7,6 +7,7 @@
 #include <promptkv/detail/block_records.hpp>
 #include <promptkv/detail/posix_files.hpp>
 #include <promptkv/detail/record_directory.hpp>
+#include <promptkv/detail/record_queue.hpp>
 #include <promptkv/detail/saturating.hpp>
 #include <promptkv/version.hpp>
 
@@ -14,14 +15,11 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
-#include <list>
 #include <mutex>
 #include <new>
 #include <optional>
 #include <span>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -120,8 +118,8 @@ public:
         }
         const std::lock_guard lock(mutex_);
         for (std::size_t i = 0; i < names.size(); ++i) {
-            const auto found = index_.find(names[i]);
-            infos[i] = found != index_.end() ? *found->second : RecordInfo{};
+            const RecordInfo* found = records_.find(names[i]);
+            infos[i] = found != nullptr ? *found : RecordInfo{};
         }
         return true;
     }
@@ -195,10 +193,8 @@ public:
     /// Nothing is written: after a restart the order of use does not know of it.
     void touch(std::span<const BlockName> names) {
         const std::lock_guard lock(mutex_);
-        for (const BlockName& name : names) {
-            if (const auto found = index_.find(name); found != index_.end())
-                used_now(found->second);
-        }
+        for (const BlockName& name : names)
+            records_.use(name);
     }
 
     /// What was set aside is deleted as well: nobody can say whose state it is.
@@ -237,9 +233,8 @@ public:
         std::vector<RecordInfo> infos;
         {
             const std::lock_guard lock(mutex_);
-            infos.reserve(index_.size());
-            for (const Records* records : {&ends_, &continued_})
-                infos.insert(infos.end(), records->begin(), records->end());
+            infos.reserve(records_.size());
+            records_.for_each([&](const RecordInfo& info) { infos.push_back(info); });
         }
         for (const RecordInfo& info : infos)
             f(info);
@@ -250,25 +245,15 @@ public:
     [[nodiscard]] Stats stats() const {
         const std::lock_guard lock(mutex_);
         Stats stats = stats_;
-        stats.records = index_.size();
+        stats.records = records_.size();
         stats.nbytes = used_;
         return stats;
     }
 
 private:
-    struct Stored : RecordInfo {
-        explicit Stored(const RecordInfo& info) : RecordInfo(info) {}
-        std::uint64_t used = 0;    // which use was its last
-        std::uint64_t written = 0; // which write made its file
-        bool is_continued = false; // by another record
-    };
-    using Records = std::list<Stored>;
-    using Index = std::unordered_map<BlockName, Records::iterator>;
-    using Counts = std::unordered_map<BlockName, std::size_t>;
+    using Records = detail::RecordQueue::Records;
 
-    static constexpr int most_passed = 1024; // records, to find a place among the ends
-
-    /// What the index knew of a record when it was asked.
+    /// What was known of a record when it was asked for.
     struct Known {
         std::uint64_t nbytes = 0;
         std::uint64_t written = 0;
@@ -289,20 +274,11 @@ private:
             [&](const char* file, std::uint64_t size) { move_aside(file, size); },
             [&] { ++stats_.foreign; });
         std::sort(found.begin(), found.end(),
-                  [](const Found& a, const Found& b) { return a.used > b.used; });
+                  [](const Found& a, const Found& b) { return a.used < b.used; });
         for (const Found& each : found) {
+            records_.insert(detail::RecordQueue::Incoming(each.info));
             last_used_ = (std::max)(last_used_, each.used);
             used_ += detail::disk_bytes(each.info.nbytes);
-            index_.emplace(each.info.name, ends_.emplace(ends_.end(), each.info));
-            ++children_[each.info.parent];
-        }
-        uses_ = ends_.size();
-        std::uint64_t used = uses_;
-        for (auto record = ends_.begin(); record != ends_.end();) {
-            record->used = used--;
-            const auto each = record++;
-            if (children_.contains(each->name))
-                park(each);
         }
         make_room(0, 0); // the budget may be smaller than it was
         make_room(0, options_.min_free_bytes);
@@ -329,11 +305,10 @@ private:
         detail::FileTime now = 0;
         {
             const std::lock_guard lock(mutex_);
-            const auto found = index_.find(name);
-            if (found == index_.end())
+            const auto* record = records_.use(name);
+            if (record == nullptr)
                 return std::nullopt;
-            used_now(found->second);
-            known = {found->second->nbytes, found->second->written};
+            known = {record->nbytes, record->written};
             now = next_time();
         }
         directory_.set_time(name, now);
@@ -347,10 +322,10 @@ private:
             ++stats_.failed;
             return false;
         }
-        const auto found = index_.find(name);
+        const auto* record = records_.find(name);
         if (options_.read_only) {
             ++stats_.vanished;
-        } else if (found != index_.end() && found->second->written == known.written) {
+        } else if (record != nullptr && record->written == known.written) {
             forget(name); // else this store evicted it, and maybe wrote it anew
             ++stats_.vanished;
             if (error == ELOOP) // a link in its place
@@ -359,52 +334,13 @@ private:
         return true;
     }
 
-    // the index; all of it under the lock ////////////////////////////////////
-
-    void used_now(Records::iterator record) {
-        record->used = ++uses_;
-        Records& in = record->is_continued ? continued_ : ends_;
-        in.splice(in.begin(), in, record);
-    }
-    /// Another record continues it from now on.
-    void park(Records::iterator record) {
-        record->is_continued = true;
-        continued_.splice(continued_.begin(), ends_, record);
-    }
-    /// No record continues it any more: it gets the place among the ends that its last use gives it, or one
-    /// near that.
-    void unpark(Records::iterator record) {
-        record->is_continued = false;
-        auto place = ends_.end();
-        for (int passed = 0; place != ends_.begin() && passed < most_passed; ++passed) {
-            if (std::prev(place)->used > record->used)
-                break;
-            --place;
-        }
-        ends_.splice(place, continued_, record);
-    }
-
-    /// Takes a record out of the index. Returns its size.
+    /// Takes a record out of the account. Returns its size. Under the lock.
     std::optional<std::uint64_t> forget(const BlockName& name) {
-        const auto found = index_.find(name);
-        if (found == index_.end())
-            return std::nullopt;
         Records gone;
-        unlink(found->second, gone);
+        if (!records_.take(name, gone))
+            return std::nullopt;
+        used_ -= detail::disk_bytes(gone.front().nbytes);
         return gone.front().nbytes;
-    }
-    /// Moves a record from the index and the account to the end of `gone`. Allocates nothing.
-    void unlink(Records::iterator record, Records& gone) {
-        used_ -= detail::disk_bytes(record->nbytes);
-        index_.erase(record->name);
-        gone.splice(gone.end(), record->is_continued ? continued_ : ends_, record);
-        const auto siblings = children_.find(record->parent);
-        if (--siblings->second > 0)
-            return;
-        children_.erase(siblings);
-        if (const auto parent = index_.find(record->parent);
-            parent != index_.end() && parent->second->is_continued)
-            unpark(parent->second);
     }
 
     // room ///////////////////////////////////////////////////////////////////
@@ -454,11 +390,6 @@ private:
                                                    detail::more(need, least));
     }
 
-    /// The least recently used record that no other continues. Under the lock. Requires: there is a record.
-    [[nodiscard]] Records::iterator coldest() {
-        return std::prev(ends_.empty() ? continued_.end() : ends_.end());
-    }
-
     /// Deletes what was set aside, then the least recently used records, until `need` more bytes fit, which
     /// are counted then. Nothing is deleted where that would not be enough. `least`: see has_room. `at_least`:
     /// bytes that are deleted whatever the account and the disk say.
@@ -475,14 +406,16 @@ private:
         }
         if (lacks)
             empty_aside();
-        Records victims; // without an allocation: what leaves the index leaves the disk
+        Records victims; // without an allocation: what leaves the account leaves the disk
         bool fits = false;
         {
             const std::lock_guard lock(mutex_);
             std::uint64_t freed = 0;
-            while (!index_.empty() && (freed < at_least || !has_room(need, freed, least))) {
-                unlink(coldest(), victims);
-                freed += detail::disk_bytes(victims.back().nbytes);
+            while (!records_.empty() && (freed < at_least || !has_room(need, freed, least))) {
+                records_.take_coldest(victims);
+                const std::uint64_t size = detail::disk_bytes(victims.back().nbytes);
+                used_ -= size;
+                freed += size;
             }
             fits = has_room(need, freed, least);
             if (fits)
@@ -514,18 +447,13 @@ private:
         if (need > options_.max_bytes)
             return PutResult::too_large;
         const std::lock_guard writing(writing_);
-        // All allocations of the index come first, so that a file that was written is in it.
-        Records record;
-        record.emplace_back(write.info).nbytes = write.record.size();
-        Index entry;
-        entry.emplace(write.info.name, record.begin());
-        Counts children;
-        children.emplace(write.info.parent, 0);
+        // All allocations come first, so that a file that was written is known.
+        RecordInfo info = write.info;
+        info.nbytes = write.record.size();
+        detail::RecordQueue::Incoming incoming(info);
         {
             const std::lock_guard lock(mutex_);
-            if (index_.size() + 1 >= index_.bucket_count())
-                index_.reserve(2 * index_.size() + 2);
-            children_.reserve(index_.bucket_count());
+            records_.reserve_one();
         }
         const std::uint64_t least = options_.min_free_bytes;
         if (!make_room(need, least))
@@ -544,31 +472,13 @@ private:
         }
         evicting_helps_ = true;
         const std::lock_guard lock(mutex_);
-        Records replaced;
-        if (const auto former = index_.find(write.info.name); former != index_.end())
-            unlink(former->second, replaced); // the rename has
-        enter(record, entry, children);
+        forget(info.name); // the rename has replaced its file
+        records_.insert(std::move(incoming));
         return PutResult::written;
     }
 
     [[nodiscard]] static bool is_full(int error) noexcept {
         return error == ENOSPC || error == EDQUOT;
-    }
-
-    /// A record was written: it is the most recently used one. Allocates nothing. Under the lock.
-    void enter(Records& one, Index& entry, Counts& children) {
-        const auto record = one.begin();
-        record->used = ++uses_;
-        record->written = ++writes_;
-        ends_.splice(ends_.begin(), one);
-        index_.merge(entry);
-        children_.merge(children);
-        ++children_.find(record->parent)->second;
-        if (children_.contains(record->name))
-            park(record);
-        if (const auto parent = index_.find(record->parent);
-            parent != index_.end() && !parent->second->is_continued)
-            park(parent->second);
     }
 
     /// Returns 0 or errno.
@@ -592,12 +502,7 @@ private:
     std::mutex writing_;         // one write at a time; taken before the other
     bool evicting_helps_ = true; // a full disk; under `writing_`
     mutable std::mutex mutex_;   // of what follows; never held while a record is read or written
-    Records ends_;               // records that no other continues, the most recently used first
-    Records continued_;          // the others, in any order
-    Index index_;
-    Counts children_; // of the records, and of those that some continue and that are not there
-    std::uint64_t uses_ = 0;
-    std::uint64_t writes_ = 0;
+    detail::RecordQueue records_;
     std::uint64_t used_ = 0;  // bytes on disk, with what is being written
     std::uint64_t aside_ = 0; // of these, what was set aside
     std::uint64_t counter_ = 0;
