@@ -141,22 +141,22 @@ TEST_CASE("A ledger says which bytes an entry holds alone") {
 TEST_CASE("A leased entry that leaves stays in the account until its lease ends") {
     Book book;
     R& record = book.add(blocks("abcd"));
-    auto lease = book.ledger.lease(*record.payload);
-    CHECK(book.ledger.leased().nbytes == 4);
-    CHECK(book.ledger.leased().entries == 1);
+    auto lease = book.ledger.leases().begin(*record.payload);
+    CHECK(book.ledger.leases().sums().nbytes == 4);
+    CHECK(book.ledger.leases().sums().entries == 1);
     CHECK(book.is_sound());
     const auto left = book.remove(record);
     CHECK(left.leased);
     CHECK(left.freed == 0);
     CHECK(book.ledger.size() == 0);
     CHECK(book.ledger.nbytes() == 4);
-    CHECK(book.ledger.leased().nbytes == 4);
-    CHECK(book.ledger.leased().entries == 0);
+    CHECK(book.ledger.leases().sums().nbytes == 4);
+    CHECK(book.ledger.leases().sums().entries == 0);
     CHECK(book.is_sound());
     lease.reset();
     CHECK(book.ledger.nbytes() == 0);
-    CHECK(book.ledger.leased().nbytes == 0);
-    book.ledger.drain([](R&) { FAIL("it is no entry any more"); });
+    CHECK(book.ledger.leases().sums().nbytes == 0);
+    book.ledger.leases().drain([](R&) { FAIL("it is no entry any more"); });
     CHECK(book.is_sound());
 }
 
@@ -165,25 +165,28 @@ TEST_CASE("drain names the entries that were set aside and whose last lease has 
     R& first = book.add(blocks("ab"));
     R& second = book.add(blocks("cd"));
     R& third = book.add(blocks("ef"));
-    auto of_first = book.ledger.lease(*first.payload);
-    auto again = book.ledger.lease(*first.payload);
-    auto of_second = book.ledger.lease(*second.payload);
-    auto of_third = book.ledger.lease(*third.payload);
-    CHECK(first.payload->set_aside());
-    CHECK(second.payload->set_aside());
+    auto of_first = book.ledger.leases().begin(*first.payload);
+    auto again = book.ledger.leases().begin(*first.payload);
+    auto of_second = book.ledger.leases().begin(*second.payload);
+    auto of_third = book.ledger.leases().begin(*third.payload);
+    for (R* record : {&first, &second}) {
+        record->aside = true;
+        record->set_aside_at = static_cast<std::uint32_t>(record == &second);
+        CHECK(record->payload->set_aside());
+    }
     std::vector<R*> ended;
     const auto note = [&ended](R& record) { ended.push_back(&record); };
-    book.ledger.drain(note);
+    book.ledger.leases().drain(note);
     CHECK(ended.empty());
     of_first.reset();
     of_third.reset();
-    book.ledger.drain(note);
+    book.ledger.leases().drain(note);
     CHECK(ended.empty()); // one lease is still held, and the third was not set aside
     again.reset();
-    book.ledger.drain(note);
+    book.ledger.leases().drain(note);
     CHECK(ended == std::vector<R*>{&first});
     of_second.reset();
-    book.ledger.drain(note);
+    book.ledger.leases().drain(note);
     CHECK(ended == std::vector<R*>{&first, &second});
     CHECK(book.is_sound());
 }
@@ -191,17 +194,17 @@ TEST_CASE("drain names the entries that were set aside and whose last lease has 
 TEST_CASE("The sums of leases that were not walked never say too little") {
     Book book;
     R& record = book.add(blocks("abcd"));
-    auto lease = book.ledger.lease(*record.payload);
+    auto lease = book.ledger.leases().begin(*record.payload);
     CHECK(book.ledger.pinned_at_most() == 4);
-    CHECK(book.ledger.leased_entries_at_most() == 1);
+    CHECK(book.ledger.leases().at_most().entries == 1);
     lease.reset();
-    CHECK(book.ledger.leased().nbytes == 0);
+    CHECK(book.ledger.leases().sums().nbytes == 0);
     CHECK(book.is_sound());
 
     SECTION("and follow the leases in the long run") {
         for (int i = 0; i < 100; ++i) {
             R& other = book.add(blocks("xy"));
-            book.ledger.lease(*other.payload).reset();
+            book.ledger.leases().begin(*other.payload).reset();
             book.remove(other);
         }
         CHECK(book.ledger.pinned_at_most() <= 10);
@@ -231,14 +234,14 @@ TEST_CASE("A payload may be leased that never was an entry") {
     Blocks prefix = record.kv().clone_prefix(2);
     auto lease = book.ledger.lease_apart([&] { return std::move(prefix); });
     CHECK(book.ledger.nbytes() == 4); // the block is shared
-    CHECK(book.ledger.leased().nbytes == 2);
-    CHECK(book.ledger.leased().entries == 0);
+    CHECK(book.ledger.leases().sums().nbytes == 2);
+    CHECK(book.ledger.leases().sums().entries == 0);
     CHECK(Ledger::held_alone(record, 0, false) == 2);
     book.remove(record);
     CHECK(book.ledger.nbytes() == 2);
     lease.reset();
     CHECK(book.ledger.nbytes() == 0);
-    book.ledger.drain([](R&) { FAIL("it never was an entry"); });
+    book.ledger.leases().drain([](R&) { FAIL("it never was an entry"); });
     CHECK(book.is_sound());
 }
 
@@ -252,7 +255,7 @@ TEST_CASE("A ledger ends the lease of such a payload, and hands the payload out"
     std::optional<Blocks> kv;
     {
         std::vector<promptkv::detail::PayloadLease<Blocks>> pins;
-        const auto walked = book.ledger.leased_blocks(pins);
+        const auto walked = book.ledger.pinned(pins);
         CHECK(walked.nbytes == 2);
         book.ledger.end_apart(lease, kv);
         CHECK_FALSE(kv); // the walk holds it too
@@ -265,23 +268,23 @@ TEST_CASE("A ledger ends the lease of such a payload, and hands the payload out"
     CHECK(kv->length() == 2);
     CHECK(book.ledger.nbytes() == (stays ? 4U : 0U));
     CHECK(book.ledger.pinned_at_most() == 0);
-    CHECK_FALSE(book.ledger.has_ended());
+    CHECK_FALSE(book.ledger.leases().has_ended());
     CHECK(book.is_sound());
 }
 
-TEST_CASE("leased_blocks counts the blocks of leased payloads once, and pins the payloads") {
+TEST_CASE("pinned counts the blocks of leased payloads once, and pins the payloads") {
     Book book;
     const Blocks kv = blocks("abcd");
     R& first = book.add(kv.clone_prefix(4));
     Blocks branch = kv.clone_prefix(2);
     append_rest(branch, "abxy");
     R& second = book.add(std::move(branch));
-    auto of_first = book.ledger.lease(*first.payload);
-    auto of_second = book.ledger.lease(*second.payload);
+    auto of_first = book.ledger.leases().begin(*first.payload);
+    auto of_second = book.ledger.leases().begin(*second.payload);
     const auto held = book.ledger.reserve(10);
-    CHECK(book.ledger.leased().nbytes == 8);
+    CHECK(book.ledger.leases().sums().nbytes == 8);
     std::vector<promptkv::detail::PayloadLease<Blocks>> pins;
-    const auto leased = book.ledger.leased_blocks(pins);
+    const auto leased = book.ledger.pinned(pins);
     CHECK(leased.nbytes == 6 + 10);
     CHECK(leased.blocks.size() == 3);
     CHECK(leased.blocks.contains(&kv.blocks()[1].use()));
@@ -296,7 +299,7 @@ TEST_CASE("A lease may outlive its ledger") {
     promptkv::detail::PayloadLease<Blocks> lease;
     {
         Book book;
-        lease = book.ledger.lease(*book.add(blocks("abcd")).payload);
+        lease = book.ledger.leases().begin(*book.add(blocks("abcd")).payload);
     }
     CHECK(text_of(lease.get()->kv) == "abcd");
     lease.reset();

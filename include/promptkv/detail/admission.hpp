@@ -94,7 +94,7 @@ present_or_stored(const Parts<R>& parts, const typename Index<R>::Spot& spot, st
 }
 
 /// Decides. A result of `stored` with fewer tokens than the key has means that this part of it fits;
-/// whether that part needs to be stored is decided anew. `pins`: see Ledger::leased_blocks.
+/// whether that part needs to be stored is decided anew. `pins`: see Ledger::pinned.
 template <class R>
 [[nodiscard]] Decision<R> decide(const Parts<R>& parts, const typename Index<R>::Spot& spot,
                                  const Incoming<typename R::KV>& incoming,
@@ -117,15 +117,15 @@ template <class R>
     const R* own = spot.record(n);
     const bool own_leased = own != nullptr && own->is_entry && own->payload->leased();
     const std::size_t max_entries = parts.options.max_entries;
-    if (parts.ledger.leased_entries_at_most() >= max_entries &&
-        less(parts.ledger.leased().entries, own_leased ? 1 : 0) >= max_entries)
+    if (parts.ledger.leases().at_most().entries >= max_entries &&
+        less(parts.ledger.leases().sums().entries, own_leased ? 1 : 0) >= max_entries)
         return {Outcome::no_room, 0, nullptr};
 
     // The sum over the leased payloads never says less than is held; only where it refuses are the
     // blocks counted one by one.
     if (!over && incoming.nbytes <= less(max_bytes, parts.ledger.pinned_at_most()))
         return needed;
-    const LeasedBlocks leased = parts.ledger.leased_blocks(pins);
+    const LeasedBlocks leased = parts.ledger.pinned(pins);
     const std::size_t room = less(max_bytes, leased.nbytes);
     const auto needs = [&](std::size_t first) {
         return less(bytes_of_first(incoming, first), leased_of_first(incoming, first, leased));
@@ -154,7 +154,7 @@ template <class R>
         part = served_prefix(*incoming.kv, n, part);
     if (part == 0) // where leases take room, some of it may fit later
         return {over && leased.nbytes == 0 ? Outcome::too_large : Outcome::no_room, 0, nullptr};
-    if (own_leased && parts.ledger.leased().entries >= max_entries)
+    if (own_leased && parts.ledger.leases().sums().entries >= max_entries)
         return {Outcome::no_room, 0, nullptr}; // the part is another key
     return {Outcome::stored, part, nullptr};
 }

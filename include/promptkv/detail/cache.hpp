@@ -127,7 +127,7 @@ public:
     }
 
     [[nodiscard]] PayloadLease<KV> lease(R& record) noexcept {
-        return parts_.ledger.lease(*record.payload);
+        return parts_.ledger.leases().begin(*record.payload);
     }
 
     /// Moves the match's payload out, cut to what is reused, and removes the entry.
@@ -293,7 +293,7 @@ public:
             order = parts_.order.nbytes();
         return order + parts_.index.nbytes() + size() * (sizeof(R) + payload) +
                parts_.index.remembered_keys() * sizeof(R) +
-               parts_.ledger.leased_apart() * sizeof(Payload) + reservations_.nbytes();
+               parts_.ledger.leases().apart() * sizeof(Payload) + reservations_.nbytes();
     }
     [[nodiscard]] std::vector<HitRatioPoint> hit_ratio_curve() const {
         if constexpr (observes_edges<typename R::Policy>)
@@ -304,7 +304,7 @@ public:
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;
         stats.bytes_referenced = parts_.ledger.referenced();
-        stats.bytes_leased = parts_.ledger.leased().nbytes;
+        stats.bytes_leased = parts_.ledger.leases().sums().nbytes;
         stats.bytes_reserved = parts_.ledger.reserved();
         stats.peak_nbytes = parts_.ledger.peak();
         return stats;
@@ -354,56 +354,15 @@ public:
 private:
     /// Returns the entries whose last lease ended to the policy; those set aside first are the coldest.
     void drain() noexcept {
-        if (!parts_.ledger.has_ended())
-            return;
-        Payload* back = nullptr; // a chain; no lease can queue these payloads before the call ends
-        parts_.ledger.drain([&](R& record) {
-            if (record.is_aside() && !record.payload->set_aside())
-                record.payload->next_ended = std::exchange(back, record.payload);
-        });
-        if (back != nullptr && back->next_ended != nullptr)
-            back = sorted(back);
-        while (back != nullptr)
-            parts_.put_back(record_of(*std::exchange(back, back->next_ended)));
+        Leases<R>& leases = parts_.ledger.leases();
+        if (leases.has_ended())
+            leases.drain([this](R& record) { parts_.put_back(record); });
     }
 
     /// Evicts what was leased when a limit was lowered.
     void keep_limits(Call& call) noexcept {
         if (size() > limits().max_entries || nbytes() > limits().max_bytes)
             Eviction<R>(parts_, call.gone).make_room(limits(), 0, 0);
-    }
-
-    [[nodiscard]] static R& record_of(const Payload& payload) noexcept {
-        return *static_cast<R*>(payload.record);
-    }
-    /// Sorts a chain: those that were set aside last come first.
-    [[nodiscard]] static Payload* sorted(Payload* chain) noexcept {
-        std::array<Payload*, 32> parts{}; // part i is empty or has 2^i payloads
-        while (chain != nullptr) {
-            Payload* part = std::exchange(chain, chain->next_ended);
-            part->next_ended = nullptr;
-            std::size_t i = 0;
-            for (; i + 1 < parts.size() && parts[i] != nullptr; ++i)
-                part = merged(std::exchange(parts[i], nullptr), part);
-            parts[i] = merged(parts[i], part);
-        }
-        Payload* all = nullptr;
-        for (Payload* part : parts)
-            all = merged(all, part);
-        return all;
-    }
-    /// Two sorted chains as one.
-    [[nodiscard]] static Payload* merged(Payload* a, Payload* b) noexcept {
-        Payload* first = nullptr;
-        Payload** at = &first;
-        while (a != nullptr && b != nullptr) {
-            Payload*& next = record_of(*a).set_aside_at > record_of(*b).set_aside_at ? a : b;
-            *at = next;
-            at = &(*at)->next_ended;
-            next = *at;
-        }
-        *at = a != nullptr ? a : b;
-        return first;
     }
 
     // deciding ///////////////////////////////////////////////////////////////

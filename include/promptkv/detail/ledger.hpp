@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_DETAIL_LEDGER_HPP
 #define PROMPTKV_DETAIL_LEDGER_HPP
 
+#include <promptkv/detail/leases.hpp>
 #include <promptkv/detail/saturating.hpp>
 #include <promptkv/detail/shared_payload.hpp>
 #include <promptkv/kv_traits.hpp>
@@ -17,7 +18,6 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -36,12 +36,6 @@ struct GiveBack {
 template <class KV>
 using HeldBytes = std::unique_ptr<Account<KV>, GiveBack<KV>>;
 
-/// The blocks of the leased payloads, each once.
-struct LeasedBlocks {
-    std::unordered_set<const BlockUse*> blocks;
-    std::size_t nbytes = 0; // with what else these payloads refer to, and with what is reserved
-};
-
 /// The only writer of bytes and counts.
 ///
 /// Thread safety: none, but the account that it shares with leases.
@@ -52,25 +46,17 @@ public:
     using TierEnum = typename R::TierEnum;
     using Payload = SharedPayload<KV>;
 
-    Ledger() : account_(new Account<KV>) {}
+    Ledger() = default;
     Ledger(const Ledger&) = delete;
     Ledger& operator=(const Ledger&) = delete;
-    /// Leases may outlive it: from now on the last one deletes its payload.
-    ~Ledger() {
-        while (leased_.first != nullptr)
-            unlist(*leased_.first);
-        Payload* ended = account_->ended.exchange(Payload::closed(), std::memory_order_acq_rel);
-        while (ended != nullptr)
-            std::exchange(ended, ended->next_ended)->drop(Payload::queued);
-        account_->release();
-    }
+    ~Ledger() = default;
 
     // entries ////////////////////////////////////////////////////////////////
 
     /// Counts the blocks of a payload that is about to be stored, so that no eviction frees them.
     /// Returns the bytes that it needs beyond what is held already.
     [[nodiscard]] std::size_t hold(const KV& kv, std::size_t nbytes) noexcept {
-        return less(nbytes, store_blocks(kv, account_));
+        return less(nbytes, store_blocks(kv, account_.get()));
     }
 
     /// An entry's payload is stored now; `hold` returned `added` for it.
@@ -94,12 +80,12 @@ public:
         refer(record, 0 - payload.nbytes);
         std::size_t held = 0;
         if (payload.leased()) {
-            pin_blocks(payload.kv, account_); // first, so that they are held all the time
+            pin_blocks(payload.kv, account_.get()); // first, so that they are held all the time
             unstore_blocks(payload.kv, 0);
             const std::uint32_t before =
                 payload.owners.fetch_and(~Payload::in_cache, std::memory_order_acq_rel);
             if ((before & Payload::leases) != 0) {
-                --leased_.entries;
+                leases_.entry_left();
                 return {0, true};
             }
             payload.owners.fetch_or(Payload::in_cache, std::memory_order_relaxed); // it has ended
@@ -107,7 +93,7 @@ public:
         } else {
             held = unstore_blocks(payload.kv, 0);
         }
-        forget_leases(payload);
+        leases_.forget(payload);
         const std::size_t freed = less(payload.nbytes, held);
         account_->bytes.fetch_sub(freed, std::memory_order_relaxed);
         return {freed, false};
@@ -130,7 +116,7 @@ public:
     };
     /// Cuts an entry's payload. Requires: it is not leased.
     [[nodiscard]] Cut cut(R& record, std::size_t n) noexcept {
-        forget_leases(*record.payload);
+        leases_.forget(*record.payload);
         Cut cut = shorten(*record.payload, n);
         refer(record, 0 - cut.nbytes);
         account_->bytes.fetch_sub(cut.freed, std::memory_order_relaxed);
@@ -149,17 +135,8 @@ public:
 
     // leases and reservations ////////////////////////////////////////////////
 
-    [[nodiscard]] PayloadLease<KV> lease(Payload& payload) noexcept {
-        if (is_listed(payload)) {
-            payload.owners.fetch_add(1, std::memory_order_relaxed);
-        } else {
-            payload.owners.fetch_add(Payload::listed + 1, std::memory_order_relaxed);
-            tidy_leased();
-            tidy_leased();
-            enlist(payload);
-        }
-        return PayloadLease<KV>(&payload);
-    }
+    [[nodiscard]] Leases<R>& leases() noexcept { return leases_; }
+    [[nodiscard]] const Leases<R>& leases() const noexcept { return leases_; }
 
     /// Leases a payload that never was an entry: what a reservation shares. Throws what an allocation or
     /// `make()`, which returns it, throws.
@@ -174,11 +151,11 @@ public:
         std::size_t added = 0;
         for_each_block(kv, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
             payload->nbytes += block_bytes;
-            added += use.pin(account_) ? block_bytes : 0;
+            added += use.pin(account_.get()) ? block_bytes : 0;
         });
         payload->emplace(std::move(kv));
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
-        PayloadLease<KV> lease = this->lease(*payload);
+        PayloadLease<KV> lease = leases_.begin(*payload);
         payload->owners.fetch_and(~Payload::in_cache, std::memory_order_relaxed);
         return lease;
     }
@@ -193,57 +170,21 @@ public:
         account_->bytes.fetch_sub(less(payload.nbytes, held), std::memory_order_relaxed);
         kv.emplace(std::move(payload.kv));
         payload.destroy_kv();
-        forget_leases(payload);
+        leases_.forget(payload);
         lease.reset();
-    }
-
-    /// Whether there is something to drain.
-    [[nodiscard]] bool has_ended() const noexcept {
-        return account_->ended.load(std::memory_order_relaxed) != nullptr;
-    }
-    /// Takes the payloads that last leases queued since the last drain. Calls `f(record)` for those that
-    /// are entries: they were set aside, and may be leased again.
-    template <class F>
-    void drain(F f) noexcept {
-        Payload* ended = account_->ended.exchange(nullptr, std::memory_order_acquire);
-        while (ended != nullptr) {
-            Payload& payload = *std::exchange(ended, ended->next_ended);
-            auto* record = static_cast<R*>(payload.record);
-            if (!payload.leased())
-                forget_leases(payload);
-            payload.drop(Payload::queued); // NOLINT: the stack is an owner
-            if (record != nullptr)
-                f(*record);
-        }
     }
 
     [[nodiscard]] HeldBytes<KV> reserve(std::size_t nbytes) noexcept {
         account_->owners.fetch_add(1, std::memory_order_relaxed);
         account_->reserved.fetch_add(nbytes, std::memory_order_relaxed);
         note_peak();
-        return HeldBytes<KV>(account_, GiveBack<KV>{nbytes});
+        return HeldBytes<KV>(account_.get(), GiveBack<KV>{nbytes});
     }
 
-    /// Walks the leased payloads. `pins` get leases that keep them there meanwhile; end them without a
-    /// lock. Throws what an allocation throws.
-    [[nodiscard]] LeasedBlocks leased_blocks(std::vector<PayloadLease<KV>>& pins) const {
-        LeasedBlocks leased;
-        leased.nbytes = reserved();
-        for (Payload* payload = leased_.first; payload != nullptr; payload = payload->next) {
-            auto& pin = pins.emplace_back();
-            if (!payload->share_lease()) {
-                pins.pop_back();
-                continue;
-            }
-            pin.reset(payload);
-            std::size_t nbytes = payload->nbytes;
-            for_each_block(payload->kv,
-                           [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-                               if (!leased.blocks.insert(&use).second)
-                                   nbytes = less(nbytes, block_bytes);
-                           });
-            leased.nbytes += nbytes;
-        }
+    /// The blocks of the leased payloads; their bytes, with what is reserved. See Leases::blocks.
+    [[nodiscard]] LeasedBlocks pinned(std::vector<PayloadLease<KV>>& pins) const {
+        LeasedBlocks leased = leases_.blocks(pins);
+        leased.nbytes = more(leased.nbytes, reserved());
         return leased;
     }
 
@@ -258,33 +199,9 @@ public:
     [[nodiscard]] std::size_t reserved() const noexcept {
         return account_->reserved.load(std::memory_order_acquire);
     }
-    /// What is reserved, and never less than what leased payloads refer to; some of these leases may have
-    /// ended.
+    /// What is reserved, and never less than what leased payloads refer to.
     [[nodiscard]] std::size_t pinned_at_most() const noexcept {
-        return more(leased_.nbytes, reserved());
-    }
-    [[nodiscard]] std::size_t leased_entries_at_most() const noexcept { return leased_.entries; }
-    /// What leased payloads refer to, and how many are entries. O(leased payloads).
-    struct Leased {
-        std::size_t nbytes = 0;
-        std::size_t entries = 0;
-    };
-    [[nodiscard]] Leased leased() const noexcept {
-        Leased leased;
-        for (const Payload* payload = leased_.first; payload != nullptr; payload = payload->next) {
-            if (payload->leased()) {
-                leased.nbytes += payload->nbytes;
-                leased.entries += payload->record != nullptr ? 1 : 0;
-            }
-        }
-        return leased;
-    }
-    /// How many payloads are leased that are no entry's. O(leased payloads).
-    [[nodiscard]] std::size_t leased_apart() const noexcept {
-        std::size_t n = 0;
-        for (const Payload* payload = leased_.first; payload != nullptr; payload = payload->next)
-            n += payload->record == nullptr ? 1 : 0;
-        return n;
+        return more(leases_.at_most().nbytes, reserved());
     }
     [[nodiscard]] std::size_t referenced() const noexcept { return referenced_; }
     [[nodiscard]] std::size_t peak() const noexcept { return peak_; }
@@ -324,7 +241,6 @@ public:
     template <class EachEntry>
     [[nodiscard]] bool check_invariants(EachEntry each_entry) const {
         std::size_t entries = 0, bytes = 0, referenced = 0;
-        Leased listed;
         std::array<Sums, tier_traits<TierEnum>::count> tiers{};
         std::unordered_map<const BlockUse*, std::uint32_t> blocks;
         bool sound = true;
@@ -347,23 +263,19 @@ public:
             sound = sound && record.payload->record == &record &&
                     record.payload->nbytes == kv_traits<KV>::nbytes(record.kv());
         });
-        for (Payload* payload = leased_.first; payload != nullptr; payload = payload->next) {
-            listed.nbytes += payload->nbytes;
-            listed.entries += payload->record != nullptr ? 1 : 0;
-            sound = sound && is_listed(*payload);
-            if (payload->record == nullptr && payload->share_lease()) {
-                const PayloadLease<KV> pin(payload);
-                count(*payload);
+        leases_.for_each([&](Payload& payload) {
+            if (payload.record == nullptr && payload.share_lease()) {
+                const PayloadLease<KV> pin(&payload);
+                count(payload);
             }
-        }
+        });
         for (const auto& block : blocks)
             sound = sound && block.first->count() == block.second;
         for (std::size_t i = 0; i < tiers.size(); ++i)
             sound = sound && tiers[i].entries == tiers_[i].entries &&
                     tiers[i].nbytes == tiers_[i].nbytes;
         return sound && entries == size_ && referenced == referenced_ &&
-               bytes + reserved() == nbytes() && listed.nbytes == leased_.nbytes &&
-               listed.entries == leased_.entries;
+               bytes + reserved() == nbytes() && leases_.check_invariants();
     }
 
 private:
@@ -400,61 +312,13 @@ private:
         tiers_[tier_index(record.tier)].nbytes += nbytes;
     }
 
-    // payloads that were leased //////////////////////////////////////////////
-
-    /// A list, the latest first, and its sums. Leases end without a word, so ended ones are taken off
-    /// later: at the latest when as many others have begun.
-    struct LeasedList {
-        Payload* first = nullptr;
-        Payload* last = nullptr;
-        std::size_t nbytes = 0;
-        std::size_t entries = 0;
-    };
-
-    [[nodiscard]] static bool is_listed(const Payload& payload) noexcept {
-        return (payload.owners.load(std::memory_order_relaxed) & Payload::listed) != 0;
-    }
-    void enlist(Payload& payload) noexcept {
-        payload.prev = nullptr;
-        payload.next = leased_.first;
-        (leased_.first != nullptr ? leased_.first->prev : leased_.last) = &payload; // NOLINT
-        leased_.first = &payload;
-        leased_.nbytes += payload.nbytes;
-        leased_.entries += payload.record != nullptr ? 1 : 0;
-    }
-    void take_off(Payload& payload) noexcept {
-        (payload.prev != nullptr ? payload.prev->next : leased_.first) = payload.next;
-        (payload.next != nullptr ? payload.next->prev : leased_.last) = payload.prev;
-        leased_.nbytes -= payload.nbytes;
-        leased_.entries -= payload.record != nullptr ? 1 : 0;
-    }
-    /// May delete the payload.
-    void unlist(Payload& payload) noexcept {
-        take_off(payload);
-        payload.drop(Payload::listed);
-    }
-    /// Requires: the payload has no lease, and another owner.
-    void forget_leases(Payload& payload) noexcept {
-        if (is_listed(payload))
-            unlist(payload);
-    }
-    /// Looks at the last one of the list.
-    void tidy_leased() noexcept {
-        Payload* last = leased_.last;
-        if (last == nullptr)
-            return;
-        if (last->leased()) { // NOLINT: a payload on the list is not deleted
-            take_off(*last);
-            enlist(*last);
-        } else {
-            unlist(*last);
-        }
-    }
-
     void note_peak() noexcept { peak_ = (std::max)(peak_, nbytes()); }
 
-    Account<KV>* account_;
-    LeasedList leased_;
+    struct Release {
+        void operator()(Account<KV>* account) const noexcept { account->release(); }
+    };
+    std::unique_ptr<Account<KV>, Release> account_{new Account<KV>};
+    Leases<R> leases_{*account_};
     std::size_t size_ = 0;
     std::size_t referenced_ = 0;
     std::size_t peak_ = 0;

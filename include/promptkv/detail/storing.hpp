@@ -130,7 +130,8 @@ private:
             const std::size_t max_bytes = parts_.options.max_bytes;
             const Ledger<R>& ledger = parts_.ledger;
             if (payload.nbytes > less(max_bytes, ledger.pinned_at_most()) &&
-                payload.nbytes > less(max_bytes, more(ledger.leased().nbytes, ledger.reserved()))) {
+                payload.nbytes >
+                    less(max_bytes, more(ledger.leases().sums().nbytes, ledger.reserved()))) {
                 insert.inserted.outcome = Outcome::no_room;
                 insert.inserted.tokens = 0;
                 return false;
