@@ -3,15 +3,14 @@
 #ifndef PROMPTKV_DETAIL_RADIX_TREE_HPP
 #define PROMPTKV_DETAIL_RADIX_TREE_HPP
 
+#include <promptkv/detail/edge_runs.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/radix_node.hpp>
-#include <promptkv/detail/run.hpp>
 #include <promptkv/version.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -21,15 +20,6 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// A compressed radix tree: its structure, and the nearest visible value below each node.
 ///
-///     run   1 2 3 4 5          one allocation
-///           |---| |-|          the edges of a node and its child, after a split behind the 3
-///
-/// The pieces of a run lie on one path, one after the other, without gaps. A split cuts a piece in
-/// two without copying a token, and joining two pieces of a run copies none either. Two edges of
-/// different runs are joined by copying the shorter one to the longer one, where there is spare room
-/// for it; a new run gets a little spare room. So a token is copied a few times at most, however many
-/// joins an edge goes through. At least half of a run's tokens are in use.
-///
 /// The owner of a node's value sets and clears it, and calls `value_added` and `value_removed`.
 /// Exceptions: only `node_at` and `split` can throw, and change nothing then.
 template <class Slot, class Token, class Hook>
@@ -37,6 +27,7 @@ class RadixTree {
 public:
     using Node = RadixNode<Slot, Token, Hook>;
     using Key = std::span<const Token>;
+    using Runs = EdgeRuns<Node, Token>;
 
     struct Place {
         Node* node = nullptr;   // the last one that the key reaches in full; null: there is none
@@ -98,7 +89,7 @@ public:
             return place.inside == nullptr ? place.node : split(place.inside, place.common);
         if (place.inside == nullptr && place.node != root_ && place.node->children.size() == 0)
             return grow(place.node, rest);
-        auto leaf = make_leaf({}, rest);
+        auto leaf = Runs::make_leaf({}, rest);
         Node* parent = place.node;
         if (place.inside != nullptr)
             parent = split(place.inside, place.common, 1);
@@ -138,12 +129,10 @@ public:
     void shorten(Node* node, std::size_t depth) noexcept {
         const std::uint32_t cut = node->depth - static_cast<std::uint32_t>(depth);
         node->depth -= cut;
-        node->edge_length -= cut;
         tokens_ -= cut;
         if (is_remembered(node))
             remembered_ -= cut;
-        node->run->release(cut);
-        compact(node);
+        runs_.shorten(node, cut);
         if (node->nearest == nullptr)
             return;
         for (Node* below = node; below->parent != nullptr; below = below->parent) {
@@ -173,6 +162,7 @@ public:
         }
         delete std::exchange(root_, nullptr);
         size_ = bytes_ = node_count_ = tokens_ = remembered_ = 0;
+        runs_ = {};
         unmerged_ = false;
     }
 
@@ -180,6 +170,7 @@ public:
         std::swap(root_, other.root_);
         std::swap(size_, other.size_);
         std::swap(node_count_, other.node_count_);
+        std::swap(runs_, other.runs_);
         std::swap(bytes_, other.bytes_);
         std::swap(tokens_, other.tokens_);
         std::swap(remembered_, other.remembered_);
@@ -266,7 +257,8 @@ public:
     /// Tokens of the edges whose value is remembered, or that have no resident value at or below.
     [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
-        return node_count() * sizeof(Node) + bytes_ + (root_ ? root_->children.nbytes() : 0);
+        return node_count() * sizeof(Node) + runs_.nbytes() + bytes_ +
+               (root_ ? root_->children.nbytes() : 0);
     }
 
     [[nodiscard]] bool check_invariants() const noexcept {
@@ -303,8 +295,8 @@ public:
             if (!node->value && node->children.size() < (unmerged_ ? 1U : 2U))
                 return false;
         }
-        return values == size_ && nodes == node_count() && bytes == bytes_ && tokens == tokens_ &&
-               remembered == remembered_;
+        return values == size_ && nodes == node_count() && bytes == runs_.nbytes() + bytes_ &&
+               tokens == tokens_ && remembered == remembered_;
     }
 
 private:
@@ -339,18 +331,6 @@ private:
 
     // nodes //////////////////////////////////////////////////////////////////
 
-    /// A node with a run of its own. The run begins with the tokens `before` the edge, not in use yet.
-    [[nodiscard]] static std::unique_ptr<Node> make_leaf(Key before, Key edge) {
-        auto node = std::make_unique<Node>();
-        node->run = Run<Token>::make(static_cast<std::uint32_t>(before.size() + edge.size()));
-        node->run->live = node->edge_length = static_cast<std::uint32_t>(edge.size());
-        node->offset = static_cast<std::uint32_t>(before.size());
-        if (!before.empty())
-            std::memcpy(node->run->tokens(), before.data(), before.size_bytes());
-        std::memcpy(node->run->tokens() + before.size(), edge.data(), edge.size_bytes());
-        return node;
-    }
-
     /// Makes room for one more child and counts the bytes, except the root's, which nbytes() asks for.
     void reserve_child(Node* node) {
         const std::size_t before = node->children.nbytes();
@@ -362,7 +342,7 @@ private:
     Node* add_child(Node* parent, std::unique_ptr<Node> child) noexcept {
         child->parent = parent;
         child->depth = parent->depth + child->edge_length;
-        bytes_ += child->run->nbytes();
+        runs_.add(*child);
         tokens_ += child->edge_length;
         ++node_count_;
         remembered_ += child->edge_length; // until it has a value
@@ -374,15 +354,9 @@ private:
     /// Adds a child to a leaf, and copies the leaf's edge before the child's. When the value at the leaf
     /// is removed because the longer one replaces it, the two edges are joined without a copy.
     [[nodiscard]] Node* grow(Node* leaf, Key rest) {
-        auto child = make_leaf(Key(leaf->edge(), leaf->edge_length), rest);
+        auto child = Runs::make_leaf(Key(leaf->edge(), leaf->edge_length), rest);
         reserve_child(leaf);
-        Node* above = leaf->parent->run == leaf->run ? leaf->parent : nullptr;
-        release_edge(leaf);
-        leaf->run = child->run;
-        leaf->run->live += leaf->edge_length;
-        leaf->offset = 0;
-        if (above != nullptr)
-            compact(above);
+        runs_.move_to_run_of(*child, leaf);
         return add_child(leaf, std::move(child));
     }
 
@@ -390,16 +364,9 @@ private:
     void delete_node(Node* node) noexcept {
         bytes_ -= node->children.nbytes();
         tokens_ -= node->edge_length;
-        release_edge(node);
+        runs_.release(node);
         --node_count_;
         delete node;
-    }
-
-    void release_edge(Node* node) noexcept {
-        Run<Token>* run = std::exchange(node->run, nullptr);
-        if (run->live == node->edge_length)
-            bytes_ -= run->nbytes();
-        run->release(node->edge_length);
     }
 
     /// Removes a node that lost its value, or joins it with its only child; then does so above.
@@ -418,7 +385,7 @@ private:
             const bool shared = parent->run == node->run;
             delete_node(node);
             if (shared)
-                compact(parent);
+                runs_.compact(parent);
             node = parent;
         }
         if (node != root_ && !node->value && node->children.size() == 1)
@@ -440,17 +407,9 @@ private:
     void merge(Node* node) noexcept {
         Node* child = node->children[0];
         const std::uint32_t joined = node->edge_length;
-        if (child->run == node->run) {
-            child->offset = node->offset;
-            child->edge_length += node->edge_length;
-            node->run = nullptr;
-        } else {
-            const bool fits = node->edge_length >= child->edge_length ? append(node, child)
-                                                                      : prepend(node, child);
-            if (!fits && !join_in_new_run(node, child)) {
-                unmerged_ = true;
-                return;
-            }
+        if (!runs_.join(node, child)) {
+            unmerged_ = true;
+            return;
         }
         child->parent = node->parent;
         node->parent->children.replace(node->slot, child);
@@ -463,99 +422,11 @@ private:
         delete node;
     }
 
-    /// Copies the child's edge behind the node's, if the node's run has spare room there.
-    bool append(Node* node, Node* child) noexcept {
-        Run<Token>* run = node->run;
-        const std::uint32_t end = node->offset + node->edge_length;
-        if (run->capacity - end < child->edge_length)
-            return false;
-        std::memcpy(run->tokens() + end, child->edge(), child->edge_length * sizeof(Token));
-        run->end = end + child->edge_length;
-        run->live += child->edge_length;
-        Node* below = child->next_piece();
-        release_edge(child);
-        child->run = run;
-        child->offset = node->offset;
-        child->edge_length += node->edge_length;
-        node->run = nullptr; // the child has it now
-        if (below != nullptr)
-            compact(below);
-        return true;
-    }
-
-    /// Copies the node's edge before the child's, if the child's run has spare room there.
-    bool prepend(Node* node, Node* child) noexcept {
-        if (child->offset < node->edge_length)
-            return false;
-        child->offset -= node->edge_length;
-        child->edge_length += node->edge_length;
-        child->run->live += node->edge_length;
-        std::memcpy(child->run->tokens() + child->offset, node->edge(),
-                    node->edge_length * sizeof(Token));
-        Node* above = node->parent->run == node->run ? node->parent : nullptr;
-        release_edge(node);
-        if (above != nullptr)
-            compact(above);
-        return true;
-    }
-
-    /// Copies both edges to a new run, with spare room for the next join on the side of the longer one.
-    bool join_in_new_run(Node* node, Node* child) noexcept {
-        const std::uint32_t length = node->edge_length + child->edge_length;
-        constexpr std::uint32_t spare_part = 32;
-        Run<Token>* run = Run<Token>::try_make(length, length / spare_part);
-        if (run == nullptr)
-            return false;
-        const bool spare_behind = node->edge_length >= child->edge_length;
-        const std::uint32_t offset = spare_behind ? 0 : length / spare_part;
-        std::memcpy(run->tokens() + offset, node->edge(), node->edge_length * sizeof(Token));
-        std::memcpy(run->tokens() + offset + node->edge_length, child->edge(),
-                    child->edge_length * sizeof(Token));
-        run->end = offset + length;
-        Node* above = node->parent->run == node->run ? node->parent : nullptr;
-        Node* below = child->next_piece();
-        release_edge(node);
-        release_edge(child);
-        child->run = run;
-        child->offset = offset;
-        child->edge_length = length;
-        bytes_ += run->nbytes();
-        for (Node* rest : {above, below}) {
-            if (rest != nullptr)
-                compact(rest);
-        }
-        return true;
-    }
-
-    // runs ///////////////////////////////////////////////////////////////////
-
-    /// Moves the pieces of a node's run to a smaller run when less than half is in use. Amortised O(1)
-    /// a token that is no longer in use. The run stays as it is if memory ran out.
-    void compact(Node* node) noexcept {
-        Run<Token>* run = node->run;
-        if (run->live >= run->capacity / 2)
-            return;
-        Run<Token>* smaller = Run<Token>::try_make(run->live);
-        if (smaller == nullptr)
-            return;
-        bytes_ -= run->nbytes() - smaller->nbytes();
-        while (node->parent->run == run)
-            node = node->parent;
-        for (std::uint32_t offset = 0; node != nullptr;) {
-            Node* below = node->next_piece();
-            std::memcpy(smaller->tokens() + offset, node->edge(),
-                        node->edge_length * sizeof(Token));
-            node->run = smaller;
-            node->offset = std::exchange(offset, offset + node->edge_length);
-            run->release(node->edge_length);
-            node = below;
-        }
-    }
-
     Node* root_ = nullptr;       // made with the first node; it never moves
     std::size_t size_ = 0;       // values
     std::size_t node_count_ = 0; // without the root
-    std::size_t bytes_ = 0;      // runs, and the child indexes of all nodes but the root
+    Runs runs_;                  // of the edges
+    std::size_t bytes_ = 0;      // of the child indexes of all nodes but the root
     std::size_t tokens_ = 0;     // of all edges
     std::size_t remembered_ = 0; // tokens of the edges that are remembered
     bool unmerged_ = false;      // there may be nodes whose merge failed for lack of memory
