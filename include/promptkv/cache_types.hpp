@@ -171,7 +171,7 @@ public:
     [[nodiscard]] std::size_t entry_tokens() const noexcept { return entry_tokens_; }
     /// Why nothing is reused; `none` on a hit.
     [[nodiscard]] MissReason miss() const noexcept { return miss_; }
-    /// The lookup's number, for InsertOptions::request. 0: a probe or a touch.
+    /// The lookup's number, for InsertOptions::request. 0: the call counted nothing, as a probe or a touch.
     [[nodiscard]] std::uint64_t request() const noexcept { return request_; }
     /// The tokens of `prompt` that are left to compute. Requires: `prompt` is what was looked up.
     [[nodiscard]] std::span<const Token> remaining(std::span<const Token> prompt) const noexcept {

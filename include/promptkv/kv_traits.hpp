@@ -28,6 +28,32 @@ struct AnyBlockFunction {
 template <class T, class KV>
 concept GivenUp = std::is_void_v<T> || std::convertible_to<T, std::optional<KV>>;
 
+// The forms that members must have.
+template <class KV>
+concept HasLength = requires(const KV& kv) {
+    { kv.length() } -> std::convertible_to<std::size_t>;
+};
+template <class KV>
+concept HasBlockTokens = requires(const KV& kv) {
+    { kv.block_tokens() } -> std::convertible_to<std::size_t>;
+};
+template <class KV>
+concept HasReusablePrefix = requires(const KV& kv, std::size_t n) {
+    { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>;
+};
+template <class KV>
+concept HasClonePrefix = requires(const KV& kv, std::size_t n) {
+    { kv.clone_prefix(n) } -> std::convertible_to<KV>;
+};
+template <class KV>
+concept HasSharedPrefix = requires(const KV& kv, std::size_t n) {
+    { kv.shared_prefix(n) } -> std::convertible_to<KV>;
+};
+template <class KV>
+concept HasTruncate = requires(KV& kv, std::size_t n) {
+    { kv.truncate(n) } -> GivenUp<KV>;
+};
+
 } // namespace detail
 
 /// What the cache asks of a payload: the KV state of the first tokens of a sequence.
@@ -74,41 +100,31 @@ struct kv_traits {
     }
 
     static std::size_t reusable_prefix(const KV& kv, std::size_t n) noexcept
-        requires requires {
-            { kv.reusable_prefix(n) } -> std::convertible_to<std::size_t>;
-        }
+        requires detail::HasReusablePrefix<KV>
     {
         return static_cast<std::size_t>(kv.reusable_prefix(n));
     }
 
     static KV clone_prefix(const KV& kv, std::size_t n)
-        requires requires {
-            { kv.clone_prefix(n) } -> std::convertible_to<KV>;
-        }
+        requires detail::HasClonePrefix<KV>
     {
         return kv.clone_prefix(n);
     }
 
     static decltype(auto) truncate(KV& kv, std::size_t n) noexcept
-        requires requires {
-            { kv.truncate(n) } -> detail::GivenUp<KV>;
-        }
+        requires detail::HasTruncate<KV>
     {
         return kv.truncate(n);
     }
 
     static std::size_t length(const KV& kv) noexcept
-        requires requires {
-            { kv.length() } -> std::convertible_to<std::size_t>;
-        }
+        requires detail::HasLength<KV>
     {
         return static_cast<std::size_t>(kv.length());
     }
 
     static std::size_t block_tokens(const KV& kv) noexcept
-        requires requires {
-            { kv.block_tokens() } -> std::convertible_to<std::size_t>;
-        }
+        requires detail::HasBlockTokens<KV>
     {
         return static_cast<std::size_t>(kv.block_tokens());
     }
@@ -129,9 +145,7 @@ struct kv_traits {
     }
 
     static KV shared_prefix(const KV& kv, std::size_t n)
-        requires requires {
-            { kv.shared_prefix(n) } -> std::convertible_to<KV>;
-        }
+        requires detail::HasSharedPrefix<KV>
     {
         return kv.shared_prefix(n);
     }
@@ -153,16 +167,10 @@ struct kv_traits {
 
     // A member with the wrong signature would silently be ignored.
     static_assert(
-        !requires(KV& kv) { kv.length(); } ||
-            requires(const KV& kv) {
-                { kv.length() } -> std::convertible_to<std::size_t>;
-            },
+        detail::HasLength<KV> || !requires(KV& kv) { kv.length(); },
         "length() must be const and return a number of tokens");
     static_assert(
-        !requires(KV& kv) { kv.block_tokens(); } ||
-            requires(const KV& kv) {
-                { kv.block_tokens() } -> std::convertible_to<std::size_t>;
-            },
+        detail::HasBlockTokens<KV> || !requires(KV& kv) { kv.block_tokens(); },
         "block_tokens() must be const and return a number of tokens");
     static_assert(
         !requires(KV& kv, detail::AnyBlockFunction& f) { kv.for_each_block(std::size_t{}, f); } ||
@@ -171,28 +179,17 @@ struct kv_traits {
             },
         "for_each_block(from, f) must be const");
     static_assert(
-        !requires(const KV& kv) { kv.shared_prefix(std::size_t{}); } ||
-            requires(const KV& kv) {
-                { kv.shared_prefix(std::size_t{}) } -> std::convertible_to<KV>;
-            },
+        detail::HasSharedPrefix<KV> || !requires(KV& kv, std::size_t n) { kv.shared_prefix(n); },
         "shared_prefix(n) must return a payload");
     static_assert(
-        !requires(KV& kv) { kv.reusable_prefix(std::size_t{}); } ||
-            requires(const KV& kv) {
-                { kv.reusable_prefix(std::size_t{}) } -> std::convertible_to<std::size_t>;
-            },
-        "reusable_prefix(n) must be const and return a number of tokens");
+        detail::HasReusablePrefix<KV> || !requires(KV& kv, std::size_t n) {
+            kv.reusable_prefix(n);
+        }, "reusable_prefix(n) must be const and return a number of tokens");
     static_assert(
-        !requires(KV& kv) { kv.clone_prefix(std::size_t{}); } ||
-            requires(const KV& kv) {
-                { kv.clone_prefix(std::size_t{}) } -> std::convertible_to<KV>;
-            },
+        detail::HasClonePrefix<KV> || !requires(KV& kv, std::size_t n) { kv.clone_prefix(n); },
         "clone_prefix(n) must be const and return a payload");
     static_assert(
-        !requires(KV& kv) { kv.truncate(std::size_t{}); } ||
-            requires(KV& kv) {
-                { kv.truncate(std::size_t{}) } -> detail::GivenUp<KV>;
-            },
+        detail::HasTruncate<KV> || !requires(KV& kv, std::size_t n) { kv.truncate(n); },
         "truncate(n) must return nothing, or what it cut off as std::optional of the payload");
 };
 
@@ -271,9 +268,9 @@ template <class KV>
 template <class KV>
 [[nodiscard]] std::size_t served_multiple(const KV& kv, std::size_t length, std::size_t n,
                                           std::size_t step) noexcept {
-    std::size_t served = served_prefix(kv, length, n);
+    std::size_t served = detail::served_prefix(kv, length, n);
     while (served % step != 0)
-        served = served_prefix(kv, length, served - served % step);
+        served = detail::served_prefix(kv, length, served - served % step);
     return served;
 }
 
@@ -316,6 +313,14 @@ template <class KV>
         return std::nullopt;
 }
 
+/// Nothing where the payload has no shared blocks.
+template <class KV, class F>
+void for_each_block([[maybe_unused]] const KV& kv, [[maybe_unused]] std::size_t from,
+                    [[maybe_unused]] F&& f) {
+    if constexpr (BlockPayload<KV>)
+        kv_traits<KV>::for_each_block(kv, from, f);
+}
+
 /// Assigns; a payload need not be assignable.
 template <class KV>
 void assign(std::optional<KV>& to, std::optional<KV>&& from) noexcept {
@@ -346,7 +351,7 @@ template <class KV>
     if constexpr (SharedPrefixPayload<KV>)
         return kv_traits<KV>::shared_prefix(kv, n);
     else
-        return clone(kv, n);
+        return detail::clone(kv, n);
 }
 
 } // namespace detail

@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_LRU_PROMPT_CACHE_HPP
 #define PROMPTKV_LRU_PROMPT_CACHE_HPP
 
+#include <promptkv/cache_handles.hpp>
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/cache.hpp>
 #include <promptkv/kv_traits.hpp>
@@ -129,102 +130,11 @@ public:
     using Lookup = promptkv::Lookup<Token, TierEnum>;
     using Explanation = promptkv::Explanation<Token, TierEnum>;
     using Removal = promptkv::Removal<KV, Model, Token, TierEnum>;
+    using Fetched = promptkv::Fetched<KV, Token, TierEnum>;
+    using Lease = promptkv::Lease<KV, Token, TierEnum>;
+    using Reservation = promptkv::Reservation<detail::Cache<Record, Mutex>>;
     /// Any contiguous range of tokens, a temporary too: nothing in an answer points into it.
     using Tokens = std::span<const Token>;
-
-    /// The answer to a fetch or a take.
-    struct Fetched : Lookup {
-        Fetched() = default;
-        explicit Fetched(const Lookup& answer) noexcept : Lookup(answer) {}
-        std::optional<KV> kv; ///< serves `reused()` tokens; empty on a miss
-    };
-
-    /// A payload that is read where it lies.
-    ///
-    /// While the lease lives its entry is no victim. If the entry leaves meanwhile the payload lives
-    /// until the lease ends, and its bytes stay in `nbytes()`. A lease is for the time of a copy: one that
-    /// is held to the end of a request keeps the room that the request's own insert needs. It may outlive
-    /// the cache, and end on any thread. Move-only.
-    class Lease : public Lookup {
-    public:
-        Lease() = default;
-
-        /// True while it holds a payload: something is reused, and the lease was not ended or moved from.
-        [[nodiscard]] explicit operator bool() const noexcept {
-            return static_cast<bool>(payload_);
-        }
-        /// The payload, which may hold more than `reused()` tokens. The reference is valid until the lease
-        /// ends. Requires: *this is true.
-        [[nodiscard]] const KV& kv() const noexcept {
-            PROMPTKV_ASSERT(payload_);
-            return payload_->kv;
-        }
-        /// Ends the lease before its destructor does. Destroys the payload if its entry left and this is the
-        /// last lease. Complexity: O(1), plus that destruction.
-        void end() noexcept { payload_.reset(); }
-
-    private:
-        friend BasicPromptCache;
-        Lease(Lookup answer, detail::PayloadLease<KV> payload) noexcept
-            : Lookup(answer), payload_(std::move(payload)) {}
-        detail::PayloadLease<KV> payload_;
-    };
-
-    /// Room for a payload that is not made yet, as an asynchronous copy needs. True where room is held.
-    ///
-    /// The key is not visible before `commit`. Anything may happen in between. An erase or a clear that covers
-    /// the key voids the reservation, which keeps its room until it is destroyed. Any thread may destroy it,
-    /// even after the cache; `commit` is a call on the cache, and follows its thread rules. Move-only.
-    class Reservation {
-    public:
-        Reservation() = default;
-
-        [[nodiscard]] explicit operator bool() const noexcept { return reserved_.claim != nullptr; }
-        /// `stored` or `replaced` where room is held; else why there is none.
-        [[nodiscard]] Outcome outcome() const noexcept { return reserved_.outcome; }
-        /// For how many tokens of the key there is room, or how many are present.
-        [[nodiscard]] std::size_t tokens() const noexcept { return reserved_.tokens; }
-
-        /// What is stored of the key, up to a whole block or the whole key, as a payload that shares its
-        /// blocks. It cannot be evicted while the reservation lives. Empty: nothing is stored, or the
-        /// payload has no shared blocks.
-        /// Throws:     what the clone throws.
-        /// Complexity: that of the clone; for shared blocks O(blocks).
-        [[nodiscard]] std::optional<KV> prefix() const {
-            if constexpr (SharedPrefixPayload<KV> || ClonablePayload<KV>) {
-                if (reserved_.prefix)
-                    return std::optional<KV>(detail::share(std::as_const(reserved_.prefix->kv),
-                                                           reserved_.prefix_tokens));
-            }
-            return std::nullopt;
-        }
-
-        /// Stores the payload, as an insert does. It may hold fewer tokens than `tokens()`, and is stored
-        /// under as many then. Larger than reserved, it makes more room; smaller, it gives the rest back.
-        /// Requires: it holds no more than `tokens()` tokens.
-        /// Returns:  `cancelled` if there is no room held, if the reservation was voided, or if the cache
-        ///           is gone; `present` if the key was stored meanwhile. `kv` is moved from only where it
-        ///           is stored. The reservation is used up.
-        /// Throws:   what an insert throws; the reservation is as before.
-        /// Complexity: as an insert.
-        Inserted commit(KV&& kv) { return commit(std::addressof(kv), std::nullopt); }
-
-    private:
-        friend BasicPromptCache;
-        Inserted commit(KV* kv, std::optional<Tokens> whole) {
-            Inserted inserted;
-            inserted.outcome = Outcome::cancelled;
-            if (const std::shared_ptr<Cache> cache = cache_.lock()) {
-                Call call(*cache);
-                inserted = cache->commit(reserved_, kv, call, whole);
-            }
-            reserved_ = {};
-            return inserted;
-        }
-
-        std::weak_ptr<Cache> cache_;
-        typename Cache::Reserved reserved_;
-    };
 
     /// An entry as `for_each` shows it. The references are valid during the call.
     struct EntryView {
@@ -403,19 +313,14 @@ public:
     Inserted insert(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier, Make&& make,
                     InsertOptions options = {}) {
         Reservation room = reserve(model, tokens, nbytes, tier, options);
-        Inserted inserted;
-        inserted.outcome = room.outcome();
-        inserted.tokens = room.tokens();
-        inserted.absorbed = room.reserved_.absorbed;
-        const std::size_t evicted = room.reserved_.evicted;
-        const std::size_t cut = room.reserved_.cut;
-        if (room) {
-            std::optional<KV> kv(make());
-            // If there is room for a part, what was made is cut.
-            inserted = room.commit(kv ? std::addressof(*kv) : nullptr, tokens);
-        }
-        inserted.evicted += evicted;
-        inserted.cut += cut;
+        const Inserted reserved = room.reserved_;
+        if (!room)
+            return reserved;
+        std::optional<KV> kv(make());
+        // If there is room for a part, what was made is cut.
+        Inserted inserted = room.commit(kv ? std::addressof(*kv) : nullptr, tokens);
+        inserted.evicted += reserved.evicted;
+        inserted.cut += reserved.cut;
         return inserted;
     }
 

@@ -177,15 +177,10 @@ public:
     /// included, the shortest first. `f` must not change the trie's keys. O(n); throws what `f` throws.
     template <class F>
     void for_each_prefix(Key key, F f) const {
-        Node* node = tree_.root();
-        for (std::size_t at = 0; node != nullptr;) {
-            if (node->value)
-                f(Handle(node));
-            node = at < key.size() ? node->children.find(key[at]) : nullptr;
-            if (node == nullptr || node->matching(key.subspan(at)) < node->edge_length)
-                return;
-            at += node->edge_length;
-        }
+        tree_.for_each_on_path(tree_.descend(key), key, [&](Node& node) {
+            if (node.value)
+                f(Handle(&node));
+        });
     }
 
     /// Calls `f(handle)` for every value, a key after its prefixes. `f` must not change the trie's keys.

@@ -13,6 +13,7 @@
 #include <promptkv/version.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>

@@ -23,8 +23,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 ///     P::Order<R, TierEnum> the order itself, made from (const P::Options&, Rules)
 ///
 /// The cache tells the order what happens. A record has `tier` and `is_aside()`, which the cache alone
-/// changes: a record leaves before its tier changes, and enters again; `is_aside()` says during a call
-/// whether the record was set aside before the call.
+/// changes: a record leaves before its tier changes, and enters again. While a function of the order runs,
+/// `is_aside()` still has the value from before.
 ///
 /// | call           | meaning                                                                     |
 /// |----------------|-----------------------------------------------------------------------------|
@@ -52,10 +52,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `extend_request(number, n)` | a request stores a key of `n` tokens                          |
 /// | `hint(hook, hint)`          | what the request that used an edge last says of it            |
 ///
-/// The cache also asks it for `now()`, `extension(number, n)`, `watch()` and `nbytes()`. The hook has
-/// `is_observed()`, and what RadixNode asks for where edges are split and joined; for an edge that is not there
-/// yet the cache makes a hook by `begin` or `continued`. A lookup reports every node that it runs over,
-/// evicted or not, so there is no call for a miss. ReuseOrder is the example; this part may still change.
+/// A lookup reports every node that it runs over, evicted or not, so there is no call for a miss. This part was
+/// made for ReuseOrder, and may still change: detail/edges.hpp asks more of the order and of the hook.
 template <class P, class R, class TierEnum>
 concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::template Order<R, TierEnum> asked, R& record,

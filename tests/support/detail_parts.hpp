@@ -93,7 +93,8 @@ public:
     /// Gives up a record that somebody else will destroy.
     void let_go(R& record) { std::erase(all_, &record); }
 
-    [[nodiscard]] Index::Spot locate(std::string_view text, const std::string& model = "m") const {
+    [[nodiscard]] promptkv::detail::Spot<R> locate(std::string_view text,
+                                                   const std::string& model = "m") const {
         return index.locate(model, key(text));
     }
 

@@ -19,7 +19,6 @@ using namespace promptkv_test;
 using promptkv::Tier;
 
 using R = TestIndex::R;
-using Index = TestIndex::Index;
 
 template <class Visit>
 std::string words(Visit visit) {
@@ -95,19 +94,20 @@ TEST_CASE("for_each_on_path visits the nodes on the prefixes, the shortest first
     TestIndex test;
     for (const std::string_view each : {"", "a", "abc", "abcd", "abx", "b"})
         test.add(each);
-    const auto on_path = [&](std::string_view text, std::size_t n) {
+    const auto on_path = [&](std::string_view text) {
         const Key tokens = key(text);
+        const auto spot = test.locate(text);
         return words([&](auto f) {
-            Index::for_each_on_path(test.locate(text), tokens, n, [&](const R::Node& node) {
+            spot.home->tree.for_each_on_path(spot.place, tokens, [&](const R::Node& node) {
                 if (node.value != nullptr)
                     f(*node.value);
             });
         });
     };
-    CHECK(on_path("abcde", 5) == "a abc abcd");
-    CHECK(on_path("abcde", 3) == "a abc");
-    CHECK(on_path("abq", 3) == "a");
-    CHECK(on_path("q", 1) == "");
+    CHECK(on_path("abcde") == "a abc abcd");
+    CHECK(on_path("abcd") == "a abc abcd");
+    CHECK(on_path("abq") == "a");
+    CHECK(on_path("q") == "");
 }
 
 TEST_CASE("for_each_longer visits shown entries beyond a spot, nearest first") {
@@ -118,7 +118,7 @@ TEST_CASE("for_each_longer visits shown entries beyond a spot, nearest first") {
     const auto longer = [&](std::string_view text, std::size_t most) {
         std::string line;
         std::uint32_t steps = 64;
-        Index::for_each_longer(test.locate(text), steps, [&](const R& record) {
+        promptkv::detail::for_each_longer(test.locate(text), steps, [&](const R& record) {
             line += (line.empty() ? "" : " ") + word_of(&record);
             return --most > 0;
         });
@@ -136,9 +136,9 @@ TEST_CASE("prefix_of is the entry on the longest strict prefix") {
     R& a = test.add("a");
     R& abc = test.add("abc", Tier::system);
     R& abcde = test.add("abcde");
-    CHECK(Index::prefix_of(abcde) == &abc);
-    CHECK(Index::prefix_of(abc) == &a);
-    CHECK(Index::prefix_of(a) == nullptr);
+    CHECK(promptkv::detail::prefix_of(abcde) == &abc);
+    CHECK(promptkv::detail::prefix_of(abc) == &a);
+    CHECK(promptkv::detail::prefix_of(a) == nullptr);
 }
 
 TEST_CASE("any_sharing is an entry that shares all the tokens that match") {
@@ -147,7 +147,7 @@ TEST_CASE("any_sharing is an entry that shares all the tokens that match") {
     test.add("abcdef", Tier::user, whole_only);
     test.add("xyz");
     const auto sharing = [&](std::string_view text) {
-        return word_of(Index::any_sharing(test.locate(text)).entry);
+        return word_of(promptkv::detail::any_sharing(test.locate(text)).entry);
     };
     CHECK(sharing("abcx") == "abcdef");
     CHECK(sharing("abcdefgh") == "abcdef");
@@ -159,37 +159,39 @@ TEST_CASE("any_sharing is an entry that shares all the tokens that match") {
 TEST_CASE("others_serve asks the entries around a record") {
     TestIndex test;
     R& record = test.add("abcdef");
-    CHECK_FALSE(Index::others_serve(record, 3));
+    CHECK_FALSE(promptkv::detail::others_serve(record, 3));
 
     SECTION("one on the path") {
         test.add("abc");
-        CHECK(Index::others_serve(record, 3));
-        CHECK_FALSE(Index::others_serve(record, 4));
+        CHECK(promptkv::detail::others_serve(record, 3));
+        CHECK_FALSE(promptkv::detail::others_serve(record, 4));
     }
     SECTION("one that branches off") {
         test.add("abcdxyz");
-        CHECK(Index::others_serve(record, 4));
-        CHECK(Index::others_serve(record, 3));
-        CHECK_FALSE(Index::others_serve(record, 5));
+        CHECK(promptkv::detail::others_serve(record, 4));
+        CHECK(promptkv::detail::others_serve(record, 3));
+        CHECK_FALSE(promptkv::detail::others_serve(record, 5));
     }
     SECTION("one that continues it") {
         test.add("abcdefgh");
-        CHECK(Index::others_serve(record, 5));
+        CHECK(promptkv::detail::others_serve(record, 5));
     }
     SECTION("not one that cannot be used in part") {
         test.add("abcdxyz", Tier::user, whole_only);
-        CHECK_FALSE(Index::others_serve(record, 4));
+        CHECK_FALSE(promptkv::detail::others_serve(record, 4));
     }
 }
 
-TEST_CASE("for_each_below visits a key and all that continue it") {
+TEST_CASE("for_each_record visits a key and all that continue it") {
     TestIndex test;
     for (const std::string_view each : {"a", "abc", "abcdef", "abcxy", "abx", "b"})
         test.add(each);
     const auto below = [&](std::string_view text) {
         std::vector<std::string> found;
-        Index::for_each_below(test.locate(text), text.size(),
-                              [&](const R& record) { found.push_back(word_of(&record)); });
+        const auto note = [&](const R& record) { found.push_back(word_of(&record)); };
+        const auto spot = test.locate(text);
+        if (spot.common() == text.size())
+            promptkv::detail::for_each_record(spot.place.below(), note);
         std::sort(found.begin(), found.end());
         std::string line;
         for (const std::string& each : found)

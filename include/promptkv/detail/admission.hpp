@@ -43,9 +43,10 @@ template <class KV>
     if constexpr (BlockPayload<KV>) {
         if (!incoming.is_reservation) {
             std::size_t nbytes = incoming.nbytes;
-            kv_traits<KV>::for_each_block(*incoming.kv, n,
-                                          [&](const BlockUse&, std::size_t block_bytes,
-                                              const auto&) { nbytes = less(nbytes, block_bytes); });
+            detail::for_each_block(*incoming.kv, n,
+                                   [&](const BlockUse&, std::size_t block_bytes, const auto&) {
+                                       nbytes = less(nbytes, block_bytes);
+                                   });
             return nbytes;
         }
     }
@@ -54,55 +55,49 @@ template <class KV>
 
 /// The bytes of its first `n` tokens that leased payloads hold as well.
 template <class KV>
-[[nodiscard]] std::size_t leased_of_first([[maybe_unused]] const Incoming<KV>& incoming,
-                                          [[maybe_unused]] std::size_t n,
-                                          [[maybe_unused]] const LeasedBlocks& leased) {
+[[nodiscard]] std::size_t leased_of_first(const Incoming<KV>& incoming, std::size_t n,
+                                          const LeasedBlocks& leased) {
     std::size_t nbytes = 0;
-    if constexpr (BlockPayload<KV>) {
-        if (incoming.kv == nullptr)
-            return 0;
-        const auto count = [&](std::size_t from, bool add) {
-            kv_traits<KV>::for_each_block(
-                *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-                    if (leased.blocks.contains(&use))
-                        nbytes = add ? nbytes + block_bytes : less(nbytes, block_bytes);
-                });
-        };
-        count(0, true);
-        count((std::min)(n, incoming.shared), false);
-    }
+    if (incoming.kv == nullptr)
+        return 0;
+    const auto count = [&](std::size_t from, bool add) {
+        detail::for_each_block(
+            *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
+                if (leased.blocks.contains(&use))
+                    nbytes = add ? nbytes + block_bytes : less(nbytes, block_bytes);
+            });
+    };
+    count(0, true);
+    count((std::min)(n, incoming.shared), false);
     return nbytes;
 }
 
-/// Whether the key of `n` tokens at the spot needs to be stored at all. `own_is_present`: not where it has
-/// an entry.
+/// Whether the key of `n` tokens at the spot needs to be stored at all. `own_is_present`: an entry of exactly
+/// this key makes that needless.
 template <class R>
-[[nodiscard]] Decision<R>
-present_or_stored(const Parts<R>& parts, const typename Index<R>::Spot& spot, std::size_t n,
-                  typename R::TierEnum tier, bool own_is_present) noexcept {
-    R* own = spot.record(n);
-    if (own != nullptr && !own->is_entry)
-        own = nullptr;
+[[nodiscard]] Decision<R> present_or_stored(const Parts<R>& parts, const Spot<R>& spot,
+                                            std::size_t n, typename R::TierEnum tier,
+                                            bool own_is_present) noexcept {
+    R* own = spot.entry(n);
     if (!parts.is_mlx_lm()) {
         R* present = own_is_present ? own : nullptr;
         if (present == nullptr)
-            present = longer_serving<R>(spot, n, tier);
+            present = detail::longer_serving<R>(spot, n, tier);
         if (present != nullptr)
             return {Outcome::present, n, present};
     }
     return {own != nullptr ? Outcome::replaced : Outcome::stored, n, nullptr};
 }
 
-/// Decides. A result of `stored` with fewer tokens than the key has means that this part of it fits;
-/// whether that part needs to be stored is decided anew. `pins`: see Ledger::pinned.
+/// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits. `pins`: see Ledger::pinned.
 template <class R>
-[[nodiscard]] Decision<R> decide(const Parts<R>& parts, const typename Index<R>::Spot& spot,
-                                 const Incoming<typename R::KV>& incoming,
-                                 typename R::TierEnum tier, bool own_is_present,
-                                 std::vector<PayloadLease<typename R::KV>>& pins) {
+[[nodiscard]] Decision<R>
+decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typename R::Tokens tokens,
+       const Incoming<typename R::KV>& incoming, typename R::TierEnum tier, bool own_is_present,
+       std::vector<PayloadLease<typename R::KV>>& pins) {
     using KV = typename R::KV;
     const std::size_t n = incoming.length;
-    const Decision<R> needed = present_or_stored(parts, spot, n, tier, own_is_present);
+    const Decision<R> needed = detail::present_or_stored(parts, spot, n, tier, own_is_present);
     if (needed.outcome == Outcome::present)
         return needed;
     if (parts.is_closed)
@@ -114,8 +109,8 @@ template <class R>
     if (over && !can_part)
         return {Outcome::too_large, 0, nullptr};
 
-    const R* own = spot.record(n);
-    const bool own_leased = own != nullptr && own->is_entry && own->payload->leased();
+    const R* own = spot.entry(n);
+    const bool own_leased = own != nullptr && own->payload->leased();
     const std::size_t max_entries = parts.options.max_entries;
     if (parts.ledger.leases().at_most().entries >= max_entries &&
         less(parts.ledger.leases().sums().entries, own_leased ? 1 : 0) >= max_entries)
@@ -128,7 +123,8 @@ template <class R>
     const LeasedBlocks leased = parts.ledger.pinned(pins);
     const std::size_t room = less(max_bytes, leased.nbytes);
     const auto needs = [&](std::size_t first) {
-        return less(bytes_of_first(incoming, first), leased_of_first(incoming, first, leased));
+        return less(detail::bytes_of_first(incoming, first),
+                    detail::leased_of_first(incoming, first, leased));
     };
     if (!over && needs(n) <= room)
         return needed;
@@ -140,9 +136,9 @@ template <class R>
                                         (std::min)(parts.options.max_partial, 1.0))
              : max_bytes;
     const std::size_t step =
-        incoming.kv != nullptr ? block_tokens(*incoming.kv) : parts.block_tokens;
+        incoming.kv != nullptr ? detail::block_tokens(*incoming.kv) : parts.block_tokens;
     const auto fits = [&](std::size_t first) {
-        return needs(first) <= room && bytes_of_first(incoming, first) <= most;
+        return needs(first) <= room && detail::bytes_of_first(incoming, first) <= most;
     };
     std::size_t enough = 0, too_many = (n - 1) / step + 1; // in blocks
     while (too_many - enough > 1) {
@@ -151,12 +147,13 @@ template <class R>
     }
     std::size_t part = enough * step;
     if (!incoming.is_reservation)
-        part = served_prefix(*incoming.kv, n, part);
+        part = detail::served_prefix(*incoming.kv, n, part);
     if (part == 0) // where leases take room, some of it may fit later
         return {over && leased.nbytes == 0 ? Outcome::too_large : Outcome::no_room, 0, nullptr};
     if (own_leased && parts.ledger.leases().sums().entries >= max_entries)
         return {Outcome::no_room, 0, nullptr}; // the part is another key
-    return {Outcome::stored, part, nullptr};
+    spot = parts.index.locate(model, tokens.first(part));
+    return detail::present_or_stored(parts, spot, part, tier, own_is_present);
 }
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

@@ -114,12 +114,12 @@ public:
     }
 
     [[nodiscard]] std::size_t held_tokens(ModelView model, Tokens tokens) const {
-        return Index<R>::any_sharing(parts_.index.locate(model, tokens)).tokens;
+        return detail::any_sharing(parts_.index.locate(model, tokens)).tokens;
     }
 
     /// Counts a lookup and does what it does to recency. Returns its number.
     std::uint64_t count(const Choice<R>& choice, Tokens tokens) noexcept {
-        return count_lookup(parts_, choice, tokens);
+        return detail::count_lookup(parts_, choice, tokens);
     }
     void refresh(const Choice<R>& choice, Tokens tokens) noexcept {
         Edges<R>(parts_).touched(choice.spot, choice.record);
@@ -138,7 +138,7 @@ public:
         ++parts_.stats.taken;
         Eviction<R>(parts_, call.gone).remove(record, RemovalReason::taken);
         if (is_cut)
-            assign(call.cut_off, truncate(payload.kv, choice.reused));
+            detail::assign(call.cut_off, detail::truncate(payload.kv, choice.reused));
         kv.emplace(std::move(payload.kv));
     }
 
@@ -154,17 +154,18 @@ public:
                       call);
     }
     /// `spot`: locate(model, tokens). `own_is_present`: an entry of the key makes the insert needless.
-    Inserted insert(typename Index<R>::Spot spot, ModelView model, Tokens tokens, KV& kv,
-                    TierEnum tier, const InsertOptions& options, bool own_is_present, Call& call) {
+    Inserted insert(Spot<R> spot, ModelView model, Tokens tokens, KV& kv, TierEnum tier,
+                    const InsertOptions& options, bool own_is_present, Call& call) {
         if constexpr (MeasuredPayload<KV>)
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
-        tier = static_cast<TierEnum>(tier_index(tier));
-        if (const auto sharing = Index<R>::any_sharing(spot); sharing.entry != nullptr)
-            assign(call.adopted, adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
+        tier = static_cast<TierEnum>(detail::tier_index(tier));
+        if (const auto sharing = detail::any_sharing(spot); sharing.entry != nullptr)
+            detail::assign(call.adopted,
+                           detail::adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
         const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), tokens.size(), tokens.size(),
                                     std::addressof(kv), false};
         const Decision<R> decision =
-            decide(spot, model, tokens, incoming, tier, own_is_present, call);
+            detail::decide(parts_, spot, model, tokens, incoming, tier, own_is_present, call.pins);
         Inserted inserted;
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
@@ -174,14 +175,14 @@ public:
             const bool is_part = decision.tokens < tokens.size();
             if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
                 if (is_part)
-                    call.whole.emplace(clone(std::as_const(kv), tokens.size()));
+                    call.whole.emplace(detail::clone(std::as_const(kv), tokens.size()));
             }
             Storing<R>(parts_, call.gone)
                 .store(spot, model, tokens.first(decision.tokens),
-                       {kv, bytes_of_first(incoming, decision.tokens), is_part, tier, options,
-                        inserted, call.cut_off, call.given_up});
+                       {kv, detail::bytes_of_first(incoming, decision.tokens), is_part, tier,
+                        options, inserted, call.cut_off, call.given_up});
             if (call.whole && inserted.outcome == Outcome::declined)
-                hand_back(kv, *call.whole);
+                detail::hand_back(kv, *call.whole);
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }
@@ -190,9 +191,9 @@ public:
     }
 
     bool mark(ModelView model, Tokens tokens, TierEnum tier, Call& call) {
-        tier = static_cast<TierEnum>(tier_index(tier));
+        tier = static_cast<TierEnum>(detail::tier_index(tier));
         const auto spot = parts_.index.locate(model, tokens);
-        Decision<R> needed = present_or_stored(parts_, spot, tokens.size(), tier, true);
+        Decision<R> needed = detail::present_or_stored(parts_, spot, tokens.size(), tier, true);
         if (needed.outcome == Outcome::replaced) // by the rules of mlx-lm nothing is present
             needed.present = spot.record(tokens.size());
         if (needed.present != nullptr) {
@@ -200,10 +201,10 @@ public:
             return true;
         }
         if constexpr (PrefixClonable<KV>) {
-            const R* longer = longer_serving<R>(spot, tokens.size(), TierEnum{});
+            const R* longer = detail::longer_serving<R>(spot, tokens.size(), TierEnum{});
             if (longer == nullptr)
                 return false;
-            KV& kv = call.copy.emplace(clone(longer->kv(), tokens.size()));
+            KV& kv = call.copy.emplace(detail::clone(longer->kv(), tokens.size()));
             const Inserted inserted = insert(model, tokens, kv, tier, {}, call);
             return inserted.outcome == Outcome::stored && inserted.tokens == tokens.size();
         } else {
@@ -216,12 +217,13 @@ public:
     /// `reserved`: a new one, that outlives the call.
     void reserve(ModelView model, Tokens tokens, std::size_t nbytes, TierEnum tier,
                  const InsertOptions& options, Call& call, Reserved& reserved) {
-        tier = static_cast<TierEnum>(tier_index(tier));
-        typename Index<R>::Spot spot = parts_.index.locate(model, tokens);
+        tier = static_cast<TierEnum>(detail::tier_index(tier));
+        Spot<R> spot = parts_.index.locate(model, tokens);
         const auto sharing = Reservations<R>::sharing(spot, tokens.size());
         const KV* shared = sharing.entry != nullptr ? std::addressof(sharing.entry->kv()) : nullptr;
         const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, shared, true};
-        const Decision<R> decision = decide(spot, model, tokens, incoming, tier, true, call);
+        const Decision<R> decision =
+            detail::decide(parts_, spot, model, tokens, incoming, tier, true, call.pins);
         const std::size_t absorbed = decision.outcome == Outcome::present
                                          ? use_present(decision, spot, tokens, tier, options, call)
                                          : 0;
@@ -303,6 +305,7 @@ public:
     }
     [[nodiscard]] Stats stats() const noexcept {
         Stats stats = parts_.stats;
+        stats.bytes_evicted = parts_.index.evicted();
         stats.bytes_referenced = parts_.ledger.referenced();
         stats.bytes_leased = parts_.ledger.leases().sums().nbytes;
         stats.bytes_reserved = parts_.ledger.reserved();
@@ -310,7 +313,7 @@ public:
         return stats;
     }
     [[nodiscard]] TierStats stats(TierEnum tier) const noexcept {
-        TierStats stats = parts_.tiers[tier_index(tier)];
+        TierStats stats = parts_.tiers[detail::tier_index(tier)];
         stats.entries = parts_.ledger.entries(tier);
         stats.nbytes = parts_.ledger.referenced(tier);
         return stats;
@@ -323,18 +326,16 @@ public:
 
     [[nodiscard]] std::size_t evictable_nbytes() const {
         std::size_t nbytes = 0;
-        [[maybe_unused]] std::unordered_map<const BlockUse*, std::uint32_t> seen;
+        std::unordered_map<const BlockUse*, std::uint32_t> seen;
         parts_.order.for_each([&](const R& record) {
             if (record.payload->leased())
                 return;
             nbytes += record.payload->nbytes;
-            if constexpr (BlockPayload<KV>) {
-                kv_traits<KV>::for_each_block(
-                    record.kv(), 0, [&](const BlockUse& use, std::size_t block_bytes, bool in_use) {
-                        if (in_use || ++seen[&use] < use.count())
-                            nbytes = less(nbytes, block_bytes);
-                    });
-            }
+            detail::for_each_block(record.kv(), 0,
+                                   [&](const BlockUse& use, std::size_t block_bytes, bool in_use) {
+                                       if (in_use || ++seen[&use] < use.count())
+                                           nbytes = less(nbytes, block_bytes);
+                                   });
         });
         return nbytes;
     }
@@ -387,22 +388,9 @@ private:
         }
     }
 
-    /// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits.
-    [[nodiscard]] Decision<R> decide(typename Index<R>::Spot& spot, ModelView model, Tokens tokens,
-                                     const Incoming<KV>& incoming, TierEnum tier,
-                                     bool own_is_present, Call& call) const {
-        Decision<R> decision =
-            detail::decide(parts_, spot, incoming, tier, own_is_present, call.pins);
-        if (decision.outcome != Outcome::stored || decision.tokens == tokens.size())
-            return decision;
-        spot = parts_.index.locate(model, tokens.first(decision.tokens));
-        return present_or_stored(parts_, spot, decision.tokens, tier, own_is_present);
-    }
-
     /// An entry serves the key already. The key's own entry rises to the tier. Returns how many it absorbs.
-    std::size_t use_present(const Decision<R>& decision, const typename Index<R>::Spot& spot,
-                            Tokens tokens, TierEnum tier, const InsertOptions& options,
-                            Call& call) noexcept {
+    std::size_t use_present(const Decision<R>& decision, const Spot<R>& spot, Tokens tokens,
+                            TierEnum tier, const InsertOptions& options, Call& call) noexcept {
         R& present = *decision.present;
         const bool is_own = present.length() == decision.tokens;
         std::size_t absorbed = 0;

@@ -60,23 +60,25 @@ template <class R>
 template <class R>
 [[nodiscard]] std::size_t cut_point(const R& record, std::size_t wanted, std::size_t least,
                                     bool in_use) noexcept {
-    const std::size_t step = block_tokens(record.kv());
+    const std::size_t step = detail::block_tokens(record.kv());
     const std::size_t low = (least + step - 1) / step * step;
     if (low >= record.length())
         return 0;
-    const std::size_t guess = proportional_cut(record, wanted) / step * step;
+    const std::size_t guess = detail::proportional_cut(record, wanted) / step * step;
     if constexpr (BlockPayload<typename R::KV>) {
-        const std::size_t enough = cut_between_blocks(record, wanted, low, guess, step, in_use);
-        const std::size_t kept = served_multiple(record.kv(), record.length(), enough, step);
+        const std::size_t enough =
+            detail::cut_between_blocks(record, wanted, low, guess, step, in_use);
+        const std::size_t kept =
+            detail::served_multiple(record.kv(), record.length(), enough, step);
         return kept >= low ? kept : 0;
     } else {
         const std::size_t served =
-            served_prefix(record.kv(), record.length(), (std::max)(guess, low));
+            detail::served_prefix(record.kv(), record.length(), (std::max)(guess, low));
         return served >= least ? served : 0;
     }
 }
 
-/// Where the edge begins at whose end a record's key ends.
+/// The depth at which the edge of a record's node begins.
 template <class R>
 [[nodiscard]] std::size_t edge_start(const R& record) noexcept {
     return record.node->parent != nullptr ? record.node->parent->depth : 0;
@@ -87,8 +89,8 @@ template <class R>
 template <class R>
 [[nodiscard]] std::size_t least_cut([[maybe_unused]] const R& record) noexcept {
     if constexpr (observes_edges<typename R::Policy> && TruncatablePayload<typename R::KV>) {
-        const std::size_t start = edge_start(record);
-        return start - start % block_tokens(record.kv());
+        const std::size_t start = detail::edge_start(record);
+        return start - start % detail::block_tokens(record.kv());
     } else {
         return 0;
     }
@@ -99,9 +101,9 @@ template <class R>
 [[nodiscard]] std::size_t cut_point_of_incoming([[maybe_unused]] const R& record,
                                                 [[maybe_unused]] std::size_t wanted) noexcept {
     if constexpr (TruncatablePayload<typename R::KV>) {
-        const std::size_t start = edge_start(record);
-        const std::size_t kept = cut_point(record, wanted, start + 1, false);
-        if (kept > start && kept < record.length() && !Index<R>::others_serve(record, kept))
+        const std::size_t start = detail::edge_start(record);
+        const std::size_t kept = detail::cut_point(record, wanted, start + 1, false);
+        if (kept > start && kept < record.length() && !detail::others_serve(record, kept))
             return kept;
     }
     return 0;

@@ -29,7 +29,6 @@ template <class R>
 class Edges {
 public:
     using Node = typename R::Node;
-    using Spot = typename Index<R>::Spot;
     using Policy = typename R::Policy;
 
     explicit Edges(Parts<R>& parts) noexcept : parts_(parts), order_(parts.order) {}
@@ -45,7 +44,7 @@ public:
         }
     }
     /// A prompt was used, as by a lookup.
-    void touched([[maybe_unused]] const Spot& spot, [[maybe_unused]] const R* match) noexcept {
+    void touched([[maybe_unused]] const Spot<R>& spot, [[maybe_unused]] const R* match) noexcept {
         if constexpr (observes_edges<Policy>) {
             if (match != nullptr && !match->serves_any)
                 use(*match->node, order_.now());
@@ -90,8 +89,8 @@ public:
         extended(node, now, options.hint);
     }
 
-    /// What the edge would be at whose end a new key of `n` tokens stands. Requires: it is not stored.
-    void expect(typename Policy::NodeHook& hook, const Spot& spot, std::size_t n,
+    /// Fills `hook` as if a key of `n` tokens had been stored at the spot. Requires: it is not stored.
+    void expect(typename Policy::NodeHook& hook, const Spot<R>& spot, std::size_t n,
                 typename R::TierEnum tier, const InsertOptions& options) noexcept {
         const Node* edge = edge_of_key(spot, n, tier);
         const std::size_t start = edge != nullptr ? edge->parent->depth : spot.common();
@@ -118,7 +117,7 @@ private:
         return parent == nullptr || parent->parent == nullptr ? 0 : parent->children.size() + more;
     }
     [[nodiscard]] static std::uint32_t feature_of(typename R::TierEnum tier) noexcept {
-        return static_cast<std::uint32_t>(tier_index(tier)) + 1;
+        return static_cast<std::uint32_t>(detail::tier_index(tier)) + 1;
     }
     [[nodiscard]] static auto use_of(const Node& node, std::uint32_t now) noexcept {
         const R* record = node.value;
@@ -137,7 +136,7 @@ private:
         return above.parent != nullptr && above.children.size() == 1 && gives_way(above, tier);
     }
     /// The edge that a new key of `n` tokens makes longer, or ends in. Null: the key gets one of its own.
-    [[nodiscard]] const Node* edge_of_key(const Spot& spot, std::size_t n,
+    [[nodiscard]] const Node* edge_of_key(const Spot<R>& spot, std::size_t n,
                                           typename R::TierEnum tier) const noexcept {
         const Node* inside = spot.place.inside;
         const Node* edge = spot.place.below();
@@ -218,7 +217,7 @@ private:
             at = end;
         };
         if (place.node != nullptr)
-            Index<R>::for_each_on_path(choice.spot, tokens, tokens.size(), [&](const Node& node) {
+            choice.spot.home->tree.for_each_on_path(place, tokens, [&](const Node& node) {
                 if (node.depth > 0)
                     use_to(&node, node.depth);
             });

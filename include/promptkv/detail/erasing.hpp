@@ -64,7 +64,8 @@ public:
                    std::equal(tokens.begin(), tokens.end(), claim.tokens.begin());
         });
         Chain chain;
-        Index<R>::for_each_below(spot, tokens.size(), [&](R& record) { chain.push(record); });
+        if (spot.common() == tokens.size())
+            detail::for_each_record(spot.place.below(), [&](R& record) { chain.push(record); });
         return remove(chain, RemovalReason::erased);
     }
 
@@ -76,7 +77,7 @@ public:
             [&](const Claim& claim) { return claim.session == session && claim.model == model; });
         Chain chain;
         if (home != nullptr) {
-            Index<R>::for_each(*home, [&](R& record) {
+            detail::for_each_record(home->tree.root(), [&](R& record) {
                 if (record.session == session && !record.many_sessions)
                     chain.push(record);
             });
@@ -89,7 +90,7 @@ public:
         reservations_.void_covered([&](const Claim& claim) { return claim.model == model; });
         Chain chain;
         if (home != nullptr)
-            Index<R>::for_each(*home, [&](R& record) { chain.push(record); });
+            detail::for_each_record(home->tree.root(), [&](R& record) { chain.push(record); });
         return remove(chain, RemovalReason::erased);
     }
 
@@ -98,7 +99,7 @@ public:
         parts_.index.forget_down_to(0);
         Chain chain;
         parts_.index.for_each_home([&](Partition<R>& home) {
-            Index<R>::for_each(home, [&](R& record) { chain.push(record); });
+            detail::for_each_record(home.tree.root(), [&](R& record) { chain.push(record); });
         });
         return remove(chain, RemovalReason::cleared);
     }

@@ -42,7 +42,7 @@ public:
     Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}
 
     /// From now on entries of more persistent tiers than this are no victims.
-    void spare_above(typename R::TierEnum tier) noexcept { tiers_ = tier_index(tier) + 1; }
+    void spare_above(typename R::TierEnum tier) noexcept { tiers_ = detail::tier_index(tier) + 1; }
 
     /// The incoming entry gives up nothing.
     struct Nothing {
@@ -96,7 +96,7 @@ public:
         record.aside = false;
         const auto left = parts_.ledger.remove(record);
         if (reason == RemovalReason::evicted)
-            count_freed(left.freed);
+            parts_.index.note_evicted(left.freed);
         record.left_bytes = record.payload->nbytes;
         record.left_kept = 0;
         record.reason = reason;
@@ -136,13 +136,13 @@ private:
     /// Whether an entry that the policy did not name may go in the victim's place.
     [[nodiscard]] bool may_leave(const R& record) const noexcept {
         return &record != incoming_ && !record.is_aside() && !record.payload->leased() &&
-               tier_index(record.tier) < tiers_;
+               detail::tier_index(record.tier) < tiers_;
     }
 
     /// Whether an entry has a second chance: a longer match used a prefix that no other entry serves. One
     /// call grants `max_chances`, however many a client has made.
     [[nodiscard]] bool has_chance(const R& record) const noexcept {
-        return record.chance > 0 && chances_ > 0 && !Index<R>::others_serve(record, record.chance);
+        return record.chance > 0 && chances_ > 0 && !detail::others_serve(record, record.chance);
     }
     /// The entry becomes the most recent, once.
     void take_chance(R& record) noexcept {
@@ -168,8 +168,9 @@ private:
     bool evict_bytes(std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
         while (R* record = candidate(evicted)) {
             if (has_chance(*record)) {
-                if (cut(*record, wanted, std::max<std::size_t>(record->chance, least_cut(*record)),
-                        in_use, evicted))
+                if (cut(*record, wanted,
+                        std::max<std::size_t>(record->chance, detail::least_cut(*record)), in_use,
+                        evicted))
                     return true;
                 take_chance(*record);
                 continue;
@@ -184,14 +185,14 @@ private:
             Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
                 R& longer = *node->value;
                 found = may_leave(longer) && evict_from(longer, wanted, in_use, evicted);
-                return !found && ++asked < Index<R>::max_longer;
+                return !found && ++asked < max_longer;
             });
             if (found)
                 return true;
             pass_over(*record);
             if constexpr (observes_edges<typename R::Policy>) {
                 // What it shares may be held by an entry that it continues, which is no candidate.
-                R* above = Index<R>::prefix_of(*record);
+                R* above = detail::prefix_of(*record);
                 if (above != nullptr && may_leave(*above)) {
                     if (evict_from(*above, wanted, in_use, evicted))
                         return true;
@@ -204,7 +205,7 @@ private:
 
     /// False: dropping the entry would free nothing.
     bool evict_from(R& record, std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
-        if (cut(record, wanted, least_cut(record), in_use, evicted))
+        if (cut(record, wanted, detail::least_cut(record), in_use, evicted))
             return true;
         if (Ledger<R>::held_alone(record, 0, in_use) == 0)
             return false;
@@ -256,24 +257,18 @@ private:
     template <class F>
     void for_each_passed_block(F f) {
         for (R* record = passed_; record != nullptr; record = record->next) {
-            kv_traits<KV>::for_each_block(
-                record->kv(), 0, [&](const BlockUse& use, std::size_t nbytes, bool used_outside) {
-                    f(*record, use, nbytes, used_outside);
-                });
+            detail::for_each_block(record->kv(), 0,
+                                   [&](const BlockUse& use, std::size_t nbytes, bool used_outside) {
+                                       f(*record, use, nbytes, used_outside);
+                                   });
         }
     }
 
     // whole entries ////////////////////////////////////////////////////////////
 
-    /// A payload may say that it has any number of bytes, so the sum stops at the largest number.
-    void count_freed(std::uint64_t nbytes) noexcept {
-        parts_.stats.bytes_evicted = more(parts_.stats.bytes_evicted, nbytes);
-        parts_.index.note_evicted(parts_.stats.bytes_evicted);
-    }
-
     void drop(R& record, Evicted& evicted, bool in_use = false) noexcept {
         const std::size_t alone = in_use ? Ledger<R>::held_alone(record, 0, true) : 0;
-        const std::size_t tier = tier_index(record.tier);
+        const std::size_t tier = detail::tier_index(record.tier);
         ++parts_.stats.evicted;
         ++parts_.tiers[tier].evicted;
         if (!record.used)
@@ -291,7 +286,7 @@ private:
         if (!record.superseded)
             return record;
         Node* node = record.node;
-        for (int i = 0; i < Index<R>::max_path && node->children.one_has_values(); ++i)
+        for (int i = 0; i < max_path && node->children.one_has_values(); ++i)
             node = node->children[0];
         R* best = &record;
         std::size_t best_gap = unlimited;
@@ -305,7 +300,7 @@ private:
                 best = pending;
             }
         };
-        for (int i = 0; i < 2 * Index<R>::max_path; ++i) {
+        for (int i = 0; i < 2 * max_path; ++i) {
             R* here = node->value;
             if (here != nullptr && here->is_entry && here != incoming_) {
                 judge(node->depth);
@@ -317,9 +312,9 @@ private:
                 break;
             node = node->parent;
         }
-        const R* beyond = Index<R>::entry_at_or_above(node->parent);
+        const R* beyond = detail::entry_at_or_above(node->parent);
         if (beyond != nullptr && beyond == incoming_)
-            beyond = Index<R>::prefix_of(*beyond);
+            beyond = detail::prefix_of(*beyond);
         judge(beyond != nullptr ? beyond->length() : 0);
         return *best;
     }
@@ -333,8 +328,8 @@ private:
         if constexpr (TruncatablePayload<KV>) {
             if (parts_.is_mlx_lm() || record.payload->nbytes == 0)
                 return false;
-            const std::size_t kept = cut_point(record, wanted, least, in_use);
-            if (kept == 0 || kept >= record.length() || Index<R>::others_serve(record, kept))
+            const std::size_t kept = detail::cut_point(record, wanted, least, in_use);
+            if (kept == 0 || kept >= record.length() || detail::others_serve(record, kept))
                 return false;
             return cut_to(record, kept, in_use, evicted);
         } else {
@@ -371,9 +366,9 @@ private:
             parts_.was_cut(record);
 
         ++parts_.stats.cut;
-        ++parts_.tiers[tier_index(record.tier)].cut;
+        ++parts_.tiers[detail::tier_index(record.tier)].cut;
         parts_.stats.tokens_evicted += length - kept;
-        count_freed(cut.freed);
+        parts_.index.note_evicted(cut.freed);
         ++evicted.cuts;
         evicted.bytes += count_alone ? alone : cut.freed;
         left->home = record.home;

@@ -43,8 +43,8 @@ public:
     Leases& operator=(const Leases&) = delete;
     /// Leases may outlive it: from now on the last one deletes its payload.
     ~Leases() {
-        while (first_ != nullptr)
-            unlist(*first_);
+        while (list_.hottest != nullptr)
+            unlist(*list_.hottest);
         Payload* ended = account_.ended.exchange(Payload::closed(), std::memory_order_acq_rel);
         while (ended != nullptr)
             std::exchange(ended, ended->next_ended)->drop(Payload::queued);
@@ -119,7 +119,7 @@ public:
     /// Calls `f(payload)` for each on the list.
     template <class F>
     void for_each(F f) const {
-        for (Payload* payload = first_; payload != nullptr; payload = payload->next)
+        for (Payload* payload = list_.hottest; payload != nullptr; payload = payload->hook.colder)
             f(*payload);
     }
     /// Walks the leased payloads. `pins` get leases that keep them there meanwhile; end them without a
@@ -134,13 +134,11 @@ public:
             }
             pin.reset(&payload);
             leased.nbytes += payload.nbytes;
-            if constexpr (BlockPayload<KV>) {
-                kv_traits<KV>::for_each_block(
-                    payload.kv, 0, [&](const BlockUse& use, std::size_t nbytes, const auto&) {
-                        if (!leased.blocks.insert(&use).second)
-                            leased.nbytes = less(leased.nbytes, nbytes);
-                    });
-            }
+            detail::for_each_block(payload.kv, 0,
+                                   [&](const BlockUse& use, std::size_t nbytes, const auto&) {
+                                       if (!leased.blocks.insert(&use).second)
+                                           leased.nbytes = less(leased.nbytes, nbytes);
+                                   });
         });
         return leased;
     }
@@ -162,16 +160,12 @@ private:
         return (payload.owners.load(std::memory_order_relaxed) & Payload::listed) != 0;
     }
     void enlist(Payload& payload) noexcept {
-        payload.prev = nullptr;
-        payload.next = first_;
-        (first_ != nullptr ? first_->prev : last_) = &payload; // NOLINT
-        first_ = &payload;
+        list_.push_hot(payload);
         sums_.nbytes += payload.nbytes;
         sums_.entries += payload.record != nullptr ? 1 : 0;
     }
     void take_off(Payload& payload) noexcept {
-        (payload.prev != nullptr ? payload.prev->next : first_) = payload.next;
-        (payload.next != nullptr ? payload.next->prev : last_) = payload.prev;
+        list_.remove(payload);
         sums_.nbytes -= payload.nbytes;
         sums_.entries -= payload.record != nullptr ? 1 : 0;
     }
@@ -182,7 +176,7 @@ private:
     }
     /// Looks at the last one of the list.
     void tidy() noexcept {
-        Payload* last = last_;
+        Payload* last = list_.coldest;
         if (last == nullptr)
             return;
         if (last->leased()) { // NOLINT: a payload on the list is not deleted
@@ -229,9 +223,8 @@ private:
     }
 
     Account<KV>& account_;
-    Payload* first_ = nullptr;
-    Payload* last_ = nullptr;
-    Sums sums_; // of the list
+    HookList<Payload> list_; // the latest is the hottest
+    Sums sums_;              // of the list
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

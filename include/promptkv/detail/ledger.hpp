@@ -36,9 +36,9 @@ struct GiveBack {
 template <class KV>
 using HeldBytes = std::unique_ptr<Account<KV>, GiveBack<KV>>;
 
-/// The only writer of bytes and counts.
+/// The only writer of bytes and counts, but for leases and reservations that end on other threads: see Account.
 ///
-/// Thread safety: none, but the account that it shares with leases.
+/// Thread safety: none, but the account.
 template <class R>
 class Ledger {
 public:
@@ -56,14 +56,14 @@ public:
     /// Counts the blocks of a payload that is about to be stored, so that no eviction frees them.
     /// Returns the bytes that it needs beyond what is held already.
     [[nodiscard]] std::size_t hold(const KV& kv, std::size_t nbytes) noexcept {
-        return less(nbytes, store_blocks(kv, account_.get()));
+        return less(nbytes, detail::store_blocks(kv, account_.get()));
     }
 
     /// An entry's payload is stored now; `hold` returned `added` for it.
     void add(R& record, std::size_t added) noexcept {
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
         ++size_;
-        ++tiers_[tier_index(record.tier)].entries;
+        ++tiers_[detail::tier_index(record.tier)].entries;
         refer(record, record.payload->nbytes);
         note_peak();
     }
@@ -76,12 +76,13 @@ public:
     Left remove(R& record) noexcept {
         Payload& payload = *record.payload;
         --size_;
-        --tiers_[tier_index(record.tier)].entries;
+        --tiers_[detail::tier_index(record.tier)].entries;
         refer(record, 0 - payload.nbytes);
         std::size_t held = 0;
         if (payload.leased()) {
-            pin_blocks(payload.kv, account_.get()); // first, so that they are held all the time
-            unstore_blocks(payload.kv, 0);
+            detail::pin_blocks(payload.kv,
+                               account_.get()); // first, so that they are held all the time
+            detail::unstore_blocks(payload.kv, 0);
             const std::uint32_t before =
                 payload.owners.fetch_and(~Payload::in_cache, std::memory_order_acq_rel);
             if ((before & Payload::leases) != 0) {
@@ -89,9 +90,9 @@ public:
                 return {0, true};
             }
             payload.owners.fetch_or(Payload::in_cache, std::memory_order_relaxed); // it has ended
-            held = unpin_blocks(payload.kv);
+            held = detail::unpin_blocks(payload.kv);
         } else {
-            held = unstore_blocks(payload.kv, 0);
+            held = detail::unstore_blocks(payload.kv, 0);
         }
         leases_.forget(payload);
         const std::size_t freed = less(payload.nbytes, held);
@@ -101,10 +102,10 @@ public:
 
     /// Changes an entry's tier.
     void retier(R& record, TierEnum tier) noexcept {
-        --tiers_[tier_index(record.tier)].entries;
+        --tiers_[detail::tier_index(record.tier)].entries;
         refer(record, 0 - record.payload->nbytes);
         record.tier = tier;
-        ++tiers_[tier_index(record.tier)].entries;
+        ++tiers_[detail::tier_index(record.tier)].entries;
         refer(record, record.payload->nbytes);
     }
 
@@ -130,7 +131,7 @@ public:
     }
     /// Lets go of a payload that is held, and not added yet.
     void let_go(Payload& payload, std::size_t added) noexcept {
-        give_up(less(payload.nbytes, unstore_blocks(payload.kv, 0)), added);
+        give_up(less(payload.nbytes, detail::unstore_blocks(payload.kv, 0)), added);
     }
 
     // leases and reservations ////////////////////////////////////////////////
@@ -149,10 +150,11 @@ public:
         // Its blocks alone: what a clone has beside them goes with the reservation's own bytes.
         payload->nbytes = 0;
         std::size_t added = 0;
-        for_each_block(kv, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-            payload->nbytes += block_bytes;
-            added += use.pin(account_.get()) ? block_bytes : 0;
-        });
+        detail::for_each_block(kv, 0,
+                               [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
+                                   payload->nbytes += block_bytes;
+                                   added += use.pin(account_.get()) ? block_bytes : 0;
+                               });
         payload->emplace(std::move(kv));
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
         PayloadLease<KV> lease = leases_.begin(*payload);
@@ -166,7 +168,7 @@ public:
         Payload& payload = *lease.get();
         if (!payload.leased_once())
             return;
-        const std::size_t held = unpin_blocks_locked(payload.kv);
+        const std::size_t held = detail::unpin_blocks_locked(payload.kv);
         account_->bytes.fetch_sub(less(payload.nbytes, held), std::memory_order_relaxed);
         kv.emplace(std::move(payload.kv));
         payload.destroy_kv();
@@ -206,10 +208,10 @@ public:
     [[nodiscard]] std::size_t referenced() const noexcept { return referenced_; }
     [[nodiscard]] std::size_t peak() const noexcept { return peak_; }
     [[nodiscard]] std::size_t entries(TierEnum tier) const noexcept {
-        return tiers_[tier_index(tier)].entries;
+        return tiers_[detail::tier_index(tier)].entries;
     }
     [[nodiscard]] std::size_t referenced(TierEnum tier) const noexcept {
-        return tiers_[tier_index(tier)].nbytes;
+        return tiers_[detail::tier_index(tier)].nbytes;
     }
 
     /// Bytes that an entry's payload alone holds from token `from` on. `in_use`: blocks that the engine uses
@@ -247,18 +249,18 @@ public:
         // `nbytes` is that of the whole payload, or of its blocks alone: see lease_apart.
         const auto count = [&](const Payload& payload) {
             bytes += payload.nbytes;
-            for_each_block(payload.kv,
-                           [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-                               if (++blocks[&use] > 1)
-                                   bytes = less(bytes, block_bytes);
-                           });
+            detail::for_each_block(payload.kv, 0,
+                                   [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
+                                       if (++blocks[&use] > 1)
+                                           bytes = less(bytes, block_bytes);
+                                   });
             sound = sound && payload.nbytes <= kv_traits<KV>::nbytes(payload.kv);
         };
         each_entry([&](const R& record) {
             ++entries;
             referenced += record.payload->nbytes;
-            ++tiers[tier_index(record.tier)].entries;
-            tiers[tier_index(record.tier)].nbytes += record.payload->nbytes;
+            ++tiers[detail::tier_index(record.tier)].entries;
+            tiers[detail::tier_index(record.tier)].nbytes += record.payload->nbytes;
             count(*record.payload);
             sound = sound && record.payload->record == &record &&
                     record.payload->nbytes == kv_traits<KV>::nbytes(record.kv());
@@ -284,15 +286,9 @@ private:
         std::size_t nbytes = 0;
     };
 
-    template <class F>
-    static void for_each_block([[maybe_unused]] const KV& kv, [[maybe_unused]] F f) {
-        if constexpr (BlockPayload<KV>)
-            kv_traits<KV>::for_each_block(kv, 0, f);
-    }
-
     [[nodiscard]] static Cut shorten(Payload& payload, std::size_t n) noexcept {
-        const std::size_t held = unstore_blocks(payload.kv, n);
-        Cut cut{truncate(payload.kv, n)};
+        const std::size_t held = detail::unstore_blocks(payload.kv, n);
+        Cut cut{detail::truncate(payload.kv, n)};
         cut.nbytes = less(payload.nbytes, kv_traits<KV>::nbytes(payload.kv));
         cut.freed = less(cut.nbytes, held);
         payload.nbytes -= cut.nbytes;
@@ -309,7 +305,7 @@ private:
     void refer(R& record, std::size_t nbytes) noexcept {
         referenced_ += nbytes;
         record.home->nbytes += nbytes;
-        tiers_[tier_index(record.tier)].nbytes += nbytes;
+        tiers_[detail::tier_index(record.tier)].nbytes += nbytes;
     }
 
     void note_peak() noexcept { peak_ = (std::max)(peak_, nbytes()); }

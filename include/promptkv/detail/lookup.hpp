@@ -35,8 +35,8 @@ inline constexpr Eligibility can_fetch =
 /// The choice of a lookup.
 template <class R>
 struct Choice {
-    typename Index<R>::Spot spot; // of the prompt
-    R* record = nullptr;          // null: a miss
+    Spot<R> spot;        // of the prompt
+    R* record = nullptr; // null: a miss
     std::size_t reused = 0;
     Match match = Match::none;
     MissReason miss = MissReason::nothing_shared;
@@ -68,16 +68,17 @@ template <class R>
 [[nodiscard]] std::size_t reusable(const R& record, std::size_t n, std::size_t align,
                                    bool parts) noexcept {
     const std::size_t length = record.length();
-    if (const std::size_t aligned = parts ? served_multiple(record.kv(), length, n, align) : 0)
+    if (const std::size_t aligned =
+            parts ? detail::served_multiple(record.kv(), length, n, align) : 0)
         return aligned;
-    const std::size_t served = served_prefix(record.kv(), length, n);
+    const std::size_t served = detail::served_prefix(record.kv(), length, n);
     if (!parts)
         return served == length ? served : 0;
-    // No multiple but 0 is served. Of a payload that can be cut anywhere that is so below `align` alone.
+    // No multiple but 0 is served. Of a payload that can be cut anywhere, less than `align` tokens are shared.
     using KV = typename R::KV;
     const bool can_end_at_0 = served > 1 || PrefixClonable<KV> || TruncatablePayload<KV>;
     const bool serves_any = served > 0 && can_end_at_0 && served < align && record.serves_parts() &&
-                            served_prefix(record.kv(), length, served - 1) == served - 1;
+                            detail::served_prefix(record.kv(), length, served - 1) == served - 1;
     return serves_any ? 0 : served;
 }
 
@@ -88,10 +89,9 @@ template <class R>
 /// shared. The longest reuse wins; at equal reuse an entry that needs no cut, then the one asked first.
 /// Complexity: O(matched tokens), no allocation.
 template <class R>
-[[nodiscard]] Choice<R> choose(const typename Index<R>::Spot& spot, std::size_t n_tokens,
-                               FetchOptions options, Eligibility can) noexcept {
+[[nodiscard]] Choice<R> choose(const Spot<R>& spot, std::size_t n_tokens, FetchOptions options,
+                               Eligibility can) noexcept {
     using Node = typename R::Node;
-    constexpr std::size_t max_longer = Index<R>::max_longer;
     options.align = std::max<std::size_t>(options.align, 1);
     const std::size_t limit = less(n_tokens, options.min_remaining);
     const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
@@ -111,13 +111,13 @@ template <class R>
             return false;
         }
         const std::size_t wanted = (std::min)(shared, limit);
-        const std::size_t reused = reusable(record, wanted, options.align, can.parts);
+        const std::size_t reused = detail::reusable(record, wanted, options.align, can.parts);
         if (reused < least) {
             if (reused > 0)
                 note(MissReason::below_min_reuse);
             if (shared > limit)
-                without_limit =
-                    (std::max)(without_limit, reusable(record, shared, options.align, can.parts));
+                without_limit = (std::max)(
+                    without_limit, detail::reusable(record, shared, options.align, can.parts));
             return false;
         }
         const bool is_whole = reused == record.length();
@@ -145,8 +145,8 @@ template <class R>
     std::uint32_t steps = Index<R>::Tree::max_steps; // beyond all nodes of the path together
     Node* inside = spot.place.inside;
     if (inside != nullptr && can.longer && spot.common() > 0)
-        Index<R>::for_each_longer(spot, steps,
-                                  [&](R& record) { return ask_longer(record, spot.common()); });
+        detail::for_each_longer(spot, steps,
+                                [&](R& record) { return ask_longer(record, spot.common()); });
     const Node* visited = inside; // what lies beyond it was asked
     // The root shares nothing.
     for (Node* node = spot.place.node; node != nullptr && node->depth > 0;
@@ -164,7 +164,7 @@ template <class R>
                 visited);
     }
     const bool may_be_gone = miss == MissReason::not_cuttable && !met_entry;
-    if (may_be_gone && spot.home->tree.remembered() > 0 && !Index<R>::any_sharing(spot).entry)
+    if (may_be_gone && spot.home->tree.remembered() > 0 && !detail::any_sharing(spot).entry)
         miss = MissReason::evicted;
     if (without_limit > 0)
         note(without_limit >= least ? MissReason::needs_last_token : MissReason::below_min_reuse);
@@ -175,16 +175,16 @@ template <class R>
 /// An entry, of `tier` or a more persistent one, that continues the key of `n` tokens at the spot and
 /// serves it. Null: none was found.
 template <class R>
-[[nodiscard]] R* longer_serving(const typename Index<R>::Spot& spot, std::size_t n,
+[[nodiscard]] R* longer_serving(const Spot<R>& spot, std::size_t n,
                                 typename R::TierEnum tier) noexcept {
     R* found = nullptr;
     int asked = 0;
     if (PrefixReusable<typename R::KV> && spot.home != nullptr && spot.common() == n) {
         std::uint32_t steps = Index<R>::Tree::max_steps;
-        Index<R>::for_each_longer(spot, steps, [&](R& record) {
+        detail::for_each_longer(spot, steps, [&](R& record) {
             if (record.tier >= tier && record.serves(n))
                 found = &record;
-            return found == nullptr && ++asked < Index<R>::max_longer;
+            return found == nullptr && ++asked < max_longer;
         });
     }
     return found;
@@ -197,7 +197,8 @@ explain(const Index<R>& index, typename R::ModelView model, typename R::Tokens t
         FetchOptions options) {
     constexpr int max_models = 1024;
     constexpr Eligibility can = can_fetch<typename R::KV>;
-    const Choice<R> choice = choose<R>(index.locate(model, tokens), tokens.size(), options, can);
+    const Choice<R> choice =
+        detail::choose<R>(index.locate(model, tokens), tokens.size(), options, can);
     Explanation<typename R::Token, typename R::TierEnum> why;
     why.reason = choice.miss;
     why.match = choice.match;
@@ -209,16 +210,17 @@ explain(const Index<R>& index, typename R::ModelView model, typename R::Tokens t
         index.for_each_home([&](Partition<R>& home) {
             if (&home == choice.spot.home || asked++ >= max_models)
                 return;
-            if (choose<R>(Index<R>::locate(home, tokens), tokens.size(), options, can).record)
+            if (detail::choose<R>(Index<R>::locate(home, tokens), tokens.size(), options, can)
+                    .record)
                 why.reason = MissReason::other_model;
         });
     }
     const R* nearest = choice.record;
     if (nearest == nullptr) {
-        const auto sharing = Index<R>::any_sharing(choice.spot);
+        const auto sharing = detail::any_sharing(choice.spot);
         nearest = sharing.entry;
         const R* remembered =
-            sharing.tokens < why.matched ? Index<R>::any_remembered(choice.spot) : nullptr;
+            sharing.tokens < why.matched ? detail::any_remembered(choice.spot) : nullptr;
         if (remembered != nullptr) {
             nearest = remembered;
             why.evicted_bytes_ago = index.evicted() - nearest->evicted_at;

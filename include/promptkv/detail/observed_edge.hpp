@@ -32,7 +32,7 @@ struct ObservedEdge {
     std::uint32_t slot = none;  // its place among the candidates
     std::uint16_t uses = 0;     // 0: it was not observed yet
     std::uint8_t siblings = 0;  // when it was made, as a feature
-    std::uint8_t key = 0;       // says whether it is observed where few edges are
+    std::uint8_t key = 0;       // decides whether it is observed while only a share of the edges is
     bool is_new_part = false;   // the first part of an edge that was split and not used since
     bool is_tail = false;       // it was cut off; the edge above is observed in its place
     bool is_obsolete = false;   // its entry was demoted

@@ -75,7 +75,7 @@ struct Parts {
     /// be one. Null: there is no record.
     void resident_leaf([[maybe_unused]] R* record) noexcept {
         if constexpr (observes_edges<Policy>) {
-            for (; record != nullptr; record = Index<R>::prefix_of(*record)) {
+            for (; record != nullptr; record = detail::prefix_of(*record)) {
                 if (record->is_entry && record->payload != nullptr)
                     order.resident_leaf(*record, !record->is_aside() && record->is_leaf());
                 if (!PrefixReusable<typename R::KV> || record->shown)
@@ -83,11 +83,11 @@ struct Parts {
             }
         }
     }
-    /// The entry above that becomes one which no other continues when the record leaves, and stops to be one
-    /// when it comes. Null where there is none, or the policy does not ask.
+    /// The entry above that only this record continues: without the record no entry does. Null where there is
+    /// none, or the policy does not ask.
     [[nodiscard]] R* prefix_bared_by([[maybe_unused]] const R& record) const noexcept {
         if constexpr (observes_edges<Policy>)
-            return Index<R>::prefix_continued_by(record);
+            return detail::prefix_continued_by(record);
         else
             return nullptr;
     }
@@ -96,7 +96,7 @@ struct Parts {
         if (record.chance > record.length())
             record.chance = 0; // what a longer match used is no longer here
         resident_leaf(&record);
-        resident_leaf(Index<R>::prefix_of(record));
+        resident_leaf(detail::prefix_of(record));
     }
     void withdraw([[maybe_unused]] R& record) noexcept {
         if constexpr (observes_edges<Policy>)

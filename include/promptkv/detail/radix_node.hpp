@@ -45,7 +45,7 @@ struct RadixNode {
     }
 
     [[nodiscard]] const Token* edge() const noexcept { return run->tokens() + offset; }
-    /// Whether searches for a nearest value find the node's own. What a pointer points to may say no.
+    /// Whether searches for a nearest value find the node's own: a record that is shown, or any other value.
     [[nodiscard]] bool visible() const noexcept {
         if constexpr (std::is_pointer_v<Slot>)
             return value != nullptr && value->shown;
@@ -53,7 +53,7 @@ struct RadixNode {
             return static_cast<bool>(value);
     }
 
-    /// Whether the value counts, visible or not. What a pointer points to may say no.
+    /// Whether the value counts, visible or not: a record that is an entry, or any other value.
     [[nodiscard]] bool resident() const noexcept {
         if constexpr (std::is_pointer_v<Slot>)
             return value != nullptr && value->is_entry;

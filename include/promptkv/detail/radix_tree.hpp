@@ -20,7 +20,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// A compressed radix tree: its structure, and the nearest visible value below each node.
 ///
-/// The owner of a node's value sets and clears it, and calls `value_added` and `value_removed`.
+/// The owner of a node's value sets and clears it, and tells the tree by the functions for values.
 /// Exceptions: only `node_at` and `split` can throw, and change nothing then.
 template <class Slot, class Token, class Hook>
 class RadixTree {
@@ -82,8 +82,10 @@ public:
     [[nodiscard]] Node* node_at(Key key, Place place) {
         if (key.size() >= Node::Children::hidden)
             fail_length("promptkv: a key must have fewer than 2^32 - 2 tokens");
-        if (place.node == nullptr)
+        if (place.node == nullptr) {
             place.node = root_ = new Node();
+            ++node_count_;
+        }
         const Key rest = key.subspan(place.common);
         if (rest.empty())
             return place.inside == nullptr ? place.node : split(place.inside, place.common);
@@ -133,15 +135,7 @@ public:
         if (is_remembered(node))
             remembered_ -= cut;
         runs_.shorten(node, cut);
-        if (node->nearest == nullptr)
-            return;
-        for (Node* below = node; below->parent != nullptr; below = below->parent) {
-            Node* parent = below->parent;
-            parent->children.set_nearest(below->slot, node->depth);
-            parent->nearest = parent->find_nearest();
-            if (parent->nearest != node)
-                return; // nor is it the nearest of a node above
-        }
+        refresh(node);
     }
 
     void clear() noexcept {
@@ -198,6 +192,14 @@ public:
         }
     }
 
+    /// Calls `f(node)` for the nodes on the way to `place`, from the root on. Requires: `place` is descend(key).
+    template <class F>
+    void for_each_on_path(const Place& place, Key key, F f) const {
+        for (Node* node = root_; node != nullptr;
+             node = node != place.node ? node->children.find(key[node->depth]) : nullptr)
+            f(*node);
+    }
+
     static constexpr std::uint32_t max_steps = 64;
 
     /// Calls `f(node)` for the nodes with a visible value strictly below `node`, nearest first, until `f`
@@ -249,16 +251,13 @@ public:
 
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
     /// Nodes, the root included.
-    [[nodiscard]] std::size_t node_count() const noexcept {
-        return node_count_ + (root_ != nullptr ? 1 : 0);
-    }
+    [[nodiscard]] std::size_t node_count() const noexcept { return node_count_; }
     /// Tokens of all edges.
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
     /// Tokens of the edges whose value is remembered, or that have no resident value at or below.
     [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
-        return node_count() * sizeof(Node) + runs_.nbytes() + bytes_ +
-               (root_ ? root_->children.nbytes() : 0);
+        return node_count_ * sizeof(Node) + runs_.nbytes() + bytes_;
     }
 
     [[nodiscard]] bool check_invariants() const noexcept {
@@ -279,9 +278,9 @@ public:
                 if (child->nearest_depth() != node->children.nearest_depth(i))
                     return false;
             }
+            bytes += node->children.nbytes();
             if (node == root_)
                 continue;
-            bytes += node->children.nbytes();
             tokens += node->edge_length;
             remembered += is_remembered(node) ? node->edge_length : 0;
             if (node->run != node->parent->run) {
@@ -331,12 +330,11 @@ private:
 
     // nodes //////////////////////////////////////////////////////////////////
 
-    /// Makes room for one more child and counts the bytes, except the root's, which nbytes() asks for.
+    /// Makes room for one more child.
     void reserve_child(Node* node) {
         const std::size_t before = node->children.nbytes();
         node->children.reserve(1);
-        if (node != root_)
-            bytes_ += node->children.nbytes() - before;
+        bytes_ += node->children.nbytes() - before;
     }
 
     Node* add_child(Node* parent, std::unique_ptr<Node> child) noexcept {
@@ -380,8 +378,7 @@ private:
                 remembered_ -= node->edge_length;
             parent->children.remove(node->slot);
             refresh(parent);
-            if (parent != root_)
-                bytes_ -= before - parent->children.nbytes();
+            bytes_ -= before - parent->children.nbytes();
             const bool shared = parent->run == node->run;
             delete_node(node);
             if (shared)
@@ -424,9 +421,9 @@ private:
 
     Node* root_ = nullptr;       // made with the first node; it never moves
     std::size_t size_ = 0;       // values
-    std::size_t node_count_ = 0; // without the root
+    std::size_t node_count_ = 0; // with the root
     Runs runs_;                  // of the edges
-    std::size_t bytes_ = 0;      // of the child indexes of all nodes but the root
+    std::size_t bytes_ = 0;      // of the child indexes of all nodes
     std::size_t tokens_ = 0;     // of all edges
     std::size_t remembered_ = 0; // tokens of the edges that are remembered
     bool unmerged_ = false;      // there may be nodes whose merge failed for lack of memory

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Record: one known key, from first to last. Partition: the keys of one model.
+// Record: one known key, from first to last.
 #ifndef PROMPTKV_DETAIL_RECORD_HPP
 #define PROMPTKV_DETAIL_RECORD_HPP
 
@@ -8,7 +8,6 @@
 #include <promptkv/detail/shared_payload.hpp>
 #include <promptkv/version.hpp>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -16,7 +15,6 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <unordered_map>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -103,33 +101,14 @@ struct Record {
     [[nodiscard]] const KV& kv() const noexcept { return payload->kv; }
     /// Whether it serves the first `n` tokens of its key.
     [[nodiscard]] bool serves(std::size_t n) const noexcept {
-        return is_entry && served_prefix(kv(), length(), n) == n;
+        return is_entry && detail::served_prefix(kv(), length(), n) == n;
     }
     /// Whether it may serve less than its whole key. An entry of one token may serve the empty key.
     [[nodiscard]] bool serves_parts() const noexcept {
         if constexpr (PrefixReusable<KV>)
-            return length() <= 1 || served_prefix(kv(), length(), length() - 1) > 0;
+            return length() <= 1 || detail::served_prefix(kv(), length(), length() - 1) > 0;
         else
             return false;
-    }
-};
-
-/// The keys of one model.
-template <class R>
-struct Partition {
-    Partition(typename R::ModelView name, std::size_t hash_of_name)
-        : model(name), hash(hash_of_name) {}
-
-    const typename R::Model model;
-    const std::size_t hash; // of the model: removing it asks nothing of the caller's type
-    typename R::Tree tree;
-    std::size_t nbytes = 0; // what its entries refer to; the ledger writes it
-    std::unordered_map<std::uint64_t, R*> sessions; // the entry that a session stored last
-    std::atomic<std::size_t> owners{1}; // the index, and removals that are not reported yet
-
-    void release() noexcept {
-        if (owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
-            delete this;
     }
 };
 

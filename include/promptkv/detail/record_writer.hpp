@@ -174,7 +174,7 @@ private:
         const auto own = offered.tokens.subspan(from, n);
         record.tokens.assign(own.begin(), own.end());
         record.nbytes = own.size_bytes();
-        record.header.tier = static_cast<std::uint8_t>(tier_index(offered.tier));
+        record.header.tier = static_cast<std::uint8_t>(detail::tier_index(offered.tier));
         record.header.token_bytes = sizeof(Token);
         record.header.root = home.root;
         record.header.fingerprint = home.fingerprint;

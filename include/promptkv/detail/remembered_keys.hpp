@@ -5,6 +5,7 @@
 
 #include <promptkv/config.hpp>
 #include <promptkv/detail/hook_list.hpp>
+#include <promptkv/detail/saturating.hpp>
 #include <promptkv/version.hpp>
 
 #include <cstddef>
@@ -14,7 +15,7 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// A list of records without a payload, and a clock: the bytes that were evicted so far. Records that leave
-/// the list wait for a caller who may destroy them. It owns these alone.
+/// the list wait for a caller who may destroy them. It owns only those that wait.
 /// Complexity: O(1), no allocation.
 template <class R>
 class RememberedKeys {
@@ -24,7 +25,7 @@ public:
     RememberedKeys& operator=(const RememberedKeys&) = delete;
     ~RememberedKeys() { PROMPTKV_ASSERT(list_.coldest == nullptr && forgotten_ == nullptr); }
 
-    void note_evicted(std::uint64_t nbytes) noexcept { evicted_ = nbytes; }
+    void note_evicted(std::uint64_t nbytes) noexcept { evicted_ = more(evicted_, nbytes); }
     [[nodiscard]] std::uint64_t evicted() const noexcept { return evicted_; }
 
     void add(R& record) noexcept {

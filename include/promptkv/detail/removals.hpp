@@ -36,8 +36,8 @@ public:
     }
 
     /// Reports each record and destroys it with its payload; forgotten keys are destroyed, and not reported.
-    /// `lock` is locked before and afterwards not; only the index is touched under it, and one key at a time
-    /// is read from there.
+    /// Only the index is touched under the lock, and one key at a time is read from there.
+    /// Requires: `lock` is locked. It is not when this returns, nor while listeners and destructors run.
     template <class Index, class Mutex>
     void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener) noexcept {
         R* forgotten = index.take_forgotten();

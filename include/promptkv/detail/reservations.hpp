@@ -50,9 +50,8 @@ public:
         bool is_void = false; // under the cache's lock
     };
 
-    struct Reserved {
-        Outcome outcome = Outcome::cancelled;
-        std::size_t tokens = 0;
+    struct Reserved : Inserted { // what became of the reservation itself
+        Reserved() noexcept { outcome = Outcome::cancelled; }
         std::size_t fits = 0;          // tokens for which there was room; the policy may want fewer
         std::shared_ptr<Claim> claim;  // null: no room is held
         PayloadLease<KV> prefix;       // what is stored of the key
@@ -60,22 +59,16 @@ public:
         HeldBytes<KV> held;
         typename R::TierEnum tier{};
         InsertOptions options;
-        std::size_t absorbed = 0; // entries, where the tier of one that is present rose
-        std::size_t evicted = 0;  // entries, to make the room
-        std::size_t cut = 0;
-        typename Index<R>::Spot spot; // of `fits` tokens, as long as the index has this version
+        Spot<R> spot; // of `fits` tokens, as long as the index has this version
         std::uint64_t version = 0;
     };
-
-    using Sharing = typename Index<R>::Sharing;
 
     explicit Reservations(Parts<R>& parts) noexcept : parts_(parts) {}
 
     /// The entry that a reservation of the key of `n` tokens that was located can share blocks with, and for
     /// how many tokens.
-    [[nodiscard]] static Sharing sharing(const typename Index<R>::Spot& spot,
-                                         std::size_t n) noexcept {
-        Sharing found = Index<R>::any_sharing(spot);
+    [[nodiscard]] static Sharing<R> sharing(const Spot<R>& spot, std::size_t n) noexcept {
+        Sharing<R> found = detail::any_sharing(spot);
         if (found.entry != nullptr)
             found.tokens = shareable(*found.entry, found.tokens, n);
         return found;
@@ -85,9 +78,9 @@ public:
     /// them. Throws what an allocation, the copy of the model or the clone throws. `reserved` has the prefix
     /// then, to be destroyed without a lock.
     void hold(ModelView model, Tokens tokens, const Decision<R>& decision,
-              const Incoming<KV>& incoming, const Sharing& sharing,
-              const typename Index<R>::Spot& spot, typename R::TierEnum tier,
-              const InsertOptions& options, Removals<R>& gone, Reserved& reserved) {
+              const Incoming<KV>& incoming, const Sharing<R>& sharing, const Spot<R>& spot,
+              typename R::TierEnum tier, const InsertOptions& options, Removals<R>& gone,
+              Reserved& reserved) {
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
         reserved.tier = tier;
@@ -102,13 +95,13 @@ public:
         if (claims_.size() == claims_.capacity())
             forget_expired();
         claims_.push_back(claim);
-        std::size_t held = bytes_of_first(incoming, decision.tokens);
+        std::size_t held = detail::bytes_of_first(incoming, decision.tokens);
         if constexpr (shares_blocks) {
             const std::size_t n = (std::min)(sharing.tokens, decision.tokens);
             reserved.prefix_tokens = n > 0 ? shareable(*sharing.entry, n, decision.tokens) : 0;
             if (reserved.prefix_tokens > 0) {
                 reserved.prefix = parts_.ledger.lease_apart(
-                    [&] { return share(sharing.entry->kv(), reserved.prefix_tokens); });
+                    [&] { return detail::share(sharing.entry->kv(), reserved.prefix_tokens); });
                 held = less(held, reserved.prefix->nbytes);
             }
         }
@@ -146,8 +139,8 @@ public:
             n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
         }
         if (reserved.prefix)
-            assign(given_up, adopt_blocks(kv, (std::min)(n, reserved.prefix_tokens),
-                                          std::as_const(reserved.prefix->kv)));
+            detail::assign(given_up, detail::adopt_blocks(kv, (std::min)(n, reserved.prefix_tokens),
+                                                          std::as_const(reserved.prefix->kv)));
         if (n == 0 && !key.empty())
             return cancel(reserved); // nothing was made
         const std::size_t held = reserved.held.get_deleter().nbytes;
@@ -219,7 +212,7 @@ private:
     /// False: there is no room for `held` bytes though all entries of `tier` and below were evicted.
     [[nodiscard]] bool may_fit_below(typename R::TierEnum tier, std::size_t held) const noexcept {
         std::size_t evictable = 0;
-        for (std::size_t i = 0; i <= tier_index(tier); ++i)
+        for (std::size_t i = 0; i <= detail::tier_index(tier); ++i)
             evictable =
                 more(evictable, parts_.ledger.referenced(static_cast<typename R::TierEnum>(i)));
         const std::size_t wanted = more(parts_.ledger.nbytes(), held);
@@ -229,7 +222,7 @@ private:
     /// Makes room for `held` bytes. A policy that declines compares what is to come with what is there, and
     /// may lower the reservation's tokens, and `held` with them.
     auto make_room(std::size_t& held, [[maybe_unused]] Reserved& reserved,
-                   [[maybe_unused]] const typename Index<R>::Spot& spot,
+                   [[maybe_unused]] const Spot<R>& spot,
                    [[maybe_unused]] const Incoming<KV>& incoming,
                    [[maybe_unused]] std::size_t shared, [[maybe_unused]] typename R::TierEnum tier,
                    [[maybe_unused]] const InsertOptions& options, Removals<R>& gone) {
@@ -264,17 +257,18 @@ private:
             if (reserved.tokens == 0)
                 return false;
             const std::size_t step =
-                incoming.kv != nullptr ? block_tokens(*incoming.kv) : parts_.block_tokens;
-            const std::size_t now = bytes_of_first(incoming, reserved.tokens);
+                incoming.kv != nullptr ? detail::block_tokens(*incoming.kv) : parts_.block_tokens;
+            const std::size_t now = detail::bytes_of_first(incoming, reserved.tokens);
             std::size_t fewer = shared / step, enough = (reserved.tokens - 1) / step + 1; // blocks
             while (enough - fewer > 1) {
                 const std::size_t middle = fewer + (enough - fewer) / 2;
-                const bool fits = bytes_of_first(incoming, middle * step) <= less(now, wanted);
+                const bool fits =
+                    detail::bytes_of_first(incoming, middle * step) <= less(now, wanted);
                 (fits ? fewer : enough) = middle;
             }
             if (fewer * step <= shared)
                 return false;
-            held = less(held, now - bytes_of_first(incoming, fewer * step));
+            held = less(held, now - detail::bytes_of_first(incoming, fewer * step));
             reserved.tokens = fewer * step;
             return true;
         } else {
@@ -288,10 +282,10 @@ private:
                                                [[maybe_unused]] std::size_t n,
                                                [[maybe_unused]] std::size_t length) noexcept {
         if constexpr (BlockPayload<KV> && SharedPrefixPayload<KV>) {
-            return n - n % block_tokens(from.kv());
+            return n - n % detail::block_tokens(from.kv());
         } else if constexpr (BlockPayload<KV> && PrefixClonable<KV>) {
-            n = served_prefix(from.kv(), from.length(), n);
-            return n == length ? n : n - n % block_tokens(from.kv());
+            n = detail::served_prefix(from.kv(), from.length(), n);
+            return n == length ? n : n - n % detail::block_tokens(from.kv());
         } else {
             return 0;
         }

@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_SHARED_PAYLOAD_HPP
 
 #include <promptkv/block_kv.hpp>
+#include <promptkv/detail/hook_list.hpp>
 #include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
@@ -12,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -38,14 +40,11 @@ struct Account {
 
 /// The bytes of a payload's blocks from token `from` on for which `f(use)` is false.
 template <class KV, class F>
-std::size_t sum_blocks([[maybe_unused]] const KV& kv, [[maybe_unused]] std::size_t from,
-                       [[maybe_unused]] F f) noexcept {
+std::size_t sum_blocks(const KV& kv, std::size_t from, F f) noexcept {
     std::size_t sum = 0;
-    if constexpr (BlockPayload<KV>) {
-        kv_traits<KV>::for_each_block(kv, from,
-                                      [&](const BlockUse& use, std::size_t nbytes,
-                                          const auto& /*in_use*/) { sum += f(use) ? 0 : nbytes; });
-    }
+    detail::for_each_block(kv, from, [&](const BlockUse& use, std::size_t nbytes, const auto&) {
+        sum += f(use) ? 0 : nbytes;
+    });
     return sum;
 }
 
@@ -53,26 +52,26 @@ std::size_t sum_blocks([[maybe_unused]] const KV& kv, [[maybe_unused]] std::size
 /// before. Under the cache's lock.
 template <class KV>
 std::size_t store_blocks(const KV& kv, const void* account) noexcept {
-    return sum_blocks(kv, 0, [&](const BlockUse& use) { return use.store(account); });
+    return detail::sum_blocks(kv, 0, [&](const BlockUse& use) { return use.store(account); });
 }
 /// Counts its blocks from token `from` on as held once less. Returns the bytes of those that are still
 /// held. Under the cache's lock.
 template <class KV>
 std::size_t unstore_blocks(const KV& kv, std::size_t from) noexcept {
-    return sum_blocks(kv, from, [](const BlockUse& use) { return use.unstore(); });
+    return detail::sum_blocks(kv, from, [](const BlockUse& use) { return use.unstore(); });
 }
 /// The same for a leased payload that is no entry's; `unpin_blocks` on any thread.
 template <class KV>
 std::size_t pin_blocks(const KV& kv, const void* account) noexcept {
-    return sum_blocks(kv, 0, [&](const BlockUse& use) { return use.pin(account); });
+    return detail::sum_blocks(kv, 0, [&](const BlockUse& use) { return use.pin(account); });
 }
 template <class KV>
 std::size_t unpin_blocks(const KV& kv) noexcept {
-    return sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin(); });
+    return detail::sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin(); });
 }
 template <class KV>
 std::size_t unpin_blocks_locked(const KV& kv) noexcept {
-    return sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin_locked(); });
+    return detail::sum_blocks(kv, 0, [](const BlockUse& use) { return use.unpin_locked(); });
 }
 
 /// A payload and its owners. All of them are in one word, so that exactly one of them is the last:
@@ -105,10 +104,9 @@ struct SharedPayload {
     union {
         KV kv;
     };
-    std::size_t nbytes = 0;        // what it refers to
-    void* record = nullptr;        // the entry's; null: none. Under the cache's lock
-    SharedPayload* prev = nullptr; // in the ledger's list. Under the cache's lock
-    SharedPayload* next = nullptr;
+    std::size_t nbytes = 0;         // what it refers to
+    void* record = nullptr;         // the entry's; null: none. Under the cache's lock
+    ListHook<SharedPayload> hook{}; // in the list of leased payloads. Under the cache's lock
     SharedPayload* next_ended = nullptr;
     std::atomic<std::uint32_t> owners{in_cache};
     bool has_kv = false;
@@ -185,7 +183,7 @@ struct SharedPayload {
         } while (!owners.compare_exchange_weak(before, after, std::memory_order_acq_rel,
                                                std::memory_order_acquire));
         if (is_gone) {
-            const std::size_t freed = has_kv ? less(nbytes, unpin_blocks(kv)) : 0;
+            const std::size_t freed = has_kv ? less(nbytes, detail::unpin_blocks(kv)) : 0;
             account.bytes.fetch_sub(freed, std::memory_order_release);
             destroy_kv();
             before = owners.load(std::memory_order_relaxed);

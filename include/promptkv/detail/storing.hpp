@@ -49,7 +49,7 @@ public:
 
     /// Links a record for the key and puts the payload there. If it throws, nothing has changed. Where a part
     /// is kept whose bytes only the cut tells, and it does not fit, the payload stays the caller's, cut.
-    void store(typename Index<R>::Spot spot, ModelView model, Tokens tokens, const Insert& insert) {
+    void store(Spot<R> spot, ModelView model, Tokens tokens, const Insert& insert) {
         auto payload = std::make_unique<Payload>(parts_.ledger.account());
         payload->nbytes = insert.nbytes;
         auto record = std::make_unique<R>();
@@ -60,9 +60,7 @@ public:
         bool is_new_session = false;
         if (session != 0 && spot.home != nullptr)
             is_new_session = spot.home->sessions.try_emplace(session, nullptr).second;
-        R* former = spot.record(tokens.size());
-        if (former != nullptr && !former->is_entry)
-            former = nullptr;
+        R* former = spot.entry(tokens.size());
         R* linked = nullptr;
         const auto is_refused = [&]() noexcept {
             return insert.is_part && !cut_to_part(*payload, tokens.size(), insert);
@@ -124,7 +122,7 @@ public:
 private:
     /// False: it does not fit, as the answer says now.
     [[nodiscard]] bool cut_to_part(Payload& payload, std::size_t n, const Insert& insert) noexcept {
-        assign(insert.cut_off, truncate(insert.kv, n));
+        detail::assign(insert.cut_off, detail::truncate(insert.kv, n));
         payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
         if constexpr (!BlockPayload<KV>) { // else the blocks have told that it fits
             const std::size_t max_bytes = parts_.options.max_bytes;
@@ -145,7 +143,7 @@ private:
                    const Insert& insert) noexcept {
         const InsertOptions& options = insert.options;
         payload->record = &record;
-        parts_.block_tokens = block_tokens(insert.kv);
+        parts_.block_tokens = detail::block_tokens(insert.kv);
         std::size_t added = parts_.ledger.hold(insert.kv, payload->nbytes);
         payload->emplace(std::move(insert.kv));
         record.payload = payload.release();
@@ -217,7 +215,7 @@ private:
     };
     /// The incoming entry is to give up `wanted` bytes more. False: nothing of it would be left.
     bool give_up(const R& record, std::size_t wanted, Part& part) const noexcept {
-        const std::size_t kept = cut_point_of_incoming(record, part.given_up + wanted);
+        const std::size_t kept = detail::cut_point_of_incoming(record, part.given_up + wanted);
         if (kept == 0 || kept >= part.kept)
             return false;
         const std::size_t nbytes = record.payload->nbytes;
@@ -233,7 +231,7 @@ private:
                       const Insert& insert) noexcept {
         if (!parts_.index.shorten(record, kept))
             return false;
-        assign(insert.given_up, parts_.ledger.cut_held(*record.payload, kept, added).tail);
+        detail::assign(insert.given_up, parts_.ledger.cut_held(*record.payload, kept, added).tail);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
         parts_.was_cut(record);
@@ -262,7 +260,7 @@ private:
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
         parts_.ledger.let_go(*payload, added);
-        hand_back(insert.kv, payload->kv);
+        detail::hand_back(insert.kv, payload->kv);
         record.is_entry = false;
         record.payload = nullptr;
         record.remember = parts_.index.remembers();
@@ -302,7 +300,7 @@ private:
         if (last != nullptr && last != &record) {
             last->last_of_session = false;
             const bool is_later = request == 0 || request > last->stored_at;
-            turn = {last, is_later && !last->many_sessions && !Index<R>::is_continued(*last) &&
+            turn = {last, is_later && !last->many_sessions && !detail::is_continued(*last) &&
                               !is_on_path(*last, record) && !is_on_path(record, *last)};
             if (turn.demoted) {
                 parts_.demote(*last);
@@ -329,9 +327,9 @@ private:
         std::size_t absorbed = 0;
         if (!record.serves_parts())
             return absorbed;
-        for (R *prefix = Index<R>::prefix_of(record), *next = nullptr; prefix != nullptr;
+        for (R *prefix = detail::prefix_of(record), *next = nullptr; prefix != nullptr;
              prefix = next) {
-            next = Index<R>::prefix_of(*prefix);
+            next = detail::prefix_of(*prefix);
             if ((prefix->tier > record.tier && !parts_.is_mlx_lm()) ||
                 !record.serves(prefix->length()))
                 continue;
@@ -349,8 +347,7 @@ private:
         std::size_t superseded = 0;
         if constexpr (!TruncatablePayload<KV>) {
             auto* node = record.node->parent;
-            for (int i = 0;
-                 i < Index<R>::max_path && node != nullptr && node->children.one_has_values();
+            for (int i = 0; i < max_path && node != nullptr && node->children.one_has_values();
                  ++i) {
                 R* prefix = node->value;
                 node = node->parent;

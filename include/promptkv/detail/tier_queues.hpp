@@ -77,7 +77,7 @@ public:
         return all;
     }
     [[nodiscard]] std::size_t size(TierEnum tier) const noexcept {
-        return tiers_[tier_index(tier)].size;
+        return tiers_[detail::tier_index(tier)].size;
     }
 
     /// Calls `f(element)` tier by tier, within a tier from the coldest to the hottest. Elements that are
@@ -103,7 +103,7 @@ public:
                 for (const T* element = list->coldest; element != nullptr;
                      before = element, element = element->hook.hotter) {
                     if (element->hook.colder != before ||
-                        &tiers_[tier_index(element->tier)] != &tier)
+                        &tiers_[detail::tier_index(element->tier)] != &tier)
                         return false;
                     ++size;
                 }
@@ -125,7 +125,7 @@ private:
     };
 
     [[nodiscard]] Tier& tier_of(const T& element) noexcept {
-        return tiers_[tier_index(element.tier)];
+        return tiers_[detail::tier_index(element.tier)];
     }
 
     /// Whether the rule takes from tier `i`, which is not empty.

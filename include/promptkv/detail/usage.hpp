@@ -25,11 +25,12 @@ void refresh(Parts<R>& parts, const Choice<R>& choice, typename R::Tokens tokens
     match.used = true;
     if (parts.is_mlx_lm())
         return;
-    const R* above = Index<R>::entry_at_or_above(choice.spot.place.node);
-    if (above != nullptr && (above != &match || Index<R>::prefix_of(match) != nullptr)) {
-        Index<R>::for_each_on_path(choice.spot, tokens, choice.reused, [&](auto& node) {
+    const R* above = detail::entry_at_or_above(choice.spot.place.node);
+    if (above != nullptr && (above != &match || detail::prefix_of(match) != nullptr)) {
+        choice.spot.home->tree.for_each_on_path(choice.spot.place, tokens, [&](auto& node) {
             R* entry = node.value;
-            if (entry != nullptr && entry->is_entry && entry != &match)
+            if (entry != nullptr && entry->is_entry && entry != &match &&
+                node.depth <= choice.reused)
                 parts.use(*entry);
         });
     }
@@ -67,10 +68,10 @@ std::uint64_t count_lookup(Parts<R>& parts, const Choice<R>& choice,
     ++(stats.*hits[static_cast<std::size_t>(choice.match)]);
     if (choice.reused < Stats::tiny_reuse)
         ++stats.hits_tiny;
-    TierStats& tier = parts.tiers[tier_index(choice.record->tier)];
+    TierStats& tier = parts.tiers[detail::tier_index(choice.record->tier)];
     ++tier.hits;
     tier.tokens_reused += choice.reused;
-    refresh(parts, choice, tokens);
+    detail::refresh(parts, choice, tokens);
     return stats.lookups;
 }
 
