@@ -134,8 +134,8 @@ struct InsertOptions {
     /// For a learning policy: a class of requests whose state is reused alike, 0 to 15. -1: the policy takes
     /// the logarithm of the tokens that follow the lookup's prompt. TieredLRU does not use it.
     std::int8_t hint = -1;
-    /// A reservation evicts nothing of a more persistent tier, and answers `no_room` instead; then it evicts
-    /// nothing at all, unless leases are in the way. For state that can be loaded again, as from a second level.
+    /// Nothing of a more persistent tier is evicted for it; where there is no room without that, the answer is
+    /// `no_room`, and nothing at all is evicted. For state that can be loaded again, as from a second level.
     bool spare_upper_tiers = false;
 };
 

@@ -35,7 +35,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `set_aside(r)` | it is no victim for now: it is leased, is being stored, or frees nothing    |
 /// | `put_back(r)`  | it can be a victim again, as the coldest of its tier                        |
 /// | `victim(n)`    | the next victim of the first `n` tiers; it stays where it is; null: none    |
-/// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the coldest to the hottest          |
+/// | `for_each(f)`  | `f(r)` tier by tier, within a tier from the coldest to the hottest; `f` may |
+/// |                | return false to end                                                         |
 ///
 /// `used`, `demote` and `leave` may concern a record that is set aside; the first two end that.
 ///

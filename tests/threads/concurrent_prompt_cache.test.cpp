@@ -413,6 +413,45 @@ TEST_CASE("An admission that counts leased blocks meets leases that end") {
     worker.join();
 }
 
+TEST_CASE("A payload that fills the budget counts until its last lease has ended") {
+    using Cache = ConcurrentPromptCache<Pages>;
+    constexpr std::size_t size =
+        256; // tokens and bytes, a block each: giving up many takes a while
+    constexpr int rounds = 3'000;
+    Cache cache({.max_bytes = size});
+    Cache::Lease ending;
+    std::barrier start(2);
+    std::barrier finish(2);
+    std::thread worker([&] {
+        for (int round = 0; round < rounds; ++round) {
+            start.arrive_and_wait();
+            ending.end();
+            finish.arrive_and_wait();
+        }
+    });
+    const Tokens first(size, 1);
+    const Tokens second(size, 2);
+    std::size_t most = 0;
+    std::size_t refused = 0;
+    for (int round = 0; round < rounds; ++round) {
+        cache.insert("m", first, pages("m", first, 1), Tier::user);
+        ending = cache.lease_nearest("m", first, {.min_remaining = 0});
+        cache.erase("m", first);
+        Pages next = pages("m", second, 1);
+        start.arrive_and_wait();
+        while (cache.insert("m", second, std::move(next), Tier::user).outcome == Outcome::no_room)
+            ++refused;
+        most = std::max(most, cache.nbytes());
+        finish.arrive_and_wait();
+        cache.erase("m", second);
+    }
+    worker.join();
+    CHECK(refused > 0); // some came before the end of the lease
+    CHECK(most == size);
+    CHECK(cache.stats().peak_nbytes == size);
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("The last of two leases on two threads settles the payload") {
     using Cache = ConcurrentPromptCache<Pages>;
     constexpr int rounds = 300;

@@ -152,7 +152,8 @@ void use_all(Cache& cache) {
     CHECK(cache.mark(model, first, callers::Tier::high));
     CHECK(cache.check_invariants());
     CHECK(cache.evictable_nbytes() == cache.nbytes());
-    CHECK(cache.take_nearest(model, first, {.min_remaining = 0}).reused() == 8);
+    CHECK(cache.take_nearest(model, longer, {.min_remaining = 0}).reused() == 12);
+    cache.insert(model, longer, made<KV>(12), callers::Tier::low);
     CHECK(cache.evict(1) > 0);
     cache.insert(model, longer, made<KV>(12), callers::Tier::low, {.session = 1});
     CHECK(cache.erase_session(model, 1) == 1);

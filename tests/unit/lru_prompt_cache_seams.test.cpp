@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// pin and InsertOptions::spare_upper_tiers: what a second level needs of the cache.
+// What a second level needs of the cache: pin, InsertOptions::spare_upper_tiers, and that a call holds nothing
+// while its listener runs.
 
 #include <promptkv/block_kv.hpp>
 #include <promptkv/lru_prompt_cache.hpp>
@@ -57,6 +58,58 @@ TEST_CASE("pin keeps an entry, and neither counts nor refreshes") {
     CHECK(cache.check_invariants());
 }
 
+/// A payload of `blocks` blocks of one token each.
+KV payload(std::size_t blocks) {
+    KV kv(1);
+    while (kv.length() < blocks)
+        kv.append(Block{}, 1);
+    return kv;
+}
+
+TEST_CASE("an insert's own leases have ended when its listener runs") {
+    Cache cache({.max_bytes = 1'000});
+    const Tokens first{1, 2, 3, 4, 5, 6}, second{1, 2, 3, 4, 5, 9};
+    cache.insert("m", first, payload(6), Tier::user);
+    cache.insert("m", second, payload(6), Tier::user); // 700 bytes together
+    store(cache, 50, 3, Tier::user);
+    auto one = cache.lease_nearest("m", first, {.min_remaining = 0});
+    auto other = cache.lease_nearest("m", second, {.min_remaining = 0});
+    std::size_t calls = 0;
+    cache.set_removal_listener([&](const Cache::Removal&) {
+        if (calls++ > 0)
+            return;
+        one.end();
+        other.end();
+        CHECK(cache.stats().bytes_leased == 0);
+        CHECK(
+            cache.insert("m", Tokens{70, 71, 72, 73, 74, 75, 76}, payload(7), Tier::user).tokens ==
+            7);
+    });
+    // Beside leases of 1,200 bytes, which share blocks: these are walked.
+    CHECK(cache.insert("m", Tokens{60, 61, 62}, payload(3), Tier::user).tokens == 3);
+    CHECK(calls > 1);
+    cache.set_removal_listener({});
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("what a reservation shared is not in use any more when its listener runs") {
+    Cache cache({.max_bytes = 1'000, .max_entries = 2});
+    const Tokens system = store(cache, 1, 6, Tier::system);
+    store(cache, 50, 2, Tier::assistant);
+    auto room = cache.reserve("m", Tokens{1, 2, 3, 4, 5, 6, 7}, 700, Tier::assistant);
+    KV kv = room.prefix().value();
+    kv.append(Block{}, 1);
+    std::size_t calls = 0;
+    cache.set_removal_listener([&](const Cache::Removal&) {
+        ++calls;
+        CHECK(cache.evictable_nbytes() == 700);
+    });
+    CHECK(room.commit(std::move(kv)).evicted == 1);
+    CHECK(calls == 1);
+    cache.set_removal_listener({});
+    CHECK(cache.probe("m", system, {.min_remaining = 0}).reused() == 6);
+}
+
 TEST_CASE("a reservation that spares upper tiers evicts none of theirs") {
     const promptkv::InsertOptions sparing{.spare_upper_tiers = true};
     Cache cache({.max_bytes = 800});
@@ -81,6 +134,53 @@ TEST_CASE("a reservation that spares upper tiers evicts none of theirs") {
         CHECK(cache.nbytes() == 800);
         CHECK(cache.stats().no_room == 1);
         CHECK(cache.stats(Tier::system).entries == 1);
+    }
+    SECTION("blocks that entries above share are not counted as room") {
+        Cache shared({.max_bytes = 1'000});
+        const Tokens system = store(shared, 1, 6, Tier::system);
+        auto room = shared.reserve("m", Tokens{1, 2, 3, 4, 5, 6, 7}, 700, Tier::assistant);
+        KV kv = room.prefix().value();
+        kv.append(Block{}, 1);
+        REQUIRE(room.commit(std::move(kv)).tokens == 7); // one block of its own
+        store(shared, 300, 3, Tier::assistant);
+        REQUIRE(shared.nbytes() == 1'000);
+        const Tokens next{60, 61, 62, 63, 64};
+        CHECK(shared.reserve("m", next, 500, Tier::assistant, sparing).outcome() ==
+              Outcome::no_room);
+        CHECK(shared.size() == 3);
+        CHECK(shared.reserve("m", Tokens{60, 61, 62, 63}, 400, Tier::assistant, sparing));
+        CHECK(shared.size() == 1);
+        CHECK(shared.probe("m", system, {.min_remaining = 0}).reused() == 6);
+    }
+    SECTION("nor are leased entries") {
+        store(cache, 1, 4, Tier::system);
+        const Tokens leased = store(cache, 100, 2, Tier::user);
+        store(cache, 300, 2, Tier::user);
+        const auto lease = cache.lease_nearest("m", leased, {.min_remaining = 0});
+        CHECK(cache.reserve("m", Tokens{7, 8, 9}, 300, Tier::user, sparing).outcome() ==
+              Outcome::no_room);
+        CHECK(cache.size() == 3);
+    }
+    SECTION("the commit keeps to that where the payload is larger than was reserved") {
+        store(cache, 1, 6, Tier::system);
+        auto room = cache.reserve("m", Tokens{7, 8, 9}, 100, Tier::user, sparing);
+        REQUIRE(room);
+        KV kv = payload(3);
+        CHECK(room.commit(std::move(kv)).outcome == Outcome::no_room);
+        CHECK(kv.length() == 3);
+        CHECK(cache.stats(Tier::system).nbytes == 600);
+        CHECK(cache.nbytes() == 600);
+    }
+    SECTION("and where entries are limited") {
+        cache.set_limits({.max_bytes = 800, .max_entries = 2});
+        store(cache, 1, 2, Tier::system);
+        store(cache, 100, 2, Tier::user);
+        auto room = cache.reserve("m", Tokens{7, 8}, 200, Tier::user, sparing);
+        auto other = cache.reserve("m", Tokens{17, 18}, 200, Tier::assistant, sparing);
+        CHECK(room.commit(payload(2)).evicted == 1); // of the user tier
+        CHECK(other.commit(payload(2)).outcome == Outcome::no_room);
+        CHECK(cache.stats(Tier::system).entries == 1);
+        CHECK(cache.stats(Tier::user).entries == 1);
     }
     SECTION("without the option the rule of the tiers decides") {
         store(cache, 1, 8, Tier::system);

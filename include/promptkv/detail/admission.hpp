@@ -53,6 +53,58 @@ template <class KV>
     return share_of(incoming.nbytes, n, incoming.length);
 }
 
+/// The bytes of its first `n` tokens that no payload of the cache holds yet.
+template <class KV>
+[[nodiscard]] std::size_t new_bytes_of_first(const Incoming<KV>& incoming, std::size_t n) {
+    std::size_t nbytes = detail::bytes_of_first(incoming, n);
+    const auto count = [&](std::size_t from, bool add) {
+        detail::for_each_block(
+            *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
+                if (use.count() > 0)
+                    nbytes = add ? more(nbytes, block_bytes) : less(nbytes, block_bytes);
+            });
+    };
+    count(n, true);
+    count(0, false);
+    return nbytes;
+}
+
+/// Whether `nbytes` more bytes, in `entries` more entries, fit if no entry is evicted that is more persistent
+/// than `tier`. Throws what an allocation throws.
+/// Complexity: O(tiers). Where the sums cannot tell, since blocks are shared with more persistent entries:
+/// O(blocks of the others), up to as many as are needed.
+template <class R>
+[[nodiscard]] bool fits_below(const Parts<R>& parts, typename R::TierEnum tier, std::size_t nbytes,
+                              std::size_t entries) {
+    const Ledger<R>& ledger = parts.ledger;
+    const std::size_t wanted = less(more(ledger.nbytes(), nbytes), parts.options.max_bytes);
+    const std::size_t crowd = less(ledger.size() + entries, parts.options.max_entries);
+    if (wanted == 0 && crowd == 0)
+        return true;
+    std::size_t below = 0, n_below = 0;
+    for (std::size_t i = 0; i <= detail::tier_index(tier); ++i) {
+        const auto each = static_cast<typename R::TierEnum>(i);
+        below = more(below, ledger.referenced(each));
+        n_below += ledger.entries(each);
+    }
+    if (below < wanted || n_below < crowd)
+        return false;
+    const std::size_t stays = more(less(ledger.referenced(), below), ledger.pinned_at_most());
+    if (crowd == 0 && less(ledger.nbytes(), stays) >= wanted)
+        return true;
+    WouldFree<R> evicted;
+    std::size_t n_evicted = 0;
+    parts.order.for_each([&](const R& record) {
+        const bool is_below = record.tier <= tier;
+        if (is_below && !record.payload->leased()) {
+            evicted.add(record, false);
+            ++n_evicted;
+        }
+        return is_below && (evicted.nbytes() < wanted || n_evicted < crowd);
+    });
+    return evicted.nbytes() >= wanted && n_evicted >= crowd;
+}
+
 /// The bytes of its first `n` tokens that leased payloads hold as well.
 template <class KV>
 [[nodiscard]] std::size_t leased_of_first(const Incoming<KV>& incoming, std::size_t n,

@@ -24,7 +24,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -61,8 +60,8 @@ public:
         erasing(call).clear();
     }
 
-    /// A call that may change the cache. It holds the mutex until its end; then what was removed is
-    /// reported and destroyed.
+    /// A call that may change the cache. It holds the mutex until its end. Then its own leases end, so that no
+    /// listener sees them, and what was removed is reported and destroyed.
     class Call {
     public:
         explicit Call(Cache& cache) : cache_(cache) {
@@ -75,11 +74,11 @@ public:
         ~Call() {
             Parts<R>& parts = cache_.parts_;
             parts.bound_remembered();
-            gone.deliver(parts.index, cache_.mutex_, parts.listener);
+            gone.deliver(parts.index, cache_.mutex_, parts.listener, [this] { let_go(); });
         }
 
         Removals<R> gone;
-        // These end, or are destroyed, after the mutex is unlocked.
+        // These end, or are destroyed, as soon as the mutex is unlocked.
         std::vector<PayloadLease<KV>> pins;
         PayloadLease<KV> pin;
         std::optional<KV> adopted;  // what an incoming payload gave up for shared blocks
@@ -90,6 +89,13 @@ public:
         std::optional<KV> prefix; // what a reservation shared
 
     private:
+        void let_go() noexcept {
+            pins.clear();
+            pin.reset();
+            for (std::optional<KV>* kv : {&adopted, &cut_off, &given_up, &copy, &whole, &prefix})
+                kv->reset();
+        }
+
         Cache& cache_;
     };
 
@@ -169,9 +175,13 @@ public:
         Inserted inserted;
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
-        if (decision.outcome == Outcome::present)
+        if (options.spare_upper_tiers && !fits_sparing(decision, spot, incoming, tier)) {
+            inserted.outcome = Outcome::no_room;
+            inserted.tokens = 0;
+        }
+        if (inserted.outcome == Outcome::present)
             inserted.absorbed = use_present(decision, spot, tokens, tier, options, call);
-        if (decision.outcome == Outcome::stored || decision.outcome == Outcome::replaced) {
+        if (inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced) {
             const bool is_part = decision.tokens < tokens.size();
             if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
                 if (is_part)
@@ -245,8 +255,10 @@ public:
             return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
-        if (reserved.prefix)
+        if (reserved.prefix) {
             parts_.ledger.end_apart(reserved.prefix, call.prefix);
+            call.pin = std::move(reserved.prefix); // where a walk over the leases holds it too
+        }
         if (const auto& claim = reserved.claim; claim != nullptr && claim->size < reserved.fits &&
                                                 inserted.outcome == Outcome::stored &&
                                                 inserted.tokens == claim->size)
@@ -325,19 +337,12 @@ public:
     }
 
     [[nodiscard]] std::size_t evictable_nbytes() const {
-        std::size_t nbytes = 0;
-        std::unordered_map<const BlockUse*, std::uint32_t> seen;
+        WouldFree<R> all;
         parts_.order.for_each([&](const R& record) {
-            if (record.payload->leased())
-                return;
-            nbytes += record.payload->nbytes;
-            detail::for_each_block(record.kv(), 0,
-                                   [&](const BlockUse& use, std::size_t block_bytes, bool in_use) {
-                                       if (in_use || ++seen[&use] < use.count())
-                                           nbytes = less(nbytes, block_bytes);
-                                   });
+            if (!record.payload->leased())
+                all.add(record, true);
         });
-        return nbytes;
+        return all.nbytes();
     }
 
     [[nodiscard]] bool check_invariants() const {
@@ -386,6 +391,19 @@ private:
             }
             PROMPTKV_CATCH_ALL {}
         }
+    }
+
+    /// Whether there is room for what was decided to be stored without evicting more persistent entries.
+    [[nodiscard]] bool fits_sparing(const Decision<R>& decision, const Spot<R>& spot,
+                                    const Incoming<KV>& incoming, TierEnum tier) const {
+        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
+            return true;
+        const R* former = spot.entry(decision.tokens);
+        const std::size_t given_back =
+            former != nullptr ? Ledger<R>::held_alone(*former, 0, false) : 0;
+        const std::size_t needed = detail::new_bytes_of_first(incoming, decision.tokens);
+        return detail::fits_below(parts_, tier, less(needed, given_back),
+                                  former != nullptr ? 0 : 1);
     }
 
     /// An entry serves the key already. The key's own entry rises to the tier. Returns how many it absorbs.

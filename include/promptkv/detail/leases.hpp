@@ -83,7 +83,7 @@ public:
         while (ended != nullptr) {
             Payload& payload = *std::exchange(ended, ended->next_ended);
             const auto* record = static_cast<const R*>(payload.record);
-            if (!payload.leased())
+            if (!payload.pinned())
                 forget(payload);
             payload.drop(Payload::queued); // NOLINT: the stack is an owner
             if (record != nullptr && record->is_aside() && !payload.set_aside())
@@ -99,11 +99,11 @@ public:
 
     /// The sums, never too little; some of these leases may have ended.
     [[nodiscard]] const Sums& at_most() const noexcept { return sums_; }
-    /// The sums of the payloads that are leased. O(payloads on the list).
+    /// The sums of the payloads that are pinned. O(payloads on the list).
     [[nodiscard]] Sums sums() const noexcept {
         Sums sums;
         for_each([&](const Payload& payload) {
-            if (payload.leased()) {
+            if (payload.pinned()) {
                 sums.nbytes += payload.nbytes;
                 sums.entries += payload.record != nullptr ? 1 : 0;
             }
@@ -122,14 +122,15 @@ public:
         for (Payload* payload = list_.hottest; payload != nullptr; payload = payload->hook.colder)
             f(*payload);
     }
-    /// Walks the leased payloads. `pins` get leases that keep them there meanwhile; end them without a
-    /// lock. Throws what an allocation throws.
+    /// Walks the pinned payloads. `pins` get leases that keep them there meanwhile; end them without a
+    /// lock. A payload whose last lease is being ended counts whole. Throws what an allocation throws.
     [[nodiscard]] LeasedBlocks blocks(std::vector<PayloadLease<KV>>& pins) const {
         LeasedBlocks leased;
         for_each([&](Payload& payload) {
             auto& pin = pins.emplace_back();
             if (!payload.share_lease()) {
                 pins.pop_back();
+                leased.nbytes += payload.pinned() ? payload.nbytes : 0;
                 return;
             }
             pin.reset(&payload);
@@ -179,7 +180,7 @@ private:
         Payload* last = list_.coldest;
         if (last == nullptr)
             return;
-        if (last->leased()) { // NOLINT: a payload on the list is not deleted
+        if (last->pinned()) { // NOLINT: a payload on the list is not deleted
             take_off(*last);
             enlist(*last);
         } else {

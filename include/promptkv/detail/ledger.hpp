@@ -186,7 +186,7 @@ public:
     /// The blocks of the leased payloads; their bytes, with what is reserved. See Leases::blocks.
     [[nodiscard]] LeasedBlocks pinned(std::vector<PayloadLease<KV>>& pins) const {
         LeasedBlocks leased = leases_.blocks(pins);
-        leased.nbytes = more(leased.nbytes, reserved());
+        leased.nbytes = (std::min)(more(leased.nbytes, reserved()), nbytes());
         return leased;
     }
 
@@ -319,6 +319,27 @@ private:
     std::size_t referenced_ = 0;
     std::size_t peak_ = 0;
     std::array<Sums, tier_traits<TierEnum>::count> tiers_{};
+};
+
+/// The bytes that would be freed if entries were evicted, one after the other. Adding one: O(its blocks).
+template <class R>
+class WouldFree {
+public:
+    /// `in_use`: blocks that the engine uses itself do not count.
+    void add(const R& record, bool in_use) {
+        nbytes_ += record.payload->nbytes;
+        detail::for_each_block(
+            record.kv(), 0,
+            [&](const BlockUse& use, std::size_t block_bytes, const auto& used_outside) {
+                if ((in_use && used_outside) || ++seen_[&use] < use.count())
+                    nbytes_ = less(nbytes_, block_bytes);
+            });
+    }
+    [[nodiscard]] std::size_t nbytes() const noexcept { return nbytes_; }
+
+private:
+    std::size_t nbytes_ = 0;
+    std::unordered_map<const BlockUse*, std::uint32_t> seen_;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

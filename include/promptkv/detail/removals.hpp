@@ -36,10 +36,12 @@ public:
     }
 
     /// Reports each record and destroys it with its payload; forgotten keys are destroyed, and not reported.
+    /// Calls `unlocked()` before, without the lock, and maybe again later.
     /// Only the index is touched under the lock, and one key at a time is read from there.
     /// Requires: `lock` is locked. It is not when this returns, nor while listeners and destructors run.
-    template <class Index, class Mutex>
-    void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener) noexcept {
+    template <class Index, class Mutex, class F>
+    void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener,
+                 F unlocked) noexcept {
         R* forgotten = index.take_forgotten();
         R* forgotten_later = nullptr;
         if (listener != nullptr) {
@@ -51,6 +53,7 @@ public:
                     record->keep(std::move(key));
                 }
                 lock.unlock();
+                unlocked();
                 report(*record, *listener);
                 destroy(record);
                 lock.lock();
@@ -58,6 +61,7 @@ public:
             forgotten_later = index.take_forgotten();
         }
         lock.unlock();
+        unlocked();
         destroy_all(std::exchange(first_, nullptr));
         destroy_all(forgotten);
         destroy_all(forgotten_later);

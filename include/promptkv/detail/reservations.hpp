@@ -106,7 +106,7 @@ public:
             }
         }
         typename Eviction<R>::Evicted evicted;
-        if (!options.spare_upper_tiers || may_fit_below(tier, held))
+        if (!options.spare_upper_tiers || detail::fits_below(parts_, tier, held, 0))
             evicted =
                 make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
         reserved.evicted = evicted.entries;
@@ -208,16 +208,6 @@ public:
 private:
     static constexpr bool shares_blocks =
         BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>);
-
-    /// False: there is no room for `held` bytes though all entries of `tier` and below were evicted.
-    [[nodiscard]] bool may_fit_below(typename R::TierEnum tier, std::size_t held) const noexcept {
-        std::size_t evictable = 0;
-        for (std::size_t i = 0; i <= detail::tier_index(tier); ++i)
-            evictable =
-                more(evictable, parts_.ledger.referenced(static_cast<typename R::TierEnum>(i)));
-        const std::size_t wanted = more(parts_.ledger.nbytes(), held);
-        return less(wanted, evictable) <= parts_.limits().max_bytes;
-    }
 
     /// Makes room for `held` bytes. A policy that declines compares what is to come with what is there, and
     /// may lower the reservation's tokens, and `held` with them.

@@ -134,6 +134,11 @@ struct SharedPayload {
         return (owners.load(std::memory_order_acquire) & leases) != 0;
     }
 
+    /// Whether leases keep it in the account: one is held, or the last one is being ended.
+    [[nodiscard]] bool pinned() const noexcept {
+        return (owners.load(std::memory_order_acquire) & (leases | ending)) != 0;
+    }
+
     [[nodiscard]] bool leased_once() const noexcept {
         return (owners.load(std::memory_order_acquire) & leases) == 1;
     }

@@ -182,6 +182,8 @@ private:
     /// `added`, where the policy wants no more.
     auto make_room_for(R& record, std::size_t& added, bool supersedes,
                        const Insert& insert) noexcept {
+        if (insert.options.spare_upper_tiers)
+            eviction_.spare_above(insert.tier);
         if (!Policy::declines)
             return eviction_.make_room(parts_.limits(), added, 1, &record);
         Part part{record.length(), 0};

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
@@ -81,14 +82,21 @@ public:
     }
 
     /// Calls `f(element)` tier by tier, within a tier from the coldest to the hottest. Elements that are
-    /// set aside are the coldest. `f` may remove the element that it is called with.
+    /// set aside are the coldest. `f` may remove the element that it is called with, and may return false to end.
     template <class F>
     void for_each(F f) const {
+        const auto goes_on = [&](T& element) {
+            if constexpr (std::is_same_v<decltype(f(element)), bool>)
+                return f(element);
+            else
+                return f(element), true;
+        };
         for (const Tier& tier : tiers_) {
             for (const List* list : {&tier.aside, &tier.queue}) {
                 for (T* element = list->coldest; element != nullptr;) {
                     T* next = element->hook.hotter;
-                    f(*element);
+                    if (!goes_on(*element))
+                        return;
                     element = next;
                 }
             }
