@@ -79,6 +79,7 @@ struct ReuseOrder {
             recency_.demote(record);
             record.node->hook.is_obsolete = true;
             nominate(record, record.is_leaf());
+            candidates_.bring_forward(record);
         }
         void leave(R& record) noexcept {
             recency_.leave(record);
@@ -236,8 +237,7 @@ struct ReuseOrder {
         }
         /// As log2: a tier counts for twice the one below, an obsolete entry for nothing.
         [[nodiscard]] float wish_of(const R& record) const noexcept {
-            constexpr float last_of_all = -1000;
-            return (record.node->hook.is_obsolete ? last_of_all : 0.0F) +
+            return (record.node->hook.is_obsolete ? candidates_.obsolete_wish : 0.0F) +
                    static_cast<float>(detail::tier_index(record.tier));
         }
 

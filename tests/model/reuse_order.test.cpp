@@ -290,6 +290,14 @@ public:
             *found = made;
     }
 
+    /// The sweep goes on with this one: it changes places with the one before the hand.
+    void bring_forward(int record) {
+        const auto found = find(record);
+        if (found == candidates_.end())
+            return;
+        hand_ = (hand_ == 0 || hand_ > candidates_.size() ? candidates_.size() : hand_) - 1;
+        std::swap(*found, candidates_[hand_]);
+    }
     /// The worth of the next candidates, in the order of the sweep.
     [[nodiscard]] std::vector<std::pair<int, double>> sweep() {
         std::vector<std::pair<int, double>> asked;
@@ -304,7 +312,15 @@ public:
         return asked;
     }
     [[nodiscard]] std::uint32_t age_of(int record) { return now_ - edges[record].last; }
-    void victim_was(int record) {
+    /// `asked`: what the sweep gave. The hand goes back to the first other obsolete one.
+    void victim_was(int record, const std::vector<std::pair<int, double>>& asked) {
+        for (const auto& [other, worth] : asked) {
+            const auto found = find(other);
+            if (other != record && found->wish < -500) {
+                hand_ = static_cast<std::size_t>(found - candidates_.begin());
+                break;
+            }
+        }
         victim_age_ += (static_cast<float>(age_of(record)) - victim_age_) / 256;
     }
 
@@ -495,6 +511,7 @@ public:
         record.aside = false;
         naive_.edges[number].is_obsolete = true;
         naive_.nominate(number, record.tier, record.leaf);
+        naive_.bring_forward(number);
     }
     void set_leaf(int number, bool leaf) {
         FakeRecord& record = *records_.at(number);
@@ -528,7 +545,7 @@ public:
     }
     /// The edge is split: `upper` is its first part.
     void split(int number, int upper) {
-        nodes_[upper].hook = nodes_.at(number).hook.first_part();
+        nodes_[upper].hook = nodes_.at(number).hook.first_part(8, 16);
         NaiveEdge part = naive_.edges.at(number);
         part.interval = 0;
         part.is_new_part = true;
@@ -548,7 +565,7 @@ public:
     }
     /// The edge above is joined with this one, which goes on as it was, unless it was a tail.
     void join(int number, int above) {
-        nodes_.at(number).hook.join(nodes_.at(above).hook);
+        nodes_.at(number).hook.join(nodes_.at(above).hook, 8, 8);
         if (naive_.edges[number].uses == 0 || naive_.edges[number].is_tail)
             naive_.edges[number] = naive_.edges.at(above);
         nodes_.erase(above);
@@ -613,7 +630,7 @@ public:
         REQUIRE(worth <= least.second + 1e-4);
         ++victims;
         same_victims += number == least.first ? 1U : 0U;
-        naive_.victim_was(number);
+        naive_.victim_was(number, asked);
         return number;
     }
 

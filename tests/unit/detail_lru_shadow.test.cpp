@@ -25,7 +25,7 @@ LruShadow shadow_of(std::initializer_list<double> tokens) {
 void use_new(LruShadow& shadow, std::uint64_t from, std::uint64_t requests, double tokens) {
     for (std::uint64_t number = from; number < from + requests; ++number) {
         shadow.next_request(number);
-        shadow.use(0, tokens);
+        shadow.use(0, tokens, tokens);
     }
 }
 
@@ -33,11 +33,11 @@ TEST_CASE("What was used within the last tokens is a hit for each size that hold
     LruShadow shadow = shadow_of({512, 2'048});
     use_new(shadow, 1, 1'000, 2);
     shadow.next_request(1'001);
-    shadow.use(900, 2); // 200 tokens ago
-    shadow.use(500, 2); // 1,000
-    shadow.use(0, 2);
+    shadow.use(900, 2, 2); // 200 tokens ago
+    shadow.use(500, 2, 1); // 1,000; one token is asked for
+    shadow.use(0, 2, 2);
     CHECK(shadow.sizes()[0].hits == 2);
-    CHECK(shadow.sizes()[1].hits == 4);
+    CHECK(shadow.sizes()[1].hits == 3);
 }
 
 TEST_CASE("A size that is never full takes a bounded number of slots") {
@@ -49,7 +49,7 @@ TEST_CASE("A size that is never full takes a bounded number of slots") {
 
     const auto hits_of = [&](std::uint64_t last) {
         const LruShadow before = shadow;
-        shadow.use(last, 2);
+        shadow.use(last, 2, 2);
         std::size_t hits = 0; // a digit for each size
         for (std::size_t i = 3; i-- > 0;)
             hits = 10 * hits + (shadow.sizes()[i].hits > before.sizes()[i].hits + 1 ? 1 : 0);

@@ -25,6 +25,42 @@ ObservedEdge made(std::size_t children, ObservedEdge::Use use) {
     return edge;
 }
 
+TEST_CASE("An edge knows how much of its beginning was used later than the rest",
+          "[observed_edge]") {
+    ObservedEdge edge = made(1, {10, 100, 1});
+    CHECK(edge.part_of(100) == 0);
+    edge.part_last = 20;
+    edge.set_part(50, 100);
+    CHECK(edge.part_of(100) == 50);
+    SECTION("until all of it is used") {
+        edge.use_again({30, 100, 1});
+        CHECK(edge.part_of(100) == 0);
+    }
+    SECTION("when it is split") {
+        const std::size_t at = GENERATE(20U, 50U, 80U);
+        const ObservedEdge first = edge.first_part(at, 100);
+        CHECK(first.part_of(at) == (at < 50 ? at : 50));
+        CHECK(edge.part_of(100 - at) == (at < 50 ? 50 - at : 0));
+        SECTION("and joined again") {
+            edge.join(first, at, 100 - at);
+            CHECK(edge.part_of(100) >= 50);
+            CHECK(edge.part_of(100) <= 51);
+        }
+    }
+    SECTION("when it is cut off from what is above") {
+        ObservedEdge above = edge.first_part(20, 100);
+        edge.hand_over(above);
+        CHECK(above.part_of(20) == 20);
+    }
+    SECTION("when one above that others use is joined with it") {
+        const ObservedEdge above = made(1, {40, 100, 1});
+        edge.join(above, 100, 100);
+        CHECK(edge.last == 10);
+        CHECK(edge.part_last == 40);
+        CHECK(edge.part_of(200) == 100);
+    }
+}
+
 } // namespace
 
 TEST_CASE("An edge that was made has one use, no gap, and the length and tier of its maker",
@@ -118,7 +154,7 @@ TEST_CASE("The first part of an edge has its uses, but no interval and no candid
     edge.interval = 5;
     edge.slot = 3;
     edge.is_obsolete = true;
-    const ObservedEdge part = edge.first_part();
+    const ObservedEdge part = edge.first_part(4, 16);
     CHECK(part.uses == 1);
     CHECK(part.last == 1);
     CHECK(part.features == edge.features);
@@ -141,7 +177,7 @@ TEST_CASE("Where the rest of an edge was cut off, the part above goes on", "[obs
     CHECK(rest.interval == 0);
     CHECK(rest.slot == ObservedEdge::none);
     SECTION("and is the whole edge again when both become one") {
-        rest.join(above);
+        rest.join(above, 4, 12);
         CHECK(rest.is_observed());
         CHECK(rest.interval == 5);
         CHECK(rest.slot == ObservedEdge::none); // it has none of its own
@@ -153,7 +189,7 @@ TEST_CASE("An edge that is observed keeps its own uses when the one above become
     ObservedEdge edge = made(1, {9, 16, 1});
     edge.slot = 2;
     ObservedEdge above = made(1, {4, 16, 1});
-    edge.join(above);
+    edge.join(above, 16, 16);
     CHECK(edge.last == 9);
     CHECK(edge.slot == 2);
 }

@@ -393,6 +393,61 @@ TEST_CASE("A session's dead branch is the next victim") {
     CHECK(eviction_order(cache).substr(0, 9) == (session != 0 ? "abcd xyxy" : "xyxy abef"));
 }
 
+TEST_CASE("A dead branch is the next victim among many entries of one kind") {
+    const int dead = GENERATE(1, 150, 300);
+    const bool is_pushed =
+        GENERATE(true, false); // entries that were leased come back as the coldest
+    CAPTURE(dead, is_pushed);
+    Cache cache;
+    const auto text = [](int number) {
+        return std::string{"abcdefghij"[number / 100], "klmnopqrst"[number / 10 % 10],
+                           "uvwxyzABCD"[number % 10]} +
+               "-----";
+    };
+    for (int i = 0; i < 400; ++i)
+        store(cache, text(i), Tier::user, {}, {.session = static_cast<std::uint64_t>(i + 1)});
+    store(cache, "another", Tier::user, {}, {.session = static_cast<std::uint64_t>(dead + 1)});
+    REQUIRE(cache.stats().demoted == 1);
+    if (is_pushed) {
+        const auto lease = cache.lease_nearest("m", key(text(200)), {.min_remaining = 0});
+        cache.evict(1);
+    } else {
+        cache.evict(1);
+    }
+    CHECK(cache.probe("m", key(text(dead)), {.min_remaining = 0}).reused() < 8);
+    CHECK(cache.check_invariants());
+}
+
+TEST_CASE("The curve of LRU counts prompts that are asked again up to a part") {
+    constexpr std::size_t most = 1'600; // bytes; a token is one
+    PromptCache<Blocks> cache({.max_bytes = most, .policy = {.curve = true}});
+    promptkv::LRUPromptCache<Blocks> lru({.max_bytes = most});
+    std::vector<std::string> documents;
+    for (char letter = 'a'; letter < 'i'; ++letter)
+        documents.emplace_back(320, letter);
+    std::uint64_t state = 1;
+    const auto ask = [&](auto& each, const std::string& prompt) {
+        if (each.fetch_nearest("m", key(prompt), {.min_remaining = 0}).reused() < prompt.size())
+            store(each, prompt, Tier::user);
+    };
+    for (int i = 0; i < 3'000; ++i) {
+        state = state * 6364136223846793005U + 1442695040888963407U;
+        const std::string& document = documents[state >> 61U];
+        const std::string prompt = document.substr(0, (state >> 40U) % 3 == 0 ? 320 : 160);
+        ask(cache, prompt);
+        ask(lru, prompt);
+    }
+    const auto stats = lru.stats();
+    const double measured =
+        static_cast<double>(stats.tokens_reused) / static_cast<double>(stats.tokens_requested);
+    const auto curve = cache.hit_ratio_curve();
+    REQUIRE(curve.size() == 5);
+    REQUIRE(curve[2].bytes == most);
+    CAPTURE(curve[2].hit_ratio, measured);
+    CHECK(curve[2].hit_ratio > measured - 0.05);
+    CHECK(curve[2].hit_ratio < measured + 0.05);
+}
+
 TEST_CASE("A dead branch that is used again is one no longer") {
     Cache cache;
     store(cache, "xyxy", Tier::assistant);

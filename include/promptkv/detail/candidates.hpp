@@ -7,8 +7,10 @@
 #include <promptkv/version.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -18,6 +20,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 template <class R>
 class Candidates {
 public:
+    static constexpr float obsolete_wish = -1000;
+
     struct Candidate {
         R* record;
         std::uint32_t last; // request
@@ -64,11 +68,24 @@ public:
         edge.slot = ObservedEdge::none;
     }
 
+    /// The hand comes to this candidate next. Without effect if the entry is no candidate.
+    void bring_forward(const R& record) noexcept {
+        const std::uint32_t slot = record.node->hook.slot;
+        if (slot == ObservedEdge::none)
+            return;
+        hand_ = (hand_ == 0 || hand_ > table_.size() ? table_.size() : hand_) - 1;
+        std::swap(table_[slot], table_[hand_]);
+        for (const std::size_t moved : {std::size_t{slot}, hand_})
+            table_[moved].record->node->hook.slot = static_cast<std::uint32_t>(moved);
+    }
+
     /// Moves the hand over the next `n` candidates. Returns the one for which `worth(candidate)` is least;
-    /// of equals the one that was used longest ago, then the first; null: there are none.
+    /// of equals the one that was used longest ago, then the first; null: there are none. If others are
+    /// obsolete, the hand goes back to the first of them.
     template <class Worth>
     [[nodiscard]] const Candidate* least(std::size_t n, std::uint32_t now, Worth worth) noexcept {
         const Candidate* found = nullptr;
+        std::array<const Candidate*, 2> obsolete{}; // the first two
         float least = 0;
         for (std::size_t i = (std::min)(n, table_.size()); i-- > 0;) {
             if (hand_ >= table_.size())
@@ -80,7 +97,11 @@ public:
                 found = &each;
                 least = own;
             }
+            if (each.wish <= obsolete_wish / 2 && obsolete[1] == nullptr)
+                obsolete[obsolete[0] != nullptr ? 1 : 0] = &each;
         }
+        if (const Candidate* other = obsolete[found == obsolete[0] ? 1 : 0])
+            hand_ = other->record->node->hook.slot;
         return found;
     }
 

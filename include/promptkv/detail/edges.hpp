@@ -211,20 +211,19 @@ private:
                     nbytes > 0 ? resident / nbytes : 0);
         const auto& place = choice.spot.place;
         std::size_t at = 0;
-        const auto use_to = [&](const Node* node, std::size_t end) {
-            const bool known = node != nullptr && node->hook.uses > 0;
-            watch.use(known ? node->hook.last : 0, known, end - at);
+        const auto use_to = [&](Node& node, std::size_t end) {
+            watch.use(node.hook, end - at, node.edge_length);
             at = end;
         };
         if (place.node != nullptr)
-            choice.spot.home->tree.for_each_on_path(place, tokens, [&](const Node& node) {
+            choice.spot.home->tree.for_each_on_path(place, tokens, [&](Node& node) {
                 if (node.depth > 0)
-                    use_to(&node, node.depth);
+                    use_to(node, node.depth);
             });
         if (place.inside != nullptr && place.common > at)
-            use_to(place.inside, place.common);
+            use_to(*place.inside, place.common);
         if (tokens.size() > at)
-            use_to(nullptr, tokens.size());
+            watch.use_new(tokens.size() - at);
         watch.end(choice.reused);
     }
 

@@ -42,21 +42,27 @@ public:
     }
 
     /// The request uses a run of tokens whose last use was at request `last`; 0: there was none. Of a path
-    /// the runs come from the root on: what LRU holds of it is a prefix.
-    void use(std::uint64_t last, double tokens) noexcept {
+    /// the runs come from the root on: what LRU holds of it is a prefix. `asked`: tokens of the run that
+    /// count as hits.
+    void use(std::uint64_t last, double tokens, double asked) noexcept {
         const std::size_t slot = last != 0 ? slot_of(last) : slots_.size();
+        // Edges that were joined may have been used at different times: a slot may have fewer.
+        const double found = slot < slots_.size() ? (std::min)(tokens, slots_[slot].tokens) : 0;
         if (slot < slots_.size())
-            slots_[slot].tokens -= tokens;
+            slots_[slot].tokens -= found;
         for (Size& size : sizes_) {
             if (slot == slots_.size() || slot < size.from) {
                 size.live += tokens;
-            } else if (slot > size.from) {
-                size.hits += tokens;
+                continue;
+            }
+            if (slot > size.from) {
+                size.hits += asked;
             } else {
                 const double too_many = (std::max)(0.0, size.live - size.tokens);
-                const double held = slots_[slot].tokens + tokens - too_many;
-                size.hits += std::clamp(held, 0.0, tokens);
+                const double held = slots_[slot].tokens + found - too_many;
+                size.hits += std::clamp(held, 0.0, asked);
             }
+            size.live += tokens - found;
         }
         slots_.back().tokens += tokens;
         shed();

@@ -6,6 +6,7 @@
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/lru_shadow.hpp>
+#include <promptkv/detail/observed_edge.hpp>
 #include <promptkv/version.hpp>
 
 #include <algorithm>
@@ -44,14 +45,24 @@ public:
         }
         PROMPTKV_CATCH_ALL {} // the last slot becomes a little coarser
     }
-    /// The request uses tokens whose last use was at `last`, modulo 2^32; without `known`: never.
-    void use(std::uint32_t last, bool known, std::size_t tokens) noexcept {
-        const std::uint32_t age = static_cast<std::uint32_t>(number_) - last;
-        shadow_.use(known && age < number_ ? number_ - age : 0, static_cast<double>(tokens));
-        tokens_ += static_cast<double>(tokens);
+    /// The request uses the first `n` tokens of an edge of `length` tokens.
+    void use(ObservedEdge& edge, std::size_t n, std::size_t length) noexcept {
+        const bool is_known = edge.uses > 0;
+        const std::size_t part = is_known ? edge.part_of(length) : 0;
+        if (part > 0)
+            use_run(number_of(edge.part_last), part, (std::min)(n, part));
+        if (n > part)
+            use_run(is_known ? number_of(edge.last) : 0, n - part, n - part);
+        if (is_known && n < length) {
+            edge.part_last = static_cast<std::uint32_t>(number_);
+            edge.part =
+                static_cast<std::uint8_t>(((std::max)(n, part) * 255 + length - 1) / length);
+        }
     }
+    /// The request uses tokens that no edge has.
+    void use_new(std::size_t tokens) noexcept { use_run(0, tokens, tokens); }
     /// The tokens that the last request added to its prompt.
-    void add(std::size_t tokens) noexcept { shadow_.use(0, static_cast<double>(tokens)); }
+    void add(std::size_t tokens) noexcept { shadow_.use(0, static_cast<double>(tokens), 0); }
     /// The request ends; the cache reused so many tokens.
     void end(std::size_t reused) noexcept {
         if (guards_)
@@ -73,6 +84,16 @@ public:
 
 private:
     static constexpr std::array<double, 5> multiples{0.25, 0.5, 1, 2, 4};
+
+    /// The number of a request that is known modulo 2^32; 0: it cannot be.
+    [[nodiscard]] std::uint64_t number_of(std::uint32_t last) const noexcept {
+        const std::uint32_t age = static_cast<std::uint32_t>(number_) - last;
+        return age < number_ ? number_ - age : 0;
+    }
+    void use_run(std::uint64_t last, std::size_t tokens, std::size_t asked) noexcept {
+        shadow_.use(last, static_cast<double>(tokens), static_cast<double>(asked));
+        tokens_ += static_cast<double>(asked);
+    }
 
     /// Of a size of the shadow; the first is the cache's own.
     [[nodiscard]] double bytes_of(std::size_t i) const noexcept {

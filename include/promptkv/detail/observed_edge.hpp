@@ -26,16 +26,18 @@ struct ObservedEdge {
         std::uint32_t tier = 0; // as a feature
     };
 
-    std::uint32_t last = 0;     // the request that used it last
-    std::uint32_t interval = 0; // that is open; 0: none
-    std::uint32_t features = 0; // of its last use
-    std::uint32_t slot = none;  // its place among the candidates
-    std::uint16_t uses = 0;     // 0: it was not observed yet
-    std::uint8_t siblings = 0;  // when it was made, as a feature
-    std::uint8_t key = 0;       // decides whether it is observed while only a share of the edges is
-    bool is_new_part = false;   // the first part of an edge that was split and not used since
-    bool is_tail = false;       // it was cut off; the edge above is observed in its place
-    bool is_obsolete = false;   // its entry was demoted
+    std::uint32_t last = 0;          // the request that used it last
+    std::uint32_t interval = 0;      // that is open; 0: none
+    std::uint32_t slot = none;       // its place among the candidates
+    std::uint32_t part_last = 0;     // for LruWatch: the request that used its first part last
+    std::uint32_t features : 24 = 0; // of its last use
+    std::uint32_t part : 8 = 0;      // how long that part is, as a share of 255; 0: there is none
+    std::uint16_t uses = 0;          // 0: it was not observed yet
+    std::uint8_t key = 0; // decides whether it is observed while only a share of the edges is
+    std::uint8_t siblings : 4 = 0; // when it was made, as a feature
+    bool is_new_part : 1 = false;  // the first part of an edge that was split and not used since
+    bool is_tail : 1 = false;      // it was cut off; the edge above is observed in its place
+    bool is_obsolete : 1 = false;  // its entry was demoted
 
     [[nodiscard]] bool is_observed() const noexcept { return uses > 0 && !is_tail; }
 
@@ -47,7 +49,7 @@ struct ObservedEdge {
         *this = ObservedEdge{};
         slot = own_slot;
         uses = 1;
-        siblings = siblings_feature(children);
+        siblings = siblings_feature(children) & 15U;
         describe(0, use);
     }
     void use_again(const Use& use) noexcept {
@@ -66,40 +68,73 @@ struct ObservedEdge {
         return edge;
     }
     void set_hint(std::uint32_t hint) noexcept {
-        features = (features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
+        features = ((features & 0xf0ffffU) | (std::min)(hint, 15U) << 16U) & 0xffffffU;
     }
 
     // what RadixNode asks for ////////////////////////////////////////////////
 
-    [[nodiscard]] ObservedEdge first_part() const noexcept {
-        ObservedEdge part = *this;
-        part.interval = 0;
-        part.slot = none;
-        part.is_new_part = true;
-        part.is_obsolete = false;
-        return part;
+    [[nodiscard]] ObservedEdge first_part(std::size_t tokens, std::size_t of) noexcept {
+        const std::size_t later = part_of(of);
+        ObservedEdge first = *this;
+        first.set_part((std::min)(later, tokens), tokens);
+        set_part(later - (std::min)(later, tokens), of - tokens);
+        first.interval = 0;
+        first.slot = none;
+        first.is_new_part = true;
+        first.is_obsolete = false;
+        return first;
     }
     /// The edge above takes over what was observed; this is what was cut off.
     void hand_over(ObservedEdge& above) noexcept {
+        const std::uint32_t part_above = above.part;
         above = *this;
+        above.part = part_above & 255U;
         interval = 0;
         slot = none;
         is_obsolete = false;
         is_tail = true;
     }
-    void join(const ObservedEdge& above) noexcept {
+    void join(const ObservedEdge& above, std::size_t tokens_above, std::size_t tokens) noexcept {
         const std::uint32_t own_slot = slot;
-        if (!is_observed())
+        std::size_t later = part_of(tokens) > 0 ? tokens_above + part_of(tokens) : 0;
+        const std::size_t later_above = above.part_of(tokens_above);
+        const std::uint32_t last_above = later_above == tokens_above ? above.part_last : above.last;
+        if (!is_observed()) {
             *this = above;
+            later = later_above;
+        } else if (is_later(last_above, later > 0 ? part_last : last)) {
+            part_last = last_above;
+            later = tokens_above;
+        } else if (later == 0 && later_above > 0) {
+            part_last = above.part_last;
+            later = later_above;
+        }
+        set_part(later, tokens_above + tokens);
         slot = own_slot;
+    }
+
+    // the part that was used later than the rest /////////////////////////////
+
+    [[nodiscard]] static bool is_later(std::uint32_t request, std::uint32_t other) noexcept {
+        return static_cast<std::int32_t>(request - other) > 0;
+    }
+    /// Tokens of that part, of an edge of `tokens` tokens.
+    [[nodiscard]] std::size_t part_of(std::size_t tokens) const noexcept {
+        return part == 0 || !is_later(part_last, last)
+                   ? 0
+                   : (std::max<std::size_t>)(1, tokens * part / 255);
+    }
+    void set_part(std::size_t n, std::size_t tokens) noexcept {
+        part = n == 0 ? 0U : static_cast<std::uint32_t>((n * 255 + tokens - 1) / tokens) & 255U;
     }
 
 private:
     void describe(std::uint32_t gap_feature, const Use& use) noexcept {
         last = use.request;
-        features = uses_feature(uses) | gap_feature << 4U | std::uint32_t{siblings} << 8U |
-                   log_feature(use.tokens) << 12U | (features & 0xf0000U) |
-                   (std::min)(use.tier, 15U) << 20U;
+        features = (uses_feature(uses) | gap_feature << 4U | std::uint32_t{siblings} << 8U |
+                    log_feature(use.tokens) << 12U | (features & 0xf0000U) |
+                    (std::min)(use.tier, 15U) << 20U) &
+                   0xffffffU;
     }
     [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
         if (children == 0)

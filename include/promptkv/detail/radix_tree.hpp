@@ -119,7 +119,7 @@ public:
         lower->parent = upper;
         upper->children.add(*lower->edge(), lower, lower->nearest_depth());
         if constexpr (!std::is_empty_v<Hook>)
-            upper->hook = lower->hook.first_part();
+            upper->hook = lower->hook.first_part(upper->edge_length, upper->edge_length + rest);
         if (lower->remembered() && is_resident(upper))
             remembered_ -= upper->edge_length;
         bytes_ += upper->children.nbytes();
@@ -411,7 +411,7 @@ private:
         child->parent = node->parent;
         node->parent->children.replace(node->slot, child);
         if constexpr (!std::is_empty_v<Hook>)
-            child->hook.join(node->hook);
+            child->hook.join(node->hook, joined, child->edge_length - joined);
         if (child->remembered() && is_resident(child))
             remembered_ += joined;
         bytes_ -= node->children.nbytes();
