@@ -92,8 +92,8 @@ public:
     /// Stores the payload, as an insert does. It may hold fewer tokens than `tokens()`, and is stored
     /// under as many then. Larger than reserved, it makes more room; smaller, it gives the rest back.
     /// Requires: it holds no more than `tokens()` tokens.
-    /// Returns:  `cancelled` if there is no room held, if the reservation was voided, or if the cache
-    ///           is gone; `present` if the key was stored meanwhile. `kv` is moved from only where it
+    /// Returns:  `cancelled` if there is no room held, if the reservation was voided, if the cache is gone,
+    ///           or if `kv` holds no token; `present` if the key was stored meanwhile. `kv` is moved from only where it
     ///           is stored. The reservation is used up.
     /// Throws:   what an insert throws; the reservation is as before.
     /// Complexity: as an insert.

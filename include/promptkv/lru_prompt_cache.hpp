@@ -65,9 +65,9 @@ struct NoMutex {
 /// the nearest longer entry is evicted instead. Leased entries are no victims.
 ///
 /// What a use does: an exact or shorter match makes its entry the most recent of its tier, and so every
-/// entry on its path whose key the reuse covers. A longer match leaves the recency of its entry alone
-/// and gives the entry a second chance: as a victim it is first cut to the prefix that was used. Then it
-/// becomes the most recent, once.
+/// entry on its path whose key the reuse covers. A longer match does not refresh its entry.
+/// When that entry is chosen for eviction, it is cut to the prefix that was used instead, and then counts as
+/// just used. This happens once.
 ///
 /// Superseding, for payloads that cannot be cut: an insert makes the earlier entries on its path, of the
 /// same or a less persistent tier, the next victims of their tier, unless other entries continue them.
@@ -78,7 +78,7 @@ struct NoMutex {
 /// `InsertOptions::request` is given, that lookup must have been made after the entry was stored: samples
 /// of one lookup do not demote each other.
 ///
-/// "The next victim" is the first of its tier under TieredLRU, and the first of those that ReuseOrder samples.
+/// "The next victim" is the first of its tier under TieredLRU, and the first of all under ReuseOrder.
 ///
 /// Invariants: `nbytes() <= max_bytes` and `size() <= max_entries` after every call and during it,
 /// except while a limit was lowered below what is leased or reserved. Only equal tokens match, never
@@ -152,6 +152,7 @@ public:
         std::vector<Token> tokens;
         TierEnum tier;
         Lease lease;
+        std::uint64_t session; ///< the first that stored it; 0: none
     };
 
     /// Without limits. Throws: what an allocation throws.
@@ -521,7 +522,8 @@ public:
             const Look look(*cache_);
             if (const auto* record = static_cast<const Record*>(lease->record)) {
                 entries.push_back(SnapshotEntry{record->home->model, record->node->key(),
-                                                record->tier, Lease(Lookup(), std::move(lease))});
+                                                record->tier, Lease(Lookup(), std::move(lease)),
+                                                record->session});
             }
         }
         return entries;

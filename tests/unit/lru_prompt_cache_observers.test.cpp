@@ -108,7 +108,7 @@ TEST_CASE("Entries of blocks inserted in the order of for_each share their block
 TEST_CASE("snapshot leases every entry in the order of for_each, without a trace") {
     Cache cache;
     store(cache, "abc", Tier::user);
-    store(cache, "xyz", Tier::user);
+    store(cache, "xyz", Tier::user, {}, {.session = 7});
     store(cache, "s", Tier::system);
     const auto before = cache.stats();
     {
@@ -120,6 +120,8 @@ TEST_CASE("snapshot leases every entry in the order of for_each, without a trace
                     ":" + text_of(entry.lease.kv()) + " ";
         }
         CHECK(line == "m/abc@user:abc m/xyz@user:xyz m/s@system:s ");
+        CHECK(snapshot[0].session == 0);
+        CHECK(snapshot[1].session == 7);
         CHECK(cache.stats().bytes_leased == 7);
         CHECK(cache.trim_to({.max_bytes = 0}) == 0);
         CHECK(cache.erase("m", key("abc")));
