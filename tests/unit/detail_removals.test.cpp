@@ -62,9 +62,12 @@ TEST_CASE("Removals report each record in order, without the lock, and then dest
         CHECK(test.locate("abc").record(3) == nullptr); // each left the index before
     });
     lock.lock();
-    gone.deliver(test.index, lock, listener);
+    gone.deliver(test.index, lock, listener, [&] {
+        CHECK_FALSE(lock.is_locked);
+        log += log.empty() ? "unlocked; " : "";
+    });
     CHECK_FALSE(lock.is_locked);
-    CHECK(log == "m/abc evicted system 3 0 abc; m/abcdef erased user 6 0 abcdef; ");
+    CHECK(log == "unlocked; m/abc evicted system 3 0 abc; m/abcdef erased user 6 0 abcdef; ");
     CHECK(test.index.find("m") == nullptr);
 }
 
@@ -76,8 +79,10 @@ TEST_CASE("Removals destroy without a listener, too") {
     leave(test, gone, record, RemovalReason::evicted);
     test.index.unlink(record); // nobody asks for its key
     lock.lock();
-    gone.deliver(test.index, lock, nullptr);
+    bool was_unlocked = false;
+    gone.deliver(test.index, lock, nullptr, [&] { was_unlocked = !lock.is_locked; });
     CHECK_FALSE(lock.is_locked);
+    CHECK(was_unlocked);
 }
 
 TEST_CASE("Removals hand out no payload that was taken") {
@@ -89,7 +94,7 @@ TEST_CASE("Removals hand out no payload that was taken") {
     const auto listener = std::make_shared<const Removals::Listener>(
         [&](Removal& removal) { had_payload = removal.payload != nullptr; });
     lock.lock();
-    gone.deliver(test.index, lock, listener);
+    gone.deliver(test.index, lock, listener, [] {});
     CHECK_FALSE(had_payload);
 }
 
@@ -107,12 +112,12 @@ TEST_CASE("A listener may add removals of its own, which are others") {
             Removals inner;
             lock.lock();
             leave(test, inner, second, RemovalReason::erased);
-            inner.deliver(test.index, lock, listener);
+            inner.deliver(test.index, lock, listener, [] {});
         }
         log += ")";
     });
     lock.lock();
-    gone.deliver(test.index, lock, listener);
+    gone.deliver(test.index, lock, listener, [] {});
     CHECK(log == "abc(xyz())");
     listener = nullptr;
 }
