@@ -94,6 +94,8 @@ struct ReuseOrder {
         void put_back(R& record) noexcept {
             recency_.put_back(record);
             nominate(record, record.is_leaf());
+            if (record.node->hook.is_obsolete)
+                candidates_.bring_forward(record);
         }
         /// An entry became, or ceases to be, one whose state no other entry continues.
         void resident_leaf(R& record, bool is_leaf) noexcept { nominate(record, is_leaf); }

@@ -109,7 +109,7 @@ struct std::hash<callers::Model> {
     }
 };
 
-namespace {
+namespace of_callers_names {
 
 using Tokens = std::vector<std::int32_t>;
 using Blocks = promptkv::BlockKV<callers::Block>;
@@ -182,4 +182,4 @@ TEMPLATE_TEST_CASE("A caller's functions with the names of the library's own are
     }
 }
 
-} // namespace
+} // namespace of_callers_names

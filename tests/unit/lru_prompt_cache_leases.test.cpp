@@ -310,4 +310,38 @@ TEST_CASE("Blocks stay counted while one lease ends and another's entry leaves")
     CHECK(cache.nbytes() == 0);
 }
 
+/// A payload that is asked for its size ends a lease, as another thread may at that moment.
+struct EndsLease {
+    std::size_t bytes = 0;
+    std::function<void()> when_asked{};
+
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        if (when_asked)
+            when_asked();
+        return bytes;
+    }
+};
+
+TEST_CASE("An entry that was set aside is no room for an insert during which its lease ends") {
+    using Ending = promptkv::LRUPromptCache<EndsLease>;
+    const bool by_entries = GENERATE(true, false);
+    Ending cache(by_entries ? Ending::Options{.max_entries = 2}
+                            : Ending::Options{.max_bytes = 100});
+    cache.insert("m", key("aa"), {50}, Tier::user);
+    cache.insert("m", key("bb"), {50}, Tier::user);
+    auto lease = cache.lease_nearest("m", key("aa"), {.min_remaining = 0});
+    cache.touch("m", key("bb"));
+    cache.insert("m", key("cc"), {50}, Tier::user); // "aa" is set aside, and "bb" leaves
+    REQUIRE(cache.probe("m", key("bb"), {.min_remaining = 0}).reused() == 0);
+    const auto other = cache.lease_nearest("m", key("cc"), {.min_remaining = 0});
+    const auto inserted = cache.insert("m", key("dd"), {50, [&] { lease.end(); }}, Tier::user);
+    CHECK(inserted.outcome == Outcome::no_room);
+    CHECK(cache.size() == 2);
+    CHECK(cache.nbytes() == 100);
+    CHECK(cache.insert("m", key("dd"), {50}, Tier::user).outcome ==
+          Outcome::stored); // a call later
+    CHECK(cache.size() == 2);
+    CHECK(cache.check_invariants());
+}
+
 } // namespace

@@ -176,11 +176,33 @@ TEST_CASE("a reservation that spares upper tiers evicts none of theirs") {
         store(cache, 1, 2, Tier::system);
         store(cache, 100, 2, Tier::user);
         auto room = cache.reserve("m", Tokens{7, 8}, 200, Tier::user, sparing);
-        auto other = cache.reserve("m", Tokens{17, 18}, 200, Tier::assistant, sparing);
+        CHECK(cache.reserve("m", Tokens{17, 18}, 200, Tier::assistant, sparing).outcome() ==
+              Outcome::no_room);                     // no entry of that tier could leave
         CHECK(room.commit(payload(2)).evicted == 1); // of the user tier
-        CHECK(other.commit(payload(2)).outcome == Outcome::no_room);
         CHECK(cache.stats(Tier::system).entries == 1);
         CHECK(cache.stats(Tier::user).entries == 1);
+    }
+    SECTION("an insert keeps to it as well, and to the budget, where it shares blocks with what "
+            "leaves") {
+        store(cache, 1, 5, Tier::system);
+        const Tokens user = store(cache, 100, 3, Tier::user); // 800 bytes together
+        Tokens longer = user;
+        longer.insert(longer.end(), {7, 8, 9, 10});
+        KV kv = cache.fetch_nearest("m", user, {.min_remaining = 0}).kv.value();
+        for (int i = 0; i < 4; ++i)
+            kv.append(Block{}, 1);
+        CHECK(cache.insert("m", longer, std::move(kv), Tier::user, sparing).outcome ==
+              Outcome::no_room);
+        CHECK(cache.nbytes() == 800);
+        CHECK(cache.size() == 2);
+        // The entry that is replaced frees none of the blocks that come again.
+        KV again = cache.fetch_nearest("m", user, {.min_remaining = 0}).kv.value();
+        again.append(Block{}, 1);
+        Tokens next = user;
+        next.push_back(7);
+        CHECK(cache.insert("m", next, std::move(again), Tier::user, sparing).outcome ==
+              Outcome::no_room);
+        CHECK(cache.nbytes() == 800);
     }
     SECTION("without the option the rule of the tiers decides") {
         store(cache, 1, 8, Tier::system);

@@ -396,8 +396,9 @@ TEST_CASE("A session's dead branch is the next victim") {
 TEST_CASE("A dead branch is the next victim among many entries of one kind") {
     const int dead = GENERATE(1, 150, 300);
     const bool is_pushed =
-        GENERATE(true, false); // entries that were leased come back as the coldest
-    CAPTURE(dead, is_pushed);
+        GENERATE(true, false);                  // entries that were leased come back as the coldest
+    const bool absorbs = GENERATE(true, false); // the new turn makes another entry leave
+    CAPTURE(dead, is_pushed, absorbs);
     Cache cache;
     const auto text = [](int number) {
         return std::string{"abcdefghij"[number / 100], "klmnopqrst"[number / 10 % 10],
@@ -406,8 +407,11 @@ TEST_CASE("A dead branch is the next victim among many entries of one kind") {
     };
     for (int i = 0; i < 400; ++i)
         store(cache, text(i), Tier::user, {}, {.session = static_cast<std::uint64_t>(i + 1)});
-    store(cache, "another", Tier::user, {}, {.session = static_cast<std::uint64_t>(dead + 1)});
+    if (absorbs)
+        store(cache, "ANOT", Tier::user);
+    store(cache, "ANOTHER", Tier::user, {}, {.session = static_cast<std::uint64_t>(dead + 1)});
     REQUIRE(cache.stats().demoted == 1);
+    REQUIRE(cache.stats().absorbed == (absorbs ? 1 : 0));
     if (is_pushed) {
         const auto lease = cache.lease_nearest("m", key(text(200)), {.min_remaining = 0});
         cache.evict(1);

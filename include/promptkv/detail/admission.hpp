@@ -53,29 +53,39 @@ template <class KV>
     return share_of(incoming.nbytes, n, incoming.length);
 }
 
-/// The bytes of its first `n` tokens that no payload of the cache holds yet.
-template <class KV>
-[[nodiscard]] std::size_t new_bytes_of_first(const Incoming<KV>& incoming, std::size_t n) {
-    std::size_t nbytes = detail::bytes_of_first(incoming, n);
+/// The bytes of the blocks of its first `n` tokens for which `f(use)` is true.
+template <class KV, class F>
+[[nodiscard]] std::size_t blocks_of_first(const Incoming<KV>& incoming, std::size_t n, F f) {
+    std::size_t nbytes = 0;
     const auto count = [&](std::size_t from, bool add) {
         detail::for_each_block(
             *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-                if (use.count() > 0)
+                if (f(use))
                     nbytes = add ? more(nbytes, block_bytes) : less(nbytes, block_bytes);
             });
     };
-    count(n, true);
-    count(0, false);
+    count(0, true);
+    count(n, false);
     return nbytes;
 }
 
-/// Whether `nbytes` more bytes, in `entries` more entries, fit if no entry is evicted that is more persistent
-/// than `tier`. Throws what an allocation throws.
+/// The bytes of the blocks of its first `n` tokens that the cache holds already.
+template <class KV>
+[[nodiscard]] std::size_t held_of_first(const Incoming<KV>& incoming, std::size_t n) noexcept {
+    return detail::blocks_of_first(incoming, n,
+                                   [](const BlockUse& use) { return use.count() > 0; });
+}
+
+/// Whether an incoming entry of its first `n` tokens, which needs `nbytes` more bytes, fits if no entry is
+/// evicted that is more persistent than `tier`. `entries`: 0 if it replaces one. `incoming`: holds its payload,
+/// or, for a reservation, nothing that is not pinned. Throws what an allocation throws.
 /// Complexity: O(tiers). Where the sums cannot tell, since blocks are shared with more persistent entries:
-/// O(blocks of the others), up to as many as are needed.
+/// O(blocks of up to 4,096 others); if these do not suffice, it does not fit.
 template <class R>
-[[nodiscard]] bool fits_below(const Parts<R>& parts, typename R::TierEnum tier, std::size_t nbytes,
-                              std::size_t entries) {
+[[nodiscard]] bool fits_below(const Parts<R>& parts, typename R::TierEnum tier,
+                              const Incoming<typename R::KV>& incoming, std::size_t n,
+                              std::size_t nbytes, std::size_t entries) {
+    constexpr std::size_t most_asked = 4096;
     const Ledger<R>& ledger = parts.ledger;
     const std::size_t wanted = less(more(ledger.nbytes(), nbytes), parts.options.max_bytes);
     const std::size_t crowd = less(ledger.size() + entries, parts.options.max_entries);
@@ -89,18 +99,24 @@ template <class R>
     }
     if (below < wanted || n_below < crowd)
         return false;
-    const std::size_t stays = more(less(ledger.referenced(), below), ledger.pinned_at_most());
-    if (crowd == 0 && less(ledger.nbytes(), stays) >= wanted)
+    const std::size_t held = incoming.is_reservation ? 0 : detail::held_of_first(incoming, n);
+    const std::size_t above = less(ledger.referenced(), below);
+    const std::size_t stays = more(more(above, ledger.pinned_at_most()), held);
+    if (less(n_below, ledger.leases().at_most().entries) >= crowd &&
+        less(ledger.nbytes(), stays) >= wanted)
         return true;
     WouldFree<R> evicted;
-    std::size_t n_evicted = 0;
+    if (held > 0)
+        evicted.keep(*incoming.kv, n);
+    std::size_t n_evicted = 0, n_asked = 0;
     parts.order.for_each([&](const R& record) {
         const bool is_below = record.tier <= tier;
-        if (is_below && !record.payload->leased()) {
+        if (is_below && !record.payload->leased() && !record.is_aside()) {
             evicted.add(record, false);
             ++n_evicted;
         }
-        return is_below && (evicted.nbytes() < wanted || n_evicted < crowd);
+        return is_below && ++n_asked < most_asked &&
+               (evicted.nbytes() < wanted || n_evicted < crowd);
     });
     return evicted.nbytes() >= wanted && n_evicted >= crowd;
 }
@@ -109,19 +125,11 @@ template <class R>
 template <class KV>
 [[nodiscard]] std::size_t leased_of_first(const Incoming<KV>& incoming, std::size_t n,
                                           const LeasedBlocks& leased) {
-    std::size_t nbytes = 0;
-    if (incoming.kv == nullptr)
-        return 0;
-    const auto count = [&](std::size_t from, bool add) {
-        detail::for_each_block(
-            *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
-                if (leased.blocks.contains(&use))
-                    nbytes = add ? nbytes + block_bytes : less(nbytes, block_bytes);
-            });
-    };
-    count(0, true);
-    count((std::min)(n, incoming.shared), false);
-    return nbytes;
+    return incoming.kv == nullptr
+               ? 0
+               : detail::blocks_of_first(
+                     incoming, (std::min)(n, incoming.shared),
+                     [&](const BlockUse& use) { return leased.blocks.contains(&use); });
 }
 
 /// Whether the key of `n` tokens at the spot needs to be stored at all. `own_is_present`: an entry of exactly
@@ -165,7 +173,7 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
     const bool own_leased = own != nullptr && own->payload->leased();
     const std::size_t max_entries = parts.options.max_entries;
     if (parts.ledger.leases().at_most().entries >= max_entries &&
-        less(parts.ledger.leases().sums().entries, own_leased ? 1 : 0) >= max_entries)
+        less(parts.ledger.leases().staying().entries, own_leased ? 1 : 0) >= max_entries)
         return {Outcome::no_room, 0, nullptr};
 
     // The sum over the leased payloads never says less than is held; only where it refuses are the
@@ -202,7 +210,7 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
         part = detail::served_prefix(*incoming.kv, n, part);
     if (part == 0) // where leases take room, some of it may fit later
         return {over && leased.nbytes == 0 ? Outcome::too_large : Outcome::no_room, 0, nullptr};
-    if (own_leased && parts.ledger.leases().sums().entries >= max_entries)
+    if (own_leased && parts.ledger.leases().staying().entries >= max_entries)
         return {Outcome::no_room, 0, nullptr}; // the part is another key
     spot = parts.index.locate(model, tokens.first(part));
     return detail::present_or_stored(parts, spot, part, tier, own_is_present);

@@ -175,7 +175,7 @@ public:
         Inserted inserted;
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
-        if (options.spare_upper_tiers && !fits_sparing(decision, spot, incoming, tier)) {
+        if (options.spare_upper_tiers && !fits_sparing(decision, incoming, tier)) {
             inserted.outcome = Outcome::no_room;
             inserted.tokens = 0;
         }
@@ -394,16 +394,15 @@ private:
     }
 
     /// Whether there is room for what was decided to be stored without evicting more persistent entries.
-    [[nodiscard]] bool fits_sparing(const Decision<R>& decision, const Spot<R>& spot,
-                                    const Incoming<KV>& incoming, TierEnum tier) const {
+    [[nodiscard]] bool fits_sparing(const Decision<R>& decision, const Incoming<KV>& incoming,
+                                    TierEnum tier) const {
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             return true;
-        const R* former = spot.entry(decision.tokens);
-        const std::size_t given_back =
-            former != nullptr ? Ledger<R>::held_alone(*former, 0, false) : 0;
-        const std::size_t needed = detail::new_bytes_of_first(incoming, decision.tokens);
-        return detail::fits_below(parts_, tier, less(needed, given_back),
-                                  former != nullptr ? 0 : 1);
+        const std::size_t n = decision.tokens;
+        const std::size_t needed =
+            less(detail::bytes_of_first(incoming, n), detail::held_of_first(incoming, n));
+        const std::size_t entries = decision.outcome == Outcome::replaced ? 0 : 1;
+        return detail::fits_below(parts_, tier, incoming, n, needed, entries);
     }
 
     /// An entry serves the key already. The key's own entry rises to the tier. Returns how many it absorbs.

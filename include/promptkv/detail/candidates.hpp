@@ -64,6 +64,8 @@ public:
         if (edge.slot < table_.size()) {
             table_[edge.slot] = last;
             last.record->node->hook.slot = edge.slot;
+            if (hand_ == table_.size())
+                hand_ = edge.slot; // it was to be the next
         }
         edge.slot = ObservedEdge::none;
     }

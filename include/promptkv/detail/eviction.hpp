@@ -37,6 +37,14 @@ public:
         std::size_t cuts = 0;
         std::size_t bytes = 0; // freed
         bool declined = false; // the incoming entry was the victim, and nothing of it would be left
+
+        Evicted& operator+=(const Evicted& other) noexcept {
+            entries += other.entries;
+            cuts += other.cuts;
+            bytes += other.bytes;
+            declined = declined || other.declined;
+            return *this;
+        }
     };
 
     Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}

@@ -64,7 +64,8 @@ public:
         return *record.release();
     }
 
-    /// Remembers a key that was never stored. Null: it, or a longer one, is known, or memory ran out.
+    /// Remembers a key that was never stored. Null: it, or a longer one, is known. Throws what an allocation
+    /// throws; nothing has changed then.
     /// Requires: `spot` is locate(model, tokens), and the model has keys.
     Node* remember(Spot<R> spot, Tokens tokens, typename R::TierEnum tier, std::uint64_t session,
                    bool serves_parts) {

@@ -101,15 +101,10 @@ public:
     [[nodiscard]] const Sums& at_most() const noexcept { return sums_; }
     /// The sums of the payloads that are pinned. O(payloads on the list).
     [[nodiscard]] Sums sums() const noexcept {
-        Sums sums;
-        for_each([&](const Payload& payload) {
-            if (payload.pinned()) {
-                sums.nbytes += payload.nbytes;
-                sums.entries += payload.record != nullptr ? 1 : 0;
-            }
-        });
-        return sums;
+        return sum_if([](const Payload& payload) { return payload.pinned(); });
     }
+    /// The sums of the payloads that cannot leave in this call. O(payloads on the list).
+    [[nodiscard]] Sums staying() const noexcept { return sum_if(stays); }
     /// How many payloads on the list are no entry's. O(payloads on the list).
     [[nodiscard]] std::size_t apart() const noexcept {
         std::size_t n = 0;
@@ -122,15 +117,16 @@ public:
         for (Payload* payload = list_.hottest; payload != nullptr; payload = payload->hook.colder)
             f(*payload);
     }
-    /// Walks the pinned payloads. `pins` get leases that keep them there meanwhile; end them without a
-    /// lock. A payload whose last lease is being ended counts whole. Throws what an allocation throws.
+    /// Walks the payloads that cannot leave in this call. `pins` get leases that keep them there meanwhile; end them
+    /// without a lock. A payload whose last lease has ended since the last drain counts whole. Throws what an
+    /// allocation throws.
     [[nodiscard]] LeasedBlocks blocks(std::vector<PayloadLease<KV>>& pins) const {
         LeasedBlocks leased;
         for_each([&](Payload& payload) {
             auto& pin = pins.emplace_back();
             if (!payload.share_lease()) {
                 pins.pop_back();
-                leased.nbytes += payload.pinned() ? payload.nbytes : 0;
+                leased.nbytes += stays(payload) ? payload.nbytes : 0;
                 return;
             }
             pin.reset(&payload);
@@ -157,6 +153,22 @@ public:
 private:
     // the list ///////////////////////////////////////////////////////////////
 
+    template <class Is>
+    [[nodiscard]] Sums sum_if(Is is) const noexcept {
+        Sums sums;
+        for_each([&](const Payload& payload) {
+            if (is(payload)) {
+                sums.nbytes += payload.nbytes;
+                sums.entries += payload.record != nullptr ? 1 : 0;
+            }
+        });
+        return sums;
+    }
+    /// Whether it cannot leave in this call: it is pinned, or an entry that was set aside and comes back in the
+    /// next drain.
+    [[nodiscard]] static bool stays(const Payload& payload) noexcept {
+        return payload.pinned() || (payload.record != nullptr && record_of(payload).is_aside());
+    }
     [[nodiscard]] static bool is_listed(const Payload& payload) noexcept {
         return (payload.owners.load(std::memory_order_relaxed) & Payload::listed) != 0;
     }

@@ -324,7 +324,20 @@ private:
 /// The bytes that would be freed if entries were evicted, one after the other. Adding one: O(its blocks).
 template <class R>
 class WouldFree {
+    using KV = typename R::KV;
+
 public:
+    /// The blocks of the payload's first `n` tokens stay.
+    void keep(const KV& kv, std::size_t n) {
+        constexpr auto many = std::int64_t{1} << 40U;
+        const auto stay = [&](std::size_t from, std::int64_t seen) {
+            detail::for_each_block(kv, from, [&](const BlockUse& use, std::size_t, const auto&) {
+                seen_[&use] = seen;
+            });
+        };
+        stay(0, -many);
+        stay(n, 0);
+    }
     /// `in_use`: blocks that the engine uses itself do not count.
     void add(const R& record, bool in_use) {
         nbytes_ += record.payload->nbytes;
@@ -339,7 +352,7 @@ public:
 
 private:
     std::size_t nbytes_ = 0;
-    std::unordered_map<const BlockUse*, std::uint32_t> seen_;
+    std::unordered_map<const BlockUse*, std::int64_t> seen_; // how many of its holders
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

@@ -72,9 +72,9 @@ template <class R>
 /// Calls `f(record)` for every record at or below a node. `f` must not change the index.
 template <class Node, class F>
 void for_each_record(Node* top, F f) {
-    for (Node* node = top; node != nullptr; node = node->next(top)) {
-        if (node->value != nullptr)
-            f(*node->value);
+    for (Node* each = top; each != nullptr; each = each->next(top)) {
+        if (each->value != nullptr)
+            f(*each->value);
     }
 }
 /// The first record at or below a node, a few steps far, for which `is(record)` holds; null: there is none.

@@ -105,14 +105,17 @@ public:
                 held = less(held, reserved.prefix->nbytes);
             }
         }
+        const bool fits = !options.spare_upper_tiers ||
+                          detail::fits_below(parts_, tier, incoming, reserved.tokens, held, 1);
         typename Eviction<R>::Evicted evicted;
-        if (!options.spare_upper_tiers || detail::fits_below(parts_, tier, held, 0))
+        if (fits)
             evicted =
                 make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
         reserved.evicted = evicted.entries;
         reserved.cut = evicted.cuts;
-        const bool is_short = options.spare_upper_tiers &&
-                              parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held);
+        const bool is_short =
+            !fits || (options.spare_upper_tiers &&
+                      parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held));
         if (evicted.declined || is_short) {
             reserved.outcome = is_short ? Outcome::no_room : Outcome::declined;
             reserved.tokens = 0;

@@ -129,7 +129,7 @@ private:
             const Ledger<R>& ledger = parts_.ledger;
             if (payload.nbytes > less(max_bytes, ledger.pinned_at_most()) &&
                 payload.nbytes >
-                    less(max_bytes, more(ledger.leases().sums().nbytes, ledger.reserved()))) {
+                    less(max_bytes, more(ledger.leases().staying().nbytes, ledger.reserved()))) {
                 insert.inserted.outcome = Outcome::no_room;
                 insert.inserted.tokens = 0;
                 return false;
@@ -184,6 +184,22 @@ private:
                        const Insert& insert) noexcept {
         if (insert.options.spare_upper_tiers)
             eviction_.spare_above(insert.tier);
+        auto evicted = make_room_sparing(record, added, supersedes, insert);
+        if (!evicted.declined && insert.options.spare_upper_tiers && !has_room_for(added)) {
+            if (!record.is_aside())
+                parts_.set_aside(record);
+            eviction_.spare_above(static_cast<TierEnum>(tier_traits<TierEnum>::count - 1));
+            evicted += eviction_.make_room(parts_.limits(), added, 1); // the limits come first
+        }
+        return evicted;
+    }
+    [[nodiscard]] bool has_room_for(std::size_t added) const noexcept {
+        const CacheLimits limits = parts_.limits();
+        return parts_.ledger.nbytes() <= less(limits.max_bytes, added) &&
+               parts_.ledger.size() < limits.max_entries;
+    }
+    auto make_room_sparing(R& record, std::size_t& added, bool supersedes,
+                           const Insert& insert) noexcept {
         if (!Policy::declines)
             return eviction_.make_room(parts_.limits(), added, 1, &record);
         Part part{record.length(), 0};
