@@ -65,7 +65,7 @@ class CachePrinter:
     def children(self):
         if self.parts is None:
             return
-        homes = gdb.default_visualizer(self.parts["index"]["homes_"])
+        homes = gdb.default_visualizer(self.parts["index"]["homes_"]["homes_"])
         shown = 0
         for _, home in homes.children():
             for node in nodes_below(home["tree"]["root_"]):
@@ -120,7 +120,7 @@ class Lookup:
     printers = (
         (re.compile(r"^promptkv::(v\w+::)?BasicPromptCache<.*>$"), CachePrinter),
         (re.compile(r"^promptkv::(v\w+::)?PromptTrie<.*>$"), TriePrinter),
-        (re.compile(r"^promptkv::(v\w+::)?Lookup<.*>$"), LookupPrinter),
+        (re.compile(r"^promptkv::(v\w+::)?(Lookup|Fetched|Lease)<.*>$"), LookupPrinter),
     )
 
     def __call__(self, value):

@@ -272,7 +272,10 @@ public:
         const auto found = find(record);
         if (!is_candidate) {
             if (found != candidates_.end()) { // the last one takes its place
+                const bool is_next = hand_ == candidates_.size() - 1; // the last one keeps its turn
                 *found = candidates_.back();
+                if (is_next)
+                    hand_ = static_cast<std::size_t>(found - candidates_.begin());
                 candidates_.pop_back();
             }
             return;
@@ -534,6 +537,8 @@ public:
         order_.put_back(record);
         record.aside = false;
         naive_.nominate(number, record.tier, record.leaf);
+        if (naive_.edges[number].is_obsolete)
+            naive_.bring_forward(number);
     }
     /// The edge stays: it is remembered.
     void remove(int number) {
