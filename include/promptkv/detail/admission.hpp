@@ -149,7 +149,8 @@ template <class R>
     return {own != nullptr ? Outcome::replaced : Outcome::stored, n, nullptr};
 }
 
-/// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits. `pins`: see Ledger::pinned.
+/// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits. `pins`: see
+/// Ledger::pinned.
 template <class R>
 [[nodiscard]] Decision<R>
 decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typename R::Tokens tokens,
