@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -25,15 +26,19 @@ using KV = promptkv::BlockKV<Block>;
 using Cache = promptkv::LRUPromptCache<KV>;
 using Tokens = std::vector<std::int32_t>;
 
+/// A payload of `blocks` blocks of one token each.
+KV payload(std::size_t blocks) {
+    KV kv(1);
+    while (kv.length() < blocks)
+        kv.append(Block{}, 1);
+    return kv;
+}
+
 /// Stores `blocks` blocks of one token each: first, first + 1, ...
 Tokens store(Cache& cache, std::int32_t first, std::size_t blocks, Tier tier) {
-    Tokens key;
-    KV kv(1);
-    for (std::size_t i = 0; i < blocks; ++i) {
-        key.push_back(first + static_cast<std::int32_t>(i));
-        kv.append(Block{}, 1);
-    }
-    cache.insert("m", key, std::move(kv), tier);
+    Tokens key(blocks);
+    std::iota(key.begin(), key.end(), first);
+    cache.insert("m", key, payload(blocks), tier);
     return key;
 }
 
@@ -56,14 +61,6 @@ TEST_CASE("pin keeps an entry, and neither counts nor refreshes") {
     cache.trim_to({.max_bytes = 200});
     CHECK_FALSE(cache.pin("m", old)); // it was the coldest all the time
     CHECK(cache.check_invariants());
-}
-
-/// A payload of `blocks` blocks of one token each.
-KV payload(std::size_t blocks) {
-    KV kv(1);
-    while (kv.length() < blocks)
-        kv.append(Block{}, 1);
-    return kv;
 }
 
 TEST_CASE("an insert's own leases have ended when its listener runs") {

@@ -77,14 +77,14 @@ template <class KV>
 }
 
 /// Whether an incoming entry of its first `n` tokens, which needs `nbytes` more bytes, fits if no entry is
-/// evicted that is more persistent than `tier`. `entries`: 0 if it replaces one. `incoming`: holds its payload,
-/// or, for a reservation, nothing that is not pinned. Throws what an allocation throws.
+/// evicted that is more persistent than `tier`. `held`: bytes of its blocks that the cache holds already, and
+/// that are not pinned. `entries`: 0 if it replaces one. Throws what an allocation throws.
 /// Complexity: O(tiers). Where the sums cannot tell, since blocks are shared with more persistent entries:
 /// O(blocks of up to 4,096 others); if these do not suffice, it does not fit.
 template <class R>
 [[nodiscard]] bool fits_below(const Parts<R>& parts, typename R::TierEnum tier,
                               const Incoming<typename R::KV>& incoming, std::size_t n,
-                              std::size_t nbytes, std::size_t entries) {
+                              std::size_t nbytes, std::size_t held, std::size_t entries) {
     constexpr std::size_t most_asked = 4096;
     const Ledger<R>& ledger = parts.ledger;
     const std::size_t wanted = less(more(ledger.nbytes(), nbytes), parts.options.max_bytes);
@@ -99,7 +99,6 @@ template <class R>
     }
     if (below < wanted || n_below < crowd)
         return false;
-    const std::size_t held = incoming.is_reservation ? 0 : detail::held_of_first(incoming, n);
     const std::size_t above = less(ledger.referenced(), below);
     const std::size_t stays = more(more(above, ledger.pinned_at_most()), held);
     if (less(n_below, ledger.leases().at_most().entries) >= crowd &&

@@ -399,10 +399,10 @@ private:
         if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
             return true;
         const std::size_t n = decision.tokens;
-        const std::size_t needed =
-            less(detail::bytes_of_first(incoming, n), detail::held_of_first(incoming, n));
+        const std::size_t held = detail::held_of_first(incoming, n);
+        const std::size_t needed = less(detail::bytes_of_first(incoming, n), held);
         const std::size_t entries = decision.outcome == Outcome::replaced ? 0 : 1;
-        return detail::fits_below(parts_, tier, incoming, n, needed, entries);
+        return detail::fits_below(parts_, tier, incoming, n, needed, held, entries);
     }
 
     /// An entry serves the key already. The key's own entry rises to the tier. Returns how many it absorbs.

@@ -155,7 +155,7 @@ private:
     /// split just now may be used by an earlier request than the last one of the whole edge.
     void use(Node& node, std::uint32_t now) noexcept {
         auto& hook = node.hook;
-        const bool is_later = static_cast<std::int32_t>(now - hook.last) > 0;
+        const bool is_later = hook.is_later(now, hook.last);
         if (!hook.is_observed()) {
             if (hook.is_tail && is_later)
                 hook.last = now;

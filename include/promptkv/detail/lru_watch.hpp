@@ -55,8 +55,7 @@ public:
             use_run(is_known ? number_of(edge.last) : 0, n - part, n - part);
         if (is_known && n < length) {
             edge.part_last = static_cast<std::uint32_t>(number_);
-            edge.part =
-                static_cast<std::uint8_t>(((std::max)(n, part) * 255 + length - 1) / length);
+            edge.set_part((std::max)(n, part), length);
         }
     }
     /// The request uses tokens that no edge has.

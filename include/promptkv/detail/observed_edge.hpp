@@ -63,7 +63,7 @@ struct ObservedEdge {
         ObservedEdge edge = *this;
         edge.slot = none;
         edge.is_obsolete = false;
-        if (static_cast<std::int32_t>(use.request - last) > 0)
+        if (is_later(use.request, last))
             edge.use_again(use);
         return edge;
     }

@@ -106,7 +106,7 @@ public:
             }
         }
         const bool fits = !options.spare_upper_tiers ||
-                          detail::fits_below(parts_, tier, incoming, reserved.tokens, held, 1);
+                          detail::fits_below(parts_, tier, incoming, reserved.tokens, held, 0, 1);
         typename Eviction<R>::Evicted evicted;
         if (fits)
             evicted =

@@ -186,12 +186,16 @@ private:
             eviction_.spare_above(insert.tier);
         auto evicted = make_room_sparing(record, added, supersedes, insert);
         if (!evicted.declined && insert.options.spare_upper_tiers && !has_room_for(added)) {
-            if (!record.is_aside())
-                parts_.set_aside(record);
             eviction_.spare_above(static_cast<TierEnum>(tier_traits<TierEnum>::count - 1));
-            evicted += eviction_.make_room(parts_.limits(), added, 1); // the limits come first
+            evicted += make_room_beside(record, added); // the limits come first
         }
         return evicted;
+    }
+    /// Evicts others, and nothing of the incoming entry.
+    auto make_room_beside(R& record, std::size_t added) noexcept {
+        if (!record.is_aside())
+            parts_.set_aside(record);
+        return eviction_.make_room(parts_.limits(), added, 1);
     }
     [[nodiscard]] bool has_room_for(std::size_t added) const noexcept {
         const CacheLimits limits = parts_.limits();
@@ -217,11 +221,8 @@ private:
         auto evicted = eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some);
         if (!evicted.declined && part.kept < record.length()) {
             evicted.declined = !cut_incoming(record, part.kept, added, insert);
-            if (!evicted.declined) { // in case that the cut freed less than was thought
-                if (!record.is_aside())
-                    parts_.set_aside(record);
-                eviction_.make_room(parts_.limits(), added, 1);
-            }
+            if (!evicted.declined) // in case that the cut freed less than was thought
+                make_room_beside(record, added);
         }
         return evicted;
     }
