@@ -74,28 +74,29 @@ public:
         ~Call() {
             Parts<R>& parts = cache_.parts_;
             parts.bound_remembered();
-            gone.deliver(parts.index, cache_.mutex_, parts.listener, [this] { let_go(); });
+            gone.deliver(parts.index, cache_.mutex_, parts.listener,
+                         [this] { leftovers_.reset(); });
+        }
+
+        /// Ends, or is destroyed, as soon as the mutex is unlocked.
+        struct Leftovers {
+            std::optional<KV> adopted;  // what an incoming payload gave up for shared blocks
+            std::optional<KV> cut_off;  // the part of it that there is no room for
+            std::optional<KV> given_up; // that the policy does not want
+            std::optional<KV> copy;
+            std::optional<KV> whole;  // goes back to the caller where the policy declines a part
+            std::optional<KV> prefix; // what a reservation shared
+            std::vector<PayloadLease<KV>> pins; // these are last, and so end first
+            PayloadLease<KV> pin;
+        };
+        [[nodiscard]] Leftovers& leftovers() noexcept {
+            return leftovers_ ? *leftovers_ : leftovers_.emplace();
         }
 
         Removals<R> gone;
-        // These end, or are destroyed, as soon as the mutex is unlocked.
-        std::vector<PayloadLease<KV>> pins;
-        PayloadLease<KV> pin;
-        std::optional<KV> adopted;  // what an incoming payload gave up for shared blocks
-        std::optional<KV> cut_off;  // the part of it that there is no room for
-        std::optional<KV> given_up; // that the policy does not want
-        std::optional<KV> copy;
-        std::optional<KV> whole;  // goes back to the caller where the policy declines a part
-        std::optional<KV> prefix; // what a reservation shared
 
     private:
-        void let_go() noexcept {
-            pins.clear();
-            pin.reset();
-            for (std::optional<KV>* kv : {&adopted, &cut_off, &given_up, &copy, &whole, &prefix})
-                kv->reset();
-        }
-
+        std::optional<Leftovers> leftovers_; // most calls have none
         Cache& cache_;
     };
 
@@ -144,7 +145,7 @@ public:
         ++parts_.stats.taken;
         Eviction<R>(parts_, call.gone).remove(record, RemovalReason::taken);
         if (is_cut)
-            detail::assign(call.cut_off, detail::truncate(payload.kv, choice.reused));
+            detail::assign(call.leftovers().cut_off, detail::truncate(payload.kv, choice.reused));
         kv.emplace(std::move(payload.kv));
     }
 
@@ -165,13 +166,14 @@ public:
         if constexpr (MeasuredPayload<KV>)
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
         tier = static_cast<TierEnum>(detail::tier_index(tier));
+        typename Call::Leftovers& leftovers = call.leftovers();
         if (const auto sharing = detail::any_sharing(spot); sharing.entry != nullptr)
-            detail::assign(call.adopted,
+            detail::assign(leftovers.adopted,
                            detail::adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
         const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), tokens.size(), tokens.size(),
                                     std::addressof(kv), false};
-        const Decision<R> decision =
-            detail::decide(parts_, spot, model, tokens, incoming, tier, own_is_present, call.pins);
+        const Decision<R> decision = detail::decide(parts_, spot, model, tokens, incoming, tier,
+                                                    own_is_present, leftovers.pins);
         Inserted inserted;
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
@@ -185,14 +187,14 @@ public:
             const bool is_part = decision.tokens < tokens.size();
             if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
                 if (is_part)
-                    call.whole.emplace(detail::clone(std::as_const(kv), tokens.size()));
+                    leftovers.whole.emplace(detail::clone(std::as_const(kv), tokens.size()));
             }
             Storing<R>(parts_, call.gone)
                 .store(spot, model, tokens.first(decision.tokens),
                        {kv, detail::bytes_of_first(incoming, decision.tokens), is_part, tier,
-                        options, inserted, call.cut_off, call.given_up});
-            if (call.whole && inserted.outcome == Outcome::declined)
-                detail::hand_back(kv, *call.whole);
+                        options, inserted, leftovers.cut_off, leftovers.given_up});
+            if (leftovers.whole && inserted.outcome == Outcome::declined)
+                detail::hand_back(kv, *leftovers.whole);
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }
@@ -214,7 +216,7 @@ public:
             const R* longer = detail::longer_serving<R>(spot, tokens.size(), TierEnum{});
             if (longer == nullptr)
                 return false;
-            KV& kv = call.copy.emplace(detail::clone(longer->kv(), tokens.size()));
+            KV& kv = call.leftovers().copy.emplace(detail::clone(longer->kv(), tokens.size()));
             const Inserted inserted = insert(model, tokens, kv, tier, {}, call);
             return inserted.outcome == Outcome::stored && inserted.tokens == tokens.size();
         } else {
@@ -232,8 +234,8 @@ public:
         const auto sharing = Reservations<R>::sharing(spot, tokens.size());
         const KV* shared = sharing.entry != nullptr ? std::addressof(sharing.entry->kv()) : nullptr;
         const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, shared, true};
-        const Decision<R> decision =
-            detail::decide(parts_, spot, model, tokens, incoming, tier, true, call.pins);
+        const Decision<R> decision = detail::decide(parts_, spot, model, tokens, incoming, tier,
+                                                    true, call.leftovers().pins);
         const std::size_t absorbed = decision.outcome == Outcome::present
                                          ? use_present(decision, spot, tokens, tier, options, call)
                                          : 0;
@@ -242,7 +244,7 @@ public:
         reserved.absorbed = absorbed;
         if (reserved.claim == nullptr) {
             count_insert(reserved.outcome);
-            call.pin = std::move(reserved.prefix);
+            call.leftovers().pin = std::move(reserved.prefix);
         }
         if (reserved.outcome == Outcome::declined)
             remember(model, tokens, tier, options);
@@ -251,13 +253,14 @@ public:
     /// Stores what a reservation was made for; null: nothing was made. If it throws, the reservation is as
     /// before. `whole`: the key of a payload that may be larger than the part that there is room for.
     Inserted commit(Reserved& reserved, KV* kv, Call& call, std::optional<Tokens> whole) {
+        typename Call::Leftovers& leftovers = call.leftovers();
         const auto store = [&](const auto& spot, ModelView model, Tokens tokens) {
             return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, call);
         };
-        const Inserted inserted = reservations_.commit(reserved, kv, whole, call.copy, store);
+        const Inserted inserted = reservations_.commit(reserved, kv, whole, leftovers.copy, store);
         if (reserved.prefix) {
-            parts_.ledger.end_apart(reserved.prefix, call.prefix);
-            call.pin = std::move(reserved.prefix); // where a walk over the leases holds it too
+            parts_.ledger.end_apart(reserved.prefix, leftovers.prefix);
+            leftovers.pin = std::move(reserved.prefix); // where a walk over the leases holds it too
         }
         if (const auto& claim = reserved.claim; claim != nullptr && claim->size < reserved.fits &&
                                                 inserted.outcome == Outcome::stored &&
