@@ -67,6 +67,8 @@ struct RecordInfo {
 struct RecordWrite {
     RecordInfo info;
     std::span<const std::byte> record;
+    /// For a store that counts uses: records that were used after the first so many uses make no room for it.
+    std::uint64_t spares = ~std::uint64_t{0};
 };
 
 enum class PutResult : std::uint8_t {
@@ -87,7 +89,9 @@ enum class PutResult : std::uint8_t {
 /// | `find(names, infos)` | sets `infos[i]` to what is known of `names[i]`; nbytes 0: absent. False: the store is in trouble |
 /// | `get(names, f)`      | calls `f(i, record)` in order, with an empty span where there is none; ends early where `f` returns false. False: the store is in trouble |
 /// | `put(writes, results)` | stores records; one that is there already is written anew           |
-/// | `touch(names)`       | optional: the records' state was used in memory                       |
+/// | `touch(names, lasting)` | optional: the records' state was used in memory; `lasting`: a restart is to know it |
+/// | `uses()`             | optional: how often records were used so far                          |
+/// | `is_read_only()`     | optional: whether it refuses all that is put                          |
 /// | `erase(names)`       | removes records; returns how many there were                          |
 /// | `set_aside(name)`    | the record is damaged: it must not be found again                     |
 /// | `for_each(f)`        | `f(const RecordInfo&)` for each record; none where it is read-only    |

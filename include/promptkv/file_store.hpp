@@ -190,31 +190,43 @@ public:
         }
     }
 
-    /// Nothing is written: after a restart the order of use does not know of it.
-    void touch(std::span<const BlockName> names) {
-        const std::lock_guard lock(mutex_);
-        for (const BlockName& name : names)
-            records_.use(name);
+    /// Unless `lasting` nothing is written: after a restart the order of use does not know of it.
+    void touch(std::span<const BlockName> names, bool lasting = false) {
+        for (const BlockName& name : names) {
+            std::unique_lock lock(mutex_);
+            if (records_.use(name) == nullptr || !lasting)
+                continue;
+            const detail::FileTime now = next_time();
+            lock.unlock();
+            directory_.set_time(name, now);
+        }
     }
+
+    [[nodiscard]] std::uint64_t uses() const {
+        const std::lock_guard lock(mutex_);
+        return records_.uses();
+    }
+    [[nodiscard]] bool is_read_only() const noexcept { return options_.read_only; }
 
     /// What was set aside is deleted as well: nobody can say whose state it is.
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for (const BlockName& name : names) {
             std::unique_lock lock(mutex_);
-            const std::optional<std::uint64_t> size = forget(name);
+            Records gone = forget(name);
             lock.unlock();
-            if (!size)
+            if (gone.empty())
                 continue;
             if (directory_.remove(name)) {
                 ++erased;
                 continue;
             }
             lock.lock();
-            stays(*size);
+            stays(gone.front().nbytes);
+            remains_.splice(remains_.end(), gone);
         }
         if (!options_.read_only)
-            empty_aside();
+            remove_leftovers();
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
         return erased;
@@ -224,8 +236,8 @@ public:
         if (options_.read_only)
             return;
         const std::lock_guard lock(mutex_);
-        if (const std::optional<std::uint64_t> size = forget(name))
-            move_aside(name, *size);
+        if (const Records gone = forget(name); !gone.empty())
+            move_aside(name, gone.front().nbytes);
     }
 
     template <class F>
@@ -318,7 +330,8 @@ private:
     /// A record could not be opened. False: the store is in trouble.
     bool lost(const BlockName& name, const Known& known, int error) {
         const std::lock_guard lock(mutex_);
-        if (error != ENOENT && error != ELOOP) {
+        const bool is_other = error == ELOOP || error == ENXIO; // a link or a socket in its place
+        if (error != ENOENT && error != ENOTDIR && !is_other) {
             ++stats_.failed;
             return false;
         }
@@ -328,19 +341,18 @@ private:
         } else if (record != nullptr && record->written == known.written) {
             forget(name); // else this store evicted it, and maybe wrote it anew
             ++stats_.vanished;
-            if (error == ELOOP) // a link in its place
+            if (is_other)
                 move_aside(name, 0);
         }
         return true;
     }
 
-    /// Takes a record out of the account. Returns its size. Under the lock.
-    std::optional<std::uint64_t> forget(const BlockName& name) {
+    /// Takes a record out of the account. Returns it; nothing if there is none. Under the lock.
+    Records forget(const BlockName& name) {
         Records gone;
-        if (!records_.take(name, gone))
-            return std::nullopt;
-        used_ -= detail::disk_bytes(gone.front().nbytes);
-        return gone.front().nbytes;
+        if (records_.take(name, gone))
+            used_ -= detail::disk_bytes(gone.front().nbytes);
+        return gone;
     }
 
     // room ///////////////////////////////////////////////////////////////////
@@ -361,19 +373,24 @@ private:
         else if (errno != ENOENT)
             stays(size);
     }
-    /// Deletes what was set aside. False: there was nothing.
-    bool empty_aside() {
+    /// Deletes what was set aside, and erased records that could not be removed before. False: there was
+    /// nothing, or it is still there.
+    bool remove_leftovers() {
         std::uint64_t freed = 0;
+        Records remains;
         {
             const std::lock_guard lock(mutex_);
             freed = std::exchange(aside_, 0);
+            remains.swap(remains_);
         }
-        if (freed == 0)
-            return false;
-        directory_.empty("aside");
+        if (freed > 0)
+            directory_.empty("aside");
+        for (; !remains.empty() && directory_.remove(remains.front().name); remains.pop_front())
+            freed += detail::disk_bytes(remains.front().nbytes);
         const std::lock_guard lock(mutex_);
+        remains_.splice(remains_.end(), remains);
         used_ -= freed;
-        return true;
+        return freed > 0;
     }
     /// A file could not be removed or moved: its bytes are still there. Under the lock.
     void stays(std::uint64_t size) noexcept {
@@ -381,59 +398,74 @@ private:
         ++stats_.failed;
     }
 
-    /// Whether `need` bytes fit, once `freed` bytes are deleted. `least`: bytes that must stay free on the disk;
-    /// 0: it is not asked.
-    [[nodiscard]] bool has_room(std::uint64_t need, std::uint64_t freed,
-                                std::uint64_t least) const {
-        const std::uint64_t most = detail::less(options_.max_bytes, need);
-        return used_ <= most && (least == 0 || detail::more(directory_.free_bytes(), freed) >=
-                                                   detail::more(need, least));
+    /// Whether `need` bytes fit. `least`: bytes that must stay free of the `free` ones on the disk; 0: any.
+    [[nodiscard]] bool has_room(std::uint64_t need, std::uint64_t free, std::uint64_t least) const {
+        return used_ <= detail::less(options_.max_bytes, need) &&
+               (least == 0 || free >= detail::more(need, least));
     }
 
-    /// Deletes what was set aside, then the least recently used records, until `need` more bytes fit, which
-    /// are counted then. Nothing is deleted where that would not be enough. `least`: see has_room. `at_least`:
-    /// bytes that are deleted whatever the account and the disk say.
-    bool make_room(std::uint64_t need, std::uint64_t least, std::uint64_t at_least = 0) {
+    /// Deletes leftovers, then the least recently used records, until `need` more bytes fit, which
+    /// are counted then. Nothing is deleted where that would not be enough. `least`: bytes that must stay free
+    /// on the disk; 0: any. `at_least`: bytes that are deleted whatever the account and the disk say.
+    bool make_room(std::uint64_t need, std::uint64_t least, std::uint64_t at_least = 0,
+                   const detail::SparedRecords& spared = {}) {
+        // The disk is asked without the lock, since that may take a while.
+        const auto free_bytes = [&] { return least > 0 ? directory_.free_bytes() : 0; };
+        std::uint64_t free = free_bytes();
         bool lacks = false;
         {
             const std::lock_guard lock(mutex_);
-            const bool is_hopeless =
-                at_least > used_ || (least > 0 && detail::more(directory_.free_bytes(), used_) <
-                                                      detail::more(need, least));
-            if (is_hopeless)
+            if (at_least > used_ ||
+                (least > 0 && detail::more(free, used_) < detail::more(need, least)))
                 return false;
-            lacks = at_least > 0 || !has_room(need, 0, least);
+            lacks = at_least > 0 || !has_room(need, free, least);
         }
-        if (lacks)
-            empty_aside();
+        if (lacks && remove_leftovers())
+            free = free_bytes();
         Records victims; // without an allocation: what leaves the account leaves the disk
         bool fits = false;
         {
             const std::lock_guard lock(mutex_);
             std::uint64_t freed = 0;
-            while (!records_.empty() && (freed < at_least || !has_room(need, freed, least))) {
-                records_.take_coldest(victims);
+            const auto is_enough = [&](std::uint64_t deleted) {
+                return freed >= deleted && has_room(need, detail::more(free, freed), least);
+            };
+            const std::uint64_t folder =
+                at_least > 0 ? detail::disk_bytes(1) : 0; // if it needs one
+            while (!is_enough(at_least + folder) && records_.take_coldest(victims, spared)) {
                 const std::uint64_t size = detail::disk_bytes(victims.back().nbytes);
                 used_ -= size;
                 freed += size;
             }
-            fits = has_room(need, freed, least);
+            fits = is_enough(at_least);
             if (fits)
                 used_ += need;
+            else
+                put_back(victims);
         }
         std::uint64_t evicted = 0;
-        for (const RecordInfo& victim : victims) {
-            if (directory_.remove(victim.name)) {
-                ++evicted;
-                continue;
-            }
-            const std::lock_guard lock(mutex_);
-            stays(victim.nbytes);
-            used_ -= std::exchange(fits, false) ? need : 0;
-        }
+        for (; !victims.empty() && directory_.remove(victims.front().name); victims.pop_front())
+            ++evicted;
         const std::lock_guard lock(mutex_);
         stats_.evicted += evicted;
-        return fits;
+        if (victims.empty())
+            return fits;
+        ++stats_.failed; // it is still there, as are those after it
+        const BlockName name = victims.front().name;
+        put_back(victims);
+        records_.use(name); // another one is tried next
+        used_ -= need;
+        return false;
+    }
+    /// Victims that are still on the disk are records again, the coldest. Under the lock.
+    void put_back(Records& victims) noexcept {
+        for (const RecordInfo& victim : victims)
+            used_ += detail::disk_bytes(victim.nbytes);
+        try {
+            while (!victims.empty())
+                records_.put_back(victims);
+        } catch (const std::bad_alloc&) { // the next start finds them
+        }
     }
     void give_back(std::uint64_t room) {
         const std::lock_guard lock(mutex_);
@@ -456,12 +488,14 @@ private:
             records_.reserve_one();
         }
         const std::uint64_t least = options_.min_free_bytes;
-        if (!make_room(need, least))
+        // Without the records before it this one would be of no use.
+        const detail::SparedRecords spared{info.parent, write.spares};
+        if (!make_room(need, least, 0, spared))
             return PutResult::full;
         int error = write_file(write);
         if (is_full(error) && evicting_helps_) { // the disk says so before the account does
             give_back(need);
-            if (!make_room(need, least, need))
+            if (!make_room(need, least, need, spared))
                 return PutResult::full;
             error = write_file(write);
             evicting_helps_ = !is_full(error); // else others fill the disk
@@ -472,7 +506,13 @@ private:
         }
         evicting_helps_ = true;
         const std::lock_guard lock(mutex_);
-        forget(info.name); // the rename has replaced its file
+        // The rename has replaced a file of this name.
+        forget(info.name);
+        std::erase_if(remains_, [&](const RecordInfo& each) {
+            const bool is_replaced = each.name == info.name;
+            used_ -= is_replaced ? detail::disk_bytes(each.nbytes) : 0;
+            return is_replaced;
+        });
         records_.insert(std::move(incoming));
         return PutResult::written;
     }
@@ -503,6 +543,7 @@ private:
     bool evicting_helps_ = true; // a full disk; under `writing_`
     mutable std::mutex mutex_;   // of what follows; never held while a record is read or written
     detail::RecordQueue records_;
+    Records remains_;         // of erased records whose files could not be removed
     std::uint64_t used_ = 0;  // bytes on disk, with what is being written
     std::uint64_t aside_ = 0; // of these, what was set aside
     std::uint64_t counter_ = 0;

@@ -504,6 +504,16 @@ public:
         });
     }
 
+    /// Calls `f(const Model&)` for each model that has entries, or keys that are remembered. `f` must not call
+    /// the cache.
+    /// Throws:     what `f` throws.
+    /// Complexity: O(models).
+    template <class F>
+    void for_each_model(F f) const {
+        const Look look(*cache_);
+        cache_->for_each_model(f);
+    }
+
     /// All entries with leases, in the order of `for_each`. Nothing is counted or refreshed. The cache's
     /// lock is held for a copy of pointers, then for one key at a time; entries that leave meanwhile are
     /// left out. While the leases live nothing can be evicted.

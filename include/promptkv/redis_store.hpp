@@ -236,7 +236,8 @@ public:
                 if (found.size() == options_.prefix.size() + 32) // no further piece
                     add_header(starts, found);
             }
-            cursor.assign(replies[0]->element[0]->str, replies[0]->element[0]->len);
+            const std::string before = std::exchange(
+                cursor, std::string(replies[0]->element[0]->str, replies[0]->element[0]->len));
             std::vector<detail::RedisReply> headers;
             if (!run(writing_, starts, headers))
                 return;
@@ -244,6 +245,8 @@ public:
                 if (const RecordInfo info = info_of(detail::bytes_of(header)); info.nbytes > 0)
                     f(info);
             }
+            if (cursor == before)
+                return; // no server says so
         } while (cursor != "0");
     }
 

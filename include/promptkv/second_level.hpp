@@ -218,6 +218,10 @@ public:
     bool flush(Clock::time_point deadline) {
         const std::uint64_t refused = core_->refusals();
         const typename Core::Writer::Queue::Hurry hurry(core_->writer.queue); // whatever the rate
+        // What was written before makes no room for what comes after it, and is less important.
+        const typename Core::Terms terms{
+            .first = 0, .deadline = deadline, .spares = core_->uses_of_store()};
+        std::vector<std::vector<BlockName>> written;
         bool all = true;
         {
             auto entries = cache_.snapshot();
@@ -231,13 +235,17 @@ public:
                     continue;
                 all = Clock::now() < deadline &&
                       core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
-                                   deadline) &&
+                                   terms) &&
                       all;
+                written.push_back(core_->names_of(entry->model, entry->tokens));
                 if (!is_there())
                     core_->forget(entry->model, entry->tokens);
             }
         }
         all = core_->writer.queue.wait_empty(deadline) && all;
+        // The first is to be the most recently used one, for the next start as well.
+        for (; !written.empty() && Clock::now() < deadline; written.pop_back())
+            core_->touch_lasting(written.back());
         return all && core_->refusals() == refused;
     }
 

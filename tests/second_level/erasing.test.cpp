@@ -171,6 +171,50 @@ TEST_CASE("an erased prompt is not brought back by a load that was under way") {
     CHECK(store.size() == 0);
 }
 
+TEST_CASE("a prompt that is erased while its last record is read is not brought back") {
+    // The blocks take more memory than their records, so that more room is made after they were read.
+    struct Wide {
+        Bytes bytes;
+        [[nodiscard]] std::size_t nbytes() const noexcept { return 2 * bytes.nbytes(); }
+        void write_block(promptkv::BlockSink& sink) const { bytes.write_block(sink); }
+        static std::optional<Wide> make_block(std::span<const std::byte> record) {
+            return Wide{*Bytes::make_block(record)};
+        }
+    };
+    using WideKV = promptkv::BlockKV<Wide>;
+    MemoryStore store;
+    promptkv::LRUPromptCache<WideKV> cache;
+    Second<promptkv::LRUPromptCache<WideKV>, MemoryStore> second(cache, store);
+    const Tokens key = sequence(1, 12);
+    WideKV kv(block_tokens);
+    while (kv.length() < key.size())
+        kv.append(Wide{state_of(Key(key).first(kv.length() + block_tokens), 100)}, block_tokens);
+    cache.insert("m", key, std::move(kv), Tier::user);
+    second.write_all(cache);
+    store.on_get = [&] {
+        if (store.gets == 3)
+            second.erase("m", key);
+    };
+    const auto load = second.prefetch("m", key, {.min_remaining = 0});
+    CHECK(load.end() == LoadEnd::cancelled);
+    CHECK(cache.empty());
+    CHECK(store.size() == 0);
+}
+
+TEST_CASE("where models share records an erase spares what another model's entries use") {
+    MemoryStore store;
+    Cache cache;
+    Second<Cache, MemoryStore> second(cache, store, {.share_between_models = true});
+    promptkv_test::store(cache, sequence(1, 12), Tier::user, "a");
+    promptkv_test::store(cache, sequence(1, 8), Tier::user, "b");
+    REQUIRE(second.flush(soon()));
+    REQUIRE(store.size() == 3);
+    CHECK(second.erase("a", sequence(1, 12)));
+    CHECK(store.size() == 2);
+    CHECK(second.erase("b", sequence(1, 8)));
+    CHECK(store.size() == 0);
+}
+
 TEST_CASE("what is erased during a flush is not written") {
     MemoryStore store;
     SharedCache cache;

@@ -324,6 +324,60 @@ TEST_CASE("files of others stay where they are, and are counted") {
     CHECK(fs::exists(theirs));
 }
 
+TEST_CASE("a record whose place is taken is a miss, and is written anew") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    Process process(folder.options());
+    const fs::path record = folder.records().at(0);
+    const fs::path parent = record.parent_path();
+    SECTION("by a socket") {
+        fs::remove(record);
+        REQUIRE(::mknod(record.c_str(), S_IFSOCK | 0600, 0) == 0);
+    }
+    SECTION("by a link") {
+        fs::remove(record);
+        fs::create_symlink("/etc/passwd", record);
+    }
+    SECTION("by a folder") {
+        fs::remove(record);
+        fs::create_directory(record);
+    }
+    SECTION("its folder is a file") {
+        fs::remove_all(parent);
+        write_file(parent, {'h', 'i'});
+        CHECK(process.load(sequence(1, 4)) == 0);
+        fs::remove(parent);
+    }
+    CHECK(process.load(sequence(1, 4)) == 0);
+    CHECK(process.second.locate("m", sequence(1, 4), 0).tokens == 0);
+    promptkv_test::store(process.cache, sequence(1, 4));
+    evict_to_store(process);
+    CHECK(process.load(sequence(1, 4)) == 4);
+}
+
+TEST_CASE("nothing is written behind a link in the place of a folder") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    const Folder elsewhere;
+    const fs::path parent = folder.records().at(0).parent_path();
+    fs::remove_all(parent);
+    fs::create_symlink(elsewhere.path(), parent);
+    Process process(folder.options());
+    promptkv_test::store(process.cache, sequence(1, 4));
+    CHECK_FALSE(process.second.flush(soon()));
+    CHECK(process.second.stats().refused_failed == 1);
+    CHECK(elsewhere.records().empty());
+    CHECK(process.store.stats().nbytes == 0);
+}
+
+TEST_CASE("a directory with a link in the place of tmp or aside is refused") {
+    const Folder folder;
+    const Folder elsewhere;
+    const auto name = GENERATE(as<std::string>(), "tmp", "aside");
+    fs::create_directory_symlink(elsewhere.path(), fs::path(folder.path()) / name);
+    CHECK(refusal(folder.options()) == FileStoreError::Reason::cannot_open);
+}
+
 TEST_CASE("the directory may be removed under a running process") {
     const Folder folder;
     put(folder.options(), {sequence(1, 8)});
@@ -445,7 +499,6 @@ TEST_CASE("a limit on the size of files is a refusal") {
     const Folder folder;
     const pid_t child = ::fork(); // the limit is the process's own
     if (child == 0) {
-        std::signal(SIGXFSZ, SIG_IGN);
         const rlimit limit{1000, 1000};
         ::setrlimit(RLIMIT_FSIZE, &limit);
         bool sound = false;
@@ -520,6 +573,8 @@ TEST_CASE("what cannot be removed stays in the account") {
         CHECK_FALSE(process.second.flush(soon()));
         CHECK(process.second.stats().refused_full == 1);
         CHECK(process.store.stats().evicted == 0);
+        for (const std::int32_t first : {1, 100, 200}) // they are still found
+            CHECK(process.second.locate("m", sequence(first, 4), 0).tokens == 4);
     }
     SECTION("when it is erased") {
         process.second.erase("m", sequence(1, 4));
@@ -530,6 +585,31 @@ TEST_CASE("what cannot be removed stays in the account") {
     CHECK(process.store.stats().nbytes == 3 * 4096);
     CHECK(folder.bytes_on_disk() == 3 * 4096);
     set_modes(folders, 0700);
+    // What was to be erased goes first now.
+    promptkv_test::store(process.cache, sequence(300, 4));
+    REQUIRE(process.second.flush(soon()));
+    CHECK(process.second.locate("m", sequence(1, 4), 0).tokens <= 4);
+    CHECK(process.second.locate("m", sequence(300, 4), 0).tokens == 4);
+    CHECK(process.store.stats().nbytes == 3 * 4096);
+    CHECK(folder.bytes_on_disk() == 3 * 4096);
+}
+
+TEST_CASE("a record that is written anew is not counted beside its erased one") {
+    const Folder folder;
+    const Unprivileged unprivileged(folder);
+    if (!unprivileged.works)
+        return;
+    put(folder.options(), {sequence(1, 4)});
+    Process process(folder.options());
+    const std::vector<fs::path> folders = folders_of_records(folder);
+    set_modes(folders, 0500);
+    process.second.erase("m", sequence(1, 4));
+    REQUIRE(process.store.stats().nbytes == 4096);
+    set_modes(folders, 0700);
+    promptkv_test::store(process.cache, sequence(1, 4));
+    REQUIRE(process.second.flush(soon()));
+    CHECK(process.store.stats().nbytes == 4096);
+    CHECK(folder.bytes_on_disk() == 4096);
 }
 
 TEST_CASE("a directory that is not seen as a whole is refused") {
@@ -632,6 +712,59 @@ TEST_CASE("of a chain the end is deleted first") {
         CHECK(stored(sequence(100, 8)) == 0);
     }
     CHECK(process->store.stats().nbytes == folder.bytes_on_disk());
+}
+
+TEST_CASE("a chain that is larger than the budget keeps its beginning") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 5 * 4096;
+    Process process(options);
+    promptkv_test::store(process.cache, sequence(100, 4));
+    evict_to_store(process);
+    promptkv_test::store(process.cache, sequence(1, 12 * block_tokens));
+    SECTION("that is evicted") {
+        evict_to_store(process);
+    }
+    SECTION("that a flush writes") {
+        CHECK_FALSE(process.second.flush(soon()));
+        evict_all(process.cache);
+    }
+    CHECK(process.second.locate("m", sequence(1, 12 * block_tokens), 0).tokens == 20);
+    CHECK(process.second.locate("m", sequence(100, 4), 0).tokens == 0);
+    CHECK(process.second.stats().refused_full >= 7);
+    CHECK(process.store.stats().evicted == 1);
+}
+
+TEST_CASE("a flush into a store that is too small keeps what is most important") {
+    const Folder folder;
+    FileStoreOptions options = folder.options();
+    options.max_bytes = 4 * 4096;
+    {
+        Process first(options);
+        promptkv_test::store(first.cache, sequence(900, 4)); // of before: it makes room
+        evict_to_store(first);
+        for (std::int32_t user = 0; user < 5; ++user)
+            promptkv_test::store(first.cache, sequence(1000 * user, 4), Tier::user);
+        promptkv_test::store(first.cache, sequence(100'000, 4), Tier::system);
+        CHECK_FALSE(first.second.flush(soon()));
+        CHECK(first.store.stats().evicted == 1);
+    }
+    const auto stored = [&](Process& process, std::int32_t first) {
+        return process.second.locate("m", sequence(first, 4), 0).tokens;
+    };
+    {
+        Process second(options);
+        CHECK(stored(second, 100'000) == 4);
+        CHECK(stored(second, 4000) == 4);
+        CHECK(stored(second, 3000) == 4);
+        CHECK(stored(second, 2000) == 4);
+        CHECK(stored(second, 1000) == 0);
+    }
+    options.max_bytes = 2 * 4096; // and the most important are the last to go
+    Process third(options);
+    CHECK(stored(third, 100'000) == 4);
+    CHECK(stored(third, 4000) == 4);
+    CHECK(stored(third, 3000) == 0);
 }
 
 TEST_CASE("of a long chain the end is deleted first as well") {
@@ -785,6 +918,9 @@ TEST_CASE("the second writer of a directory is refused; readers are not") {
     Process writer(folder.options());
     CHECK(refusal(folder.options()) == FileStoreError::Reason::locked);
 
+    fs::remove(fs::path(folder.path()) / "lock"); // somebody tidies up
+    CHECK(refusal(folder.options()) == FileStoreError::Reason::locked);
+
     FileStoreOptions options = folder.options();
     options.read_only = true;
     Process reader(options);
@@ -795,6 +931,8 @@ TEST_CASE("the second writer of a directory is refused; readers are not") {
     promptkv_test::store(reader.cache, sequence(200, 8));
     CHECK_FALSE(reader.second.flush(soon()));
     CHECK(reader.second.stats().refused_read_only == 2);
+    evict_all(reader.cache); // what it cannot write it does not look for
+    CHECK(reader.second.stats().refused_read_only == 2 + 6);
     CHECK(reader.second.erase_other_than({}) == 0);
     CHECK(folder.records().size() == 4);
 }

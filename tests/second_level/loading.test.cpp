@@ -96,6 +96,57 @@ TEST_CASE("an entry has the tier in which it was stored, unless another is asked
     CHECK(load.lease({.min_remaining = 0}).tier() == Tier::user);
 }
 
+TEST_CASE("a block that keys of several tiers share comes back in the most persistent one") {
+    Levels levels;
+    const Tokens system = sequence(1, 8);
+    const bool waits = GENERATE(false, true); // or is written
+    levels.store.hold(false, waits);
+    promptkv_test::store(levels.cache, sequence(1, 16),
+                         Tier::user); // the conversation leaves first
+    evict_all(levels.cache);
+    if (!waits)
+        REQUIRE(levels.second.wait_written(soon()));
+    else
+        levels.store.wait_for_puts(1); // the first block is in the writer's hands
+    promptkv_test::store(levels.cache, system, Tier::system);
+    evict_all(levels.cache);
+    levels.store.hold(false, false);
+    REQUIRE(levels.second.wait_written(soon()));
+    const auto load = levels.load(system);
+    REQUIRE(load.tokens() == 8);
+    CHECK(levels.cache.probe("m", system, {.min_remaining = 0}).tier() == Tier::system);
+    CHECK(levels.store.size() == 4);
+}
+
+TEST_CASE("a hybrid key comes back in its own tier") {
+    MemoryStore store;
+    HybridCache cache;
+    Second<HybridCache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 8), Tier::system);
+    second.write_all(cache);
+    promptkv_test::store(cache, sequence(1, 10), Tier::user);
+    second.write_all(cache);
+    auto load = second.prefetch("m", sequence(1, 11));
+    REQUIRE(load.tokens() == 10);
+    CHECK(cache.probe("m", sequence(1, 11)).tier() == Tier::user);
+}
+
+TEST_CASE("what is evicted before it could be pinned is not said to be in memory") {
+    Levels levels;
+    levels.put(sequence(1, 8));
+    promptkv_test::store(levels.cache, sequence(1, 4)); // what is loaded absorbs it
+    bool first = true;
+    levels.second.set_removal_listener([&](auto&) {
+        if (std::exchange(first, false))
+            levels.cache.trim_to({.max_bytes = 0}); // with what was loaded
+    });
+    const auto load = levels.load(sequence(1, 8));
+    CHECK(load.end() == LoadEnd::no_room);
+    CHECK(load.tokens() == 0);
+    CHECK(load.loaded() == 0);
+    CHECK(levels.cache.empty());
+}
+
 TEST_CASE("what a handle loaded stays until the handle ends") {
     Levels levels;
     levels.put(sequence(1, 8));

@@ -15,6 +15,7 @@ namespace {
 using promptkv::BlockName;
 using promptkv::RecordInfo;
 using promptkv::detail::RecordQueue;
+using promptkv::detail::SparedRecords;
 
 RecordInfo record(std::uint64_t name, std::uint64_t parent) {
     RecordInfo info;
@@ -153,6 +154,31 @@ TEST_CASE("the queue answers as a plain list of its records does") {
     queue.for_each(
         [&](const RecordInfo& info) { seen += queue.find(info.name) == &info ? 1U : 0U; });
     CHECK(seen == plain.size());
+}
+
+TEST_CASE("records that were taken and put back have their places again") {
+    RecordQueue queue;
+    for (std::uint64_t name = 1; name <= 3; ++name)
+        insert(queue, name, name - 1);
+    insert(queue, 10, 0);
+    const auto taken_in_order = [&](const SparedRecords& spared) {
+        RecordQueue::Records taken;
+        Names order;
+        while (queue.take_coldest(taken, spared))
+            order.push_back(taken.back().name.low);
+        while (!taken.empty())
+            queue.put_back(taken);
+        return order;
+    };
+    const Names all{3, 2, 1, 10};
+    CHECK(taken_in_order({}) == all);
+    CHECK(taken_in_order({}) == all);
+    CHECK(taken_in_order({.name = {0, 3}}) == Names{10});
+    CHECK(taken_in_order({.uses = 3}) == Names{3, 2, 1});
+    queue.use({0, 1});
+    CHECK(taken_in_order({.uses = 4}) == Names{3, 2, 10});
+    CHECK(taken_in_order({}) == Names{3, 2, 10, 1});
+    CHECK(queue.size() == 4);
 }
 
 TEST_CASE("a record that was written anew is another one") {

@@ -97,4 +97,26 @@ TEST_CASE("a connection that the server closed raises no SIGPIPE") {
     CHECK(broken_pipes == 0);
 }
 
+TEST_CASE("an answer that comes byte by byte is not waited for without end") {
+    FakeServer server([](int connection) {
+        answer(connection, "$200\r\n");
+        for (int i = 0; i < 200; ++i) { // each byte in time
+            if (::send(connection, "x", 1, MSG_NOSIGNAL) < 0)
+                return;
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
+        ::send(connection, "\r\n", 2, MSG_NOSIGNAL);
+    });
+    RedisAddress address = server.address();
+    address.timeout = std::chrono::milliseconds(500);
+    RedisConnection connection(address);
+    RedisPipeline get;
+    get.add({"GET", "key"});
+    std::vector<RedisReply> replies;
+    const RedisConnection::Ran ran = connection.run(get, replies);
+    CHECK_FALSE(ran.works);
+    CHECK(ran.connects == 1);
+    CHECK(ran.failures == 1);
+}
+
 } // namespace

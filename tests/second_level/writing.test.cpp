@@ -181,6 +181,24 @@ TEST_CASE("flush writes what memory holds, and says whether it could") {
     }
 }
 
+TEST_CASE("a flush says so where an evict drops what it had queued") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store);
+    for (std::int32_t i = 0; i < 4; ++i)
+        promptkv_test::store(cache, sequence(100 * i, 8));
+    store.hold(false, true);
+    bool all = true;
+    std::thread flushes([&] { all = second.flush(soon()); });
+    while (second.stats().bytes_waiting < 8 * block_tokens * token_bytes)
+        std::this_thread::yield();
+    second.evict(100'000);
+    store.hold(false, false);
+    flushes.join();
+    CHECK(second.stats().dropped_for_pool > 0);
+    CHECK_FALSE(all);
+}
+
 TEST_CASE("evict drops what waits before it evicts, and what it evicts is not written") {
     MemoryStore store;
     store.hold(false, true);

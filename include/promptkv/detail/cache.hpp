@@ -339,6 +339,11 @@ public:
         parts_.order.for_each(f);
     }
 
+    template <class F>
+    void for_each_model(F f) const {
+        parts_.index.for_each_home([&](const Partition<R>& home) { f(home.model); });
+    }
+
     [[nodiscard]] std::size_t evictable_nbytes() const {
         WouldFree<R> all;
         parts_.order.for_each([&](const R& record) {

@@ -74,8 +74,10 @@ public:
             for (std::size_t n = plan.held + found + 1;
                  n-- > 0 && plan.tokens == plan.in_memory && !is_over();) {
                 if (find_end(plan, names, prompt.first(longest), n)) {
+                    const std::uint8_t tier = plan.tier; // the end's: it is of this key alone
                     for (std::size_t i = 0; plan.held + i < n; ++i)
                         plan.add(blocks[i]);
+                    plan.tier = tier;
                     break;
                 }
                 if ((n + 1) * block_tokens_ <= plan.in_memory)

@@ -5,6 +5,7 @@
 
 #include <promptkv/block_store.hpp>
 #include <promptkv/detail/block_records.hpp>
+#include <promptkv/detail/blocked_signal.hpp>
 #include <promptkv/detail/posix_files.hpp>
 #include <promptkv/version.hpp>
 
@@ -118,6 +119,7 @@ public:
                 return static_cast<bool>(file);
             }))
             return errno;
+        const BlockedSignal too_large(SIGXFSZ);
         int error = write_all(file, bytes);
         if (error == 0 && sync && ::fdatasync(file.get()) != 0)
             error = errno;
@@ -227,9 +229,13 @@ private:
                file.find_first_not_of("0123456789abcdef") == std::string::npos;
     }
 
+    /// A link in the place of the folder is not followed either: a scan would not find what is behind it.
     [[nodiscard]] int rename(const std::string& temporary, const std::string& target) const {
-        const bool moved = in_folder(target.substr(0, 2).c_str(), [&] {
-            return ::renameat(root_.get(), temporary.c_str(), root_.get(), target.c_str()) == 0;
+        const std::string folder = target.substr(0, 2);
+        Descriptor in;
+        const bool moved = in_folder(folder.c_str(), [&] {
+            in = open_at(root_, folder.c_str(), O_RDONLY | O_DIRECTORY);
+            return in && ::renameat(root_.get(), temporary.c_str(), in.get(), &target[3]) == 0;
         });
         return moved ? 0 : errno;
     }
@@ -278,10 +284,13 @@ private:
         lock_ = open_at(root_, "lock", O_RDWR | O_CREAT, 0600);
         if (!lock_)
             refuse_for("cannot be written: ");
-        if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0)
+        // The directory as well, where the file system can: somebody may delete all files in it.
+        if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0 ||
+            (::flock(root_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK))
             refuse(Reason::locked, "has a writer already");
         for (const char* folder : {"tmp", "aside"}) {
-            if (::mkdirat(root_.get(), folder, 0700) != 0 && errno != EEXIST)
+            const bool is_new = ::mkdirat(root_.get(), folder, 0700) == 0;
+            if ((!is_new && errno != EEXIST) || !open_at(root_, folder, O_RDONLY | O_DIRECTORY))
                 refuse_for("cannot be written: ");
         }
     }

@@ -112,6 +112,11 @@ public:
                 end = run(cache, load, home, tokens, loaded);
             if (tokens > 0)
                 pin = cache.pin(load.model, Tokens(load.prompt).first(tokens));
+            if (tokens > 0 && !pin) { // it was evicted before it could be pinned
+                tokens = loaded = 0;
+                if (end == LoadEnd::loaded || end == LoadEnd::in_memory)
+                    end = LoadEnd::no_room;
+            }
         } catch (...) { // a reader's thread must go on
             end = LoadEnd::no_memory;
         }
@@ -168,12 +173,9 @@ private:
             end = read(plan, load, home, room.reservation.tokens(), kv);
         }
         if (Types::has_states ? !kv.has_state() : kv.length() <= plan.in_memory)
-            return end;                  // nothing is gained
-        if (kv.nbytes() > room.nbytes && // the blocks take more than their records
-            !reserve(cache, load, Tokens(load.prompt).first(kv.length()), kv.nbytes(), plan.tier,
-                     room))
-            return LoadEnd::no_room;
+            return end; // nothing is gained
         const std::size_t length = kv.length();
+        // Blocks may take more than their records: then this makes more room.
         const Inserted stored = room.reservation.commit(std::move(kv));
         if (stored.outcome == Outcome::cancelled)
             return LoadEnd::cancelled;
@@ -191,7 +193,6 @@ private:
     struct Room {
         typename Cache::Reservation reservation;
         std::optional<KV> prefix; // what memory holds already
-        std::size_t nbytes = 0;   // with the prefix
     };
 
     /// Makes room for what is to be read, before it is read.
@@ -218,7 +219,6 @@ private:
         constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
         const auto tier = load.options.tier.value_or(
             static_cast<typename Types::TierEnum>((std::min<std::size_t>)(stored_in, tiers - 1)));
-        room.nbytes = nbytes;
         room.reservation = {};
         room.reservation =
             cache.reserve(load.model, key, nbytes, tier,

@@ -12,8 +12,15 @@
 #include <iterator>
 #include <list>
 #include <unordered_map>
+#include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
+
+/// What makes no room: a record, and those that were used after the first `uses` uses.
+struct SparedRecords {
+    BlockName name{};
+    std::uint64_t uses = ~std::uint64_t{0};
+};
 
 /// Records by name, and in the order of their use. The coldest is the least recently used one that no other
 /// record continues: of a chain the end is the first to be deleted, since it is useless without its beginning.
@@ -83,19 +90,20 @@ public:
     }
     /// The record is the most recently used one. Requires: there is none of its name.
     void insert(Incoming incoming) {
-        const auto record = incoming.record_.begin();
-        PROMPTKV_ASSERT(!places_.contains(record->name));
-        record->used = ++uses_;
-        record->written = ++inserts_;
-        ends_.splice(ends_.begin(), incoming.record_);
-        places_.merge(incoming.place_);
-        children_.merge(incoming.parent_);
-        ++children_.find(record->parent)->second;
-        if (children_.contains(record->name))
-            park(record);
-        if (const auto parent = places_.find(record->parent);
-            parent != places_.end() && !parent->second->is_continued)
-            park(parent->second);
+        Stored& record = incoming.record_.front();
+        record.used = ++uses_;
+        record.written = ++inserts_;
+        link(std::move(incoming), ends_.begin());
+    }
+    /// Takes back the last of `taken`. Throws what an allocation throws.
+    void put_back(Records& taken) {
+        Incoming incoming(taken.back());
+        reserve_one();
+        Stored& record = incoming.record_.front();
+        record = taken.back();
+        record.is_continued = false;
+        link(std::move(incoming), place_of(record));
+        taken.pop_back();
     }
 
     /// Moves a record to the end of `taken`. False: there is none. Allocates nothing.
@@ -105,14 +113,39 @@ public:
             take(found->second, taken);
         return found != places_.end();
     }
-    /// Does so with the coldest record. Requires: !empty().
-    void take_coldest(Records& taken) {
-        take(std::prev(ends_.empty() ? continued_.end() : ends_.end()), taken);
+    /// Does so with the coldest record that is not spared. False: there is none.
+    bool take_coldest(Records& taken, const SparedRecords& spared = {}) {
+        Records& in = ends_.empty() ? continued_ : ends_;
+        auto coldest = in.end();
+        do {
+            if (coldest == in.begin())
+                return false;
+            --coldest;
+        } while (coldest->name == spared.name);
+        if (coldest->used > spared.uses)
+            return false;
+        take(coldest, taken);
+        return true;
     }
+    /// How often records were used so far.
+    [[nodiscard]] std::uint64_t uses() const noexcept { return uses_; }
 
 private:
     static constexpr int most_passed = 1024; // records, to find a place among the ends
 
+    void link(Incoming incoming, Records::iterator place) {
+        const auto record = incoming.record_.begin();
+        PROMPTKV_ASSERT(!places_.contains(record->name));
+        ends_.splice(place, incoming.record_);
+        places_.merge(incoming.place_);
+        children_.merge(incoming.parent_);
+        ++children_.find(record->parent)->second;
+        if (children_.contains(record->name))
+            park(record);
+        if (const auto parent = places_.find(record->parent);
+            parent != places_.end() && !parent->second->is_continued)
+            park(parent->second);
+    }
     void take(Records::iterator record, Records& taken) {
         places_.erase(record->name);
         taken.splice(taken.end(), record->is_continued ? continued_ : ends_, record);
@@ -129,17 +162,20 @@ private:
         record->is_continued = true;
         continued_.splice(continued_.begin(), ends_, record);
     }
-    /// No record continues it any more: it gets the place among the ends that its last use gives it, or one
-    /// near that.
+    /// No record continues it any more.
     void unpark(Records::iterator record) {
         record->is_continued = false;
+        ends_.splice(place_of(*record), continued_, record);
+    }
+    /// The place among the ends that its last use gives a record, or one near that.
+    [[nodiscard]] Records::iterator place_of(const Stored& record) {
         auto place = ends_.end();
         for (int passed = 0; place != ends_.begin() && passed < most_passed; ++passed) {
-            if (std::prev(place)->used > record->used)
+            if (std::prev(place)->used > record.used)
                 break;
             --place;
         }
-        ends_.splice(place, continued_, record);
+        return place;
     }
 
     Records ends_;      // records that no other continues, the most recently used first

@@ -12,6 +12,7 @@
 #include <promptkv/tier.hpp>
 #include <promptkv/version.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -33,8 +34,14 @@ struct WaitingRecord {
     std::optional<SharedBlock<typename Types::Block>> block;
     std::shared_ptr<const typename Types::State> state;
     std::size_t nbytes = 0;
+    std::uint64_t spares = ~std::uint64_t{0}; // see RecordWrite
 
     [[nodiscard]] const BlockName& name() const noexcept { return header.name; }
+    /// The same record is offered once more: its key may be of a more persistent tier.
+    void merge(const WaitingRecord& same) noexcept {
+        header.tier = (std::max)(header.tier, same.header.tier);
+        spares = (std::min)(spares, same.spares);
+    }
     /// Bytes of state that go with it: no entry, lease or other record has them.
     [[nodiscard]] std::size_t freed() const noexcept {
         std::size_t bytes = 0;
@@ -62,6 +69,7 @@ struct OfferedPayload {
     std::span<const SharedBlock<typename Types::Block>> blocks;
     std::shared_ptr<const typename Types::State> state;
     typename Types::TierEnum tier{};
+    std::uint64_t spares = ~std::uint64_t{0}; // see RecordWrite
 };
 
 /// Writes on its own thread, so that no request waits for a store.
@@ -95,6 +103,13 @@ public:
     /// Queues what the store does not have. `deadline`: see WriteQueue::push_by. False: something was left
     /// out.
     bool offer(const RecordHome& home, const Offered& offered, Clock::time_point deadline) {
+        if constexpr (requires { store_.is_read_only(); }) {
+            // A request waits: a store that only reads would have to look into its files.
+            if (deadline == (Clock::time_point::min)() && store_.is_read_only()) {
+                stats_.add(&SecondLevelStats::refused_read_only, offered.blocks.size());
+                return false;
+            }
+        }
         std::vector<Waiting> records = records_of(home, offered);
         std::vector<RecordInfo> known(records.size());
         if constexpr (Store::is_local) { // else the writer asks
@@ -107,7 +122,7 @@ public:
                 store_.touch(names);
         }
         for (std::size_t i = 0; i < records.size(); ++i) {
-            if (known[i].nbytes > 0) {
+            if (is_stored(known[i], records[i])) {
                 stats_.add(&SecondLevelStats::stored_already);
                 continue;
             }
@@ -133,6 +148,11 @@ public:
     Queue queue;
 
 private:
+    /// Whether a record need not be written. One of a less persistent tier is written anew.
+    [[nodiscard]] static bool is_stored(const RecordInfo& known, const Waiting& record) noexcept {
+        return known.nbytes > 0 && known.tier >= record.header.tier;
+    }
+
     std::vector<Waiting> records_of(const RecordHome& home, const Offered& offered) const {
         BlockNames<Token> names;
         const std::vector<BlockName> chain = names.chain(home.root, offered.tokens, block_tokens_);
@@ -174,6 +194,7 @@ private:
         const auto own = offered.tokens.subspan(from, n);
         record.tokens.assign(own.begin(), own.end());
         record.nbytes = own.size_bytes();
+        record.spares = offered.spares;
         record.header.tier = static_cast<std::uint8_t>(detail::tier_index(offered.tier));
         record.header.token_bytes = sizeof(Token);
         record.header.root = home.root;
@@ -213,9 +234,14 @@ private:
     /// Returns the bytes written.
     std::size_t write(const Waiting& waiting, std::vector<std::byte>& record,
                       std::vector<std::byte>& packed) {
+        if (waiting.header.parent == refused_) { // it would not be found without what is before it
+            refused_ = waiting.name();
+            count(refusal_);
+            return 0;
+        }
         RecordInfo known;
         store_.find(std::span(&waiting.header.name, 1), std::span(&known, 1));
-        if (known.nbytes > 0) {
+        if (is_stored(known, waiting)) {
             stats_.add(&SecondLevelStats::stored_already);
             return 0;
         }
@@ -233,15 +259,28 @@ private:
         }
         header.state_bytes = record.size() - before;
         finish_record(record, packed, header, codec_);
-        const RecordWrite write{header.info(), record};
+        const RecordWrite write{header.info(), record, waiting.spares};
         PutResult result = PutResult::failed;
         store_.put(std::span(&write, 1), std::span(&result, 1));
+        if (result != PutResult::written) {
+            const bool has_no_room = result == PutResult::full || result == PutResult::too_large;
+            refused_ = has_no_room ? waiting.name() : BlockName{};
+            refusal_ = result;
+            count(result);
+            return 0;
+        }
         stats_.change([&](SecondLevelStats& stats) {
-            switch (result) {
+            ++stats.written;
+            stats.bytes_written += record.size();
+            stats.bytes_raw += header.block_bytes + header.state_bytes;
+        });
+        return record.size();
+    }
+
+    void count(PutResult refusal) {
+        stats_.change([&](SecondLevelStats& stats) {
+            switch (refusal) {
             case PutResult::written:
-                ++stats.written;
-                stats.bytes_written += record.size();
-                stats.bytes_raw += header.block_bytes + header.state_bytes;
                 break;
             case PutResult::full:
                 ++stats.refused_full;
@@ -257,7 +296,6 @@ private:
                 break;
             }
         });
-        return result == PutResult::written ? record.size() : 0;
     }
 
     Store& store_;
@@ -265,7 +303,9 @@ private:
     const Codec codec_;
     const std::size_t block_tokens_;
     const double bytes_per_second_;
-    std::thread thread_; // last: it uses the others
+    BlockName refused_; // the last record that there was no room for; the thread's own
+    PutResult refusal_ = PutResult::full; // why
+    std::thread thread_;                  // last: it uses the others
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

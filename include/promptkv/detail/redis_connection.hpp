@@ -3,6 +3,7 @@
 #ifndef PROMPTKV_DETAIL_REDIS_CONNECTION_HPP
 #define PROMPTKV_DETAIL_REDIS_CONNECTION_HPP
 
+#include <promptkv/detail/blocked_signal.hpp>
 #include <promptkv/version.hpp>
 
 #include <hiredis/hiredis.h>
@@ -21,7 +22,6 @@
 #include <vector>
 
 #include <csignal>
-#include <sys/socket.h>
 #include <sys/time.h>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -93,45 +93,6 @@ using RedisReply = std::unique_ptr<redisReply, FreesReply>;
     const std::string_view text = text_of(reply);
     return std::as_bytes(std::span(text.data(), text.size()));
 }
-
-/// While it lives, what this thread writes to the socket raises no SIGPIPE, whose default ends the program:
-/// hiredis also writes to a connection that the server has closed.
-class NoBrokenPipe {
-public:
-#ifdef SO_NOSIGPIPE // macOS, which has no sigtimedwait, and the BSDs
-    explicit NoBrokenPipe(int socket) noexcept {
-        const int on = 1;
-        ::setsockopt(socket, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
-    }
-    ~NoBrokenPipe() = default;
-#else
-    explicit NoBrokenPipe(int /*socket*/) noexcept {
-        sigset_t pending;
-        ::sigpending(&pending);
-        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
-        sigemptyset(&pipe_);
-        sigaddset(&pipe_, SIGPIPE);
-        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
-    }
-    ~NoBrokenPipe() {
-        const int error = errno; // of the connection
-        const timespec at_once{};
-        while (!was_pending_ && ::sigtimedwait(&pipe_, nullptr, &at_once) < 0 && errno == EINTR) {
-        }
-        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-        errno = error;
-    }
-#endif
-    NoBrokenPipe(const NoBrokenPipe&) = delete;
-    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
-
-#ifndef SO_NOSIGPIPE
-private:
-    sigset_t pipe_;
-    sigset_t before_;
-    bool was_pending_ = false; // it is another's
-#endif
-};
 
 /// Commands that are sent together. A value is not copied here.
 class RedisPipeline {
@@ -212,9 +173,10 @@ private:
             }
             ran.works = exchange(pipeline, replies);
             if (!ran.works) {
-                const bool timed_out = context_->err == REDIS_ERR_IO && errno == EAGAIN;
+                const bool was_late =
+                    was_late_ || (context_->err == REDIS_ERR_IO && errno == EAGAIN);
                 context_.reset();
-                if (is_fresh || timed_out) {
+                if (is_fresh || was_late) {
                     failed(ran);
                     return;
                 }
@@ -254,9 +216,11 @@ private:
     }
 
     [[nodiscard]] bool exchange(const RedisPipeline& pipeline, std::vector<RedisReply>& replies) {
-        const NoBrokenPipe no_broken_pipe(context_->fd);
+        const BlockedSignal broken_pipe(SIGPIPE); // hiredis writes to what the server has closed
+        const std::size_t n = pipeline.commands().size();
+        was_late_ = false;
         replies.clear();
-        replies.reserve(pipeline.commands().size());
+        replies.reserve(n);
         std::vector<const char*> words;
         std::vector<std::size_t> sizes;
         for (const RedisPipeline::Command& command : pipeline.commands()) {
@@ -272,17 +236,34 @@ private:
                                        sizes.data()) != REDIS_OK)
                 return false;
         }
-        for (std::size_t i = 0; i < pipeline.commands().size(); ++i) {
+        // A server that goes on by single bytes never runs into the socket's own time-out.
+        const auto send_by = Clock::now() + address_.timeout * static_cast<int>(n);
+        for (int done = 0; n > 0 && done == 0;) {
+            if (is_late(send_by) || redisBufferWrite(context_.get(), &done) != REDIS_OK)
+                return false;
+        }
+        while (replies.size() < n) {
             void* reply = nullptr;
-            if (redisGetReply(context_.get(), &reply) != REDIS_OK)
+            const auto receive_by = Clock::now() + address_.timeout;
+            while (redisGetReplyFromReader(context_.get(), &reply) == REDIS_OK &&
+                   reply == nullptr) {
+                if (is_late(receive_by) || redisBufferRead(context_.get()) != REDIS_OK)
+                    return false;
+            }
+            if (reply == nullptr)
                 return false;
             replies.emplace_back(static_cast<redisReply*>(reply));
         }
         return true;
     }
+    [[nodiscard]] bool is_late(Clock::time_point deadline) noexcept {
+        was_late_ = Clock::now() >= deadline;
+        return was_late_;
+    }
 
     const RedisAddress address_;
     std::unique_ptr<redisContext, FreesContext> context_;
+    bool was_late_ = false; // the last command
     std::chrono::milliseconds wait_{0};
     Clock::time_point retry_at_{};
 };

@@ -98,10 +98,15 @@ public:
         }
     }
 
-    /// Queues a payload, or the tail of one, which begins with block number `first`. `deadline`: see
-    /// WriteQueue::push_by. False: something was left out.
+    /// How a payload is offered.
+    struct Terms {
+        std::size_t first = 0; // the number of its first block: it is the tail of a payload
+        Clock::time_point deadline = (Clock::time_point::min)(); // see WriteQueue::push_by
+        std::uint64_t spares = ~std::uint64_t{0};                // see RecordWrite
+    };
+    /// Queues a payload. False: something was left out.
     bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
-               Clock::time_point deadline = (Clock::time_point::min)(), std::size_t first = 0) {
+               const Terms& terms = {}) {
         const bool was_moved_away = kv.length() == 0 && !tokens.empty();
         if (kv.block_tokens() != options.block_tokens || was_moved_away) {
             stats.add(&SecondLevelStats::dropped_no_payload);
@@ -111,10 +116,34 @@ public:
             stats.add(&SecondLevelStats::dropped_too_short);
             return true;
         }
-        OfferedPayload<Types> offered{tokens, first, kv.blocks(), nullptr, tier};
+        OfferedPayload<Types> offered{tokens,  terms.first, kv.blocks(),
+                                      nullptr, tier,        terms.spares};
         if constexpr (Types::has_states)
             offered.state = kv.shared_state();
-        return writer.offer(home(model), offered, deadline);
+        return writer.offer(home(model), offered, terms.deadline);
+    }
+
+    /// The names of a key's records: its blocks, then its end.
+    [[nodiscard]] std::vector<BlockName> names_of(ModelView model, Tokens tokens) const {
+        BlockNames<Token> names;
+        std::vector<BlockName> all = names.chain(home(model).root, tokens, options.block_tokens);
+        const std::size_t whole = all.size() - 1;
+        all.push_back(names.end(all[whole], tokens.subspan(whole * options.block_tokens)));
+        all.erase(all.begin()); // the root
+        return all;
+    }
+
+    // what a store need not have /////////////////////////////////////////////
+
+    [[nodiscard]] std::uint64_t uses_of_store() const {
+        if constexpr (requires { store_.uses(); })
+            return store_.uses();
+        else
+            return ~std::uint64_t{0};
+    }
+    void touch_lasting(std::span<const BlockName> names) {
+        if constexpr (requires { store_.touch(names, true); })
+            store_.touch(names, true);
     }
 
     /// While it lives, what this thread evicts is not written.
@@ -135,15 +164,8 @@ public:
 
     /// Removes the records of a key that no resident key uses.
     void forget(ModelView model, Tokens tokens) {
-        const std::size_t block = options.block_tokens;
-        BlockNames<Token> names;
-        const std::vector<BlockName> chain = names.chain(home(model).root, tokens, block);
-        const std::size_t whole = chain.size() - 1;
-        std::vector<BlockName> gone;
-        for (std::size_t i = first_unused(model, tokens); i < whole; ++i)
-            gone.push_back(chain[i + 1]);
-        gone.push_back(names.end(chain[whole], tokens.subspan(whole * block)));
-        forget(gone);
+        const std::vector<BlockName> names = names_of(model, tokens);
+        forget(std::span(names).subspan(first_unused(model, tokens)));
     }
 
     /// Removes the records of all keys that continue `tokens`, and those whose beginning is not known.
@@ -212,7 +234,8 @@ public:
     [[nodiscard]] std::uint64_t refusals() const {
         const SecondLevelStats now = stats.get();
         return now.refused_failed + now.refused_full + now.refused_read_only +
-               now.refused_too_large + now.dropped_no_memory + now.dropped_no_payload;
+               now.refused_too_large + now.dropped_no_memory + now.dropped_no_payload +
+               now.dropped_for_pool;
     }
 
     const Options options;
@@ -234,13 +257,22 @@ private:
         }
         const std::size_t block = options.block_tokens;
         const std::size_t first = (removal.kept_tokens + block - 1) / block; // of a tail
-        offer(removal.model, removal.tokens, *removal.payload, removal.tier,
-              (Clock::time_point::min)(), first);
+        offer(removal.model, removal.tokens, *removal.payload, removal.tier, {.first = first});
     }
 
     /// The first block of a key that no resident key uses.
     [[nodiscard]] std::size_t first_unused(ModelView model, Tokens tokens) const {
-        return cache_.held_tokens(model, tokens) / options.block_tokens;
+        std::size_t held = cache_.held_tokens(model, tokens);
+        if (options.share_between_models) {
+            const BlockName root = home(model).root;
+            std::vector<typename Types::Model> models;
+            cache_.for_each_model([&](const auto& each) { models.push_back(each); });
+            for (const auto& other : models) {
+                if (home(other).root == root)
+                    held = (std::max)(held, cache_.held_tokens(other, tokens));
+            }
+        }
+        return held / options.block_tokens;
     }
 
     /// Adds the blocks of an erased prefix itself, from its end on, as far as neither a resident key nor

@@ -19,7 +19,7 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// Records that wait for the writer's thread, in their order. The front one may be in the writer's hands;
-/// it counts and is found until it is written. `Item` has `name()`, `nbytes` and `info()`.
+/// it counts and is found until it is written. `Item` has `name()`, `nbytes`, `info()` and `merge(same)`.
 ///
 /// What leaves is destroyed outside of the lock: a block's destructor is the caller's code.
 /// Thread safety: all functions; `take` and `finish` are the writer's.
@@ -44,8 +44,11 @@ public:
             changed_.wait_until(lock, deadline, [&] { return closed_ || fits(); });
         if (closed_)
             return Pushed::closed;
-        if (where_.contains(one.front().name()))
+        if (const auto found = where_.find(one.front().name()); found != where_.end()) {
+            if (!in_hand_ || found->second != items_.begin())
+                found->second->merge(one.front());
             return Pushed::present;
+        }
         if (!fits())
             return Pushed::full;
         where_.emplace(one.front().name(), one.begin());
