@@ -218,6 +218,28 @@ TEST_CASE("a load that would take longer than computing is not made") {
           LoadEnd::loaded);
 }
 
+bool is_near(double value, double expected) {
+    return value > 0.95 * expected && value < 1.05 * expected;
+}
+
+TEST_CASE("what a read takes is told from what its bytes take") {
+    promptkv::detail::ReadTimes times;
+    CHECK(times.seconds(1000) == 0);
+    for (int i = 0; i < 20; ++i)
+        times.add(100,
+                  0.01); // small reads: 10,000 bytes a second, or a hundredth whatever the size
+    CHECK(is_near(times.seconds(100), 0.01));
+    CHECK(is_near(times.seconds(50), 0.005));
+    CHECK(is_near(times.seconds(1'000'000), 0.01));
+    times.add(1'000'000, 1.01); // it is a hundredth, and a microsecond a byte
+    CHECK(is_near(times.seconds(1'000'000), 1.01));
+    CHECK(is_near(times.seconds(500'000), 0.51));
+    CHECK(is_near(times.seconds(100), 0.01));
+    for (int i = 0; i < 60; ++i) // the store became slower
+        times.add(i % 2 == 0 ? 1000 : 2000, i % 2 == 0 ? 1.1 : 1.2);
+    CHECK(is_near(times.seconds(1000), 1.1));
+}
+
 TEST_CASE("one load after many refusals is made to measure again") {
     Levels levels;
     levels.put(sequence(1, 4));

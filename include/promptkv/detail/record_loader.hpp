@@ -8,6 +8,7 @@
 #include <promptkv/detail/block_names.hpp>
 #include <promptkv/detail/block_records.hpp>
 #include <promptkv/detail/load_plan.hpp>
+#include <promptkv/detail/read_times.hpp>
 #include <promptkv/detail/record_writer.hpp>
 #include <promptkv/detail/saturating.hpp>
 #include <promptkv/second_level_types.hpp>
@@ -382,10 +383,9 @@ private:
 
     /// Whether reading takes longer than computing. After many refusals one load is made to measure again.
     [[nodiscard]] bool is_slower(const LoadPlan& plan, double seconds_per_token) {
-        const double speed = bytes_per_second_.load(std::memory_order_relaxed);
-        if (speed <= 0 || seconds_per_token <= 0)
+        if (seconds_per_token <= 0)
             return false;
-        const double reading = static_cast<double>(plan.nbytes) / speed;
+        const double reading = times_.seconds(static_cast<double>(plan.nbytes));
         const double computing =
             static_cast<double>(plan.tokens - plan.in_memory) * seconds_per_token;
         return reading > computing &&
@@ -395,11 +395,12 @@ private:
     void measured(std::uint64_t nbytes, std::chrono::duration<double> time) {
         if (nbytes == 0 || time.count() <= 0)
             return;
+        times_.add(static_cast<double>(nbytes), time.count());
         const double now = static_cast<double>(nbytes) / time.count();
-        const double before = bytes_per_second_.load(std::memory_order_relaxed);
-        const double speed = before > 0 ? 0.75 * before + 0.25 * now : now;
-        bytes_per_second_.store(speed, std::memory_order_relaxed);
-        stats_.change([&](SecondLevelStats& stats) { stats.bytes_per_second = speed; });
+        stats_.change([&](SecondLevelStats& stats) {
+            const double before = stats.bytes_per_second;
+            stats.bytes_per_second = before > 0 ? 0.75 * before + 0.25 * now : now;
+        });
     }
 
     Store& store_;
@@ -407,7 +408,7 @@ private:
     SharedStats& stats_;
     const Codec codec_;
     const std::size_t block_tokens_;
-    std::atomic<double> bytes_per_second_{0};
+    ReadTimes times_;
     std::atomic<std::uint64_t> refused_{0};
 };
 
