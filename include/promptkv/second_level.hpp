@@ -42,7 +42,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 ///     load.wait();
 ///     auto hit = cache.lease_nearest(model, prompt);    // as without a second level
 ///
-/// It takes the cache's removal listener: give a listener of your own to `set_removal_listener` here.
+/// It takes the cache's removal listener: give a listener of your own to `set_removal_listener` here. A cache has
+/// one second level at a time.
 /// What is evicted or cut is written by a thread of its own, from a queue that holds at most `queue_bytes`;
 /// these bytes are not in the cache's `nbytes()`. A full queue drops what comes; a request never waits.
 ///
@@ -214,7 +215,8 @@ public:
     }
 
     /// Writes what memory holds and the store does not, the most persistent and most recent first, before a
-    /// shutdown. The cache evicts nothing meanwhile. False: the deadline came first, or the store refused.
+    /// shutdown. Where the store is too small, the first stay. The cache evicts nothing meanwhile. False: the
+    /// deadline came first, or something was refused or dropped.
     bool flush(Clock::time_point deadline) {
         const std::uint64_t refused = core_->refusals();
         const typename Core::Writer::Queue::Hurry hurry(core_->writer.queue); // whatever the rate

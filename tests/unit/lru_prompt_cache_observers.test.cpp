@@ -6,6 +6,7 @@
 #include "catch.hpp"
 #include "unit_payloads.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -45,6 +46,23 @@ TEST_CASE("for_each shows every entry with what is known of it") {
     });
     CHECK(seen == std::vector<std::string>{"a/abc@user=3:abc of session 0",
                                            "b/xy@system=10:xy of session 7"});
+}
+
+TEST_CASE("for_each_model shows each model once") {
+    Cache cache;
+    const auto models = [&cache] {
+        std::vector<std::string> names;
+        std::as_const(cache).for_each_model(
+            [&](const std::string& name) { names.push_back(name); });
+        std::sort(names.begin(), names.end());
+        return names;
+    };
+    CHECK(models().empty());
+    for (const char* model : {"b", "a", "b"})
+        cache.insert(model, key("abc"), Tape("abc"), Tier::user);
+    CHECK(models() == std::vector<std::string>{"a", "b"});
+    cache.erase_model("a");
+    CHECK(models() == std::vector<std::string>{"b"});
 }
 
 TEST_CASE("for_each visits tier by tier, within a tier from the coldest to the hottest") {
