@@ -31,8 +31,9 @@ typename Cache<KV>::Lookup restore(Cache<KV>& cache, const std::string& model,
 
 /// Keeps the state of `tokens`. Only blocks that the cache does not have are copied out.
 /// Requires: the sequence holds `tokens`; with a recurrent state: nothing else.
-template <class KV>
-promptkv::Inserted keep(Cache<KV>& cache, const std::string& model,
+/// `AnyCache`: over KV, as Cache<KV> is.
+template <class AnyCache, class KV>
+promptkv::Inserted keep(AnyCache& cache, const std::string& model,
                         std::span<const llama_token> tokens, llama_kv::Sequence<KV>& sequence,
                         promptkv::Tier tier, const promptkv::InsertOptions& options = {}) {
     auto room = cache.reserve(model, tokens, sequence.nbytes(tokens.size()), tier, options);

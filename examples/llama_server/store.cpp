@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "store.hpp"
 
+#include "embed.hpp"
 #include "llama_kv.hpp"
 #include "open_store.hpp"
 #include "promptkv_metrics.hpp"
@@ -99,12 +100,8 @@ public:
     bool keep(llama_seq_id slot, const std::string& model, TokenSpan tokens, promptkv::Tier tier,
               promptkv::InsertOptions options) override {
         auto& sequence = sequences_[static_cast<std::size_t>(slot)];
-        auto room = cache_.reserve(model, tokens, sequence.nbytes(tokens.size()), tier, options);
-        if (!room)
-            return room.outcome() == promptkv::Outcome::present;
-        KV kv = room.prefix().value_or(KV(block_tokens_));
-        sequence.save(kv, room.tokens());
-        return room.commit(std::move(kv)).tokens == tokens.size();
+        const auto kept = ::keep(cache_, model, tokens, sequence, tier, options);
+        return kept.outcome == promptkv::Outcome::present || kept.tokens == tokens.size();
     }
 
     void clear(llama_seq_id slot) override { sequences_[static_cast<std::size_t>(slot)].clear(); }
