@@ -8,22 +8,22 @@
 #include "model_key.hpp"
 #include "request.hpp"
 
+#include <llama-cpp.h>
+
 #include <cstdio>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <iterator>
 #include <stdexcept>
+#include <stop_token>
 #include <thread>
 #include <unordered_map>
 
 namespace llama_server {
 
-using Sampler = std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)>;
-
-inline Sampler make_sampler(const Request& request) {
-    Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()),
-                  llama_sampler_free);
+inline llama_sampler_ptr make_sampler(const Request& request) {
+    llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
     if (request.temperature < 1e-6F) {
         add(llama_sampler_init_greedy());
@@ -51,11 +51,9 @@ public:
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
     explicit Engine(const Options& options)
-        : options_(options), model_(load_model(options.model_file), llama_model_free),
-          text_(model_.get()),
+        : options_(options), model_(load_model(options.model_file)), text_(model_.get()),
           batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots,
-                                  0, 1)),
-          slots_(static_cast<std::size_t>(options.slots)) {
+                                  0, 1)) {
         const auto slots = static_cast<std::uint32_t>(options.slots);
         llama_context_params params = llama_context_default_params();
         params.n_ctx = options.context_tokens * slots;
@@ -69,19 +67,15 @@ public:
             throw std::runtime_error("llama.cpp made no context for " + options.model_file);
         model_key_ = llama_kv::model_key(options.model_file, params);
         store_ = make_store(context_.get(), options.slots, options.store);
-        for (llama_seq_id id = 0; Slot & slot : slots_)
-            slot.id = id++;
+        for (llama_seq_id id = 0; id < options.slots; ++id)
+            slots_.emplace_back(id);
         show_slots();
-        thread_ = std::thread([this] { run(); });
+        thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
     }
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
     ~Engine() {
-        {
-            const std::lock_guard lock(mutex_);
-            stopping_ = true;
-        }
-        wake_.notify_one();
+        thread_.request_stop();
         thread_.join();
         llama_batch_free(batch_);
     }
@@ -105,7 +99,6 @@ public:
             return nullptr;
         }
         waiting_.push_back(job);
-        metrics_.deferred.Set(static_cast<double>(waiting_.size()));
         wake_.notify_one();
         return job;
     }
@@ -138,12 +131,14 @@ private:
     ///     tokens   [ reused | computed here | answer ]
     ///                                       ^ done: the sequence holds the tokens before it
     struct Slot {
-        llama_seq_id id = 0;
+        explicit Slot(llama_seq_id number) : id(number) {}
+
+        llama_seq_id id;
         std::shared_ptr<Job> job; // null: idle
         Tokens tokens;
         std::size_t done = 0;
         std::vector<Request::Mark> marks; // those that are still to be kept, the last one first
-        Sampler sampler{nullptr, llama_sampler_free};
+        llama_sampler_ptr sampler;
         AnswerText answer;
         Result result;
         Clock::time_point begun, answered; // the request; its first token
@@ -159,28 +154,22 @@ private:
 
     // the engine's thread ////////////////////////////////////////////////////////////////////////
 
-    void run() {
+    void run(const std::stop_token& stop) {
         std::unique_lock lock(mutex_);
-        while (!stopping_) {
-            std::erase_if(waiting_, [&](const std::shared_ptr<Job>& job) {
-                metrics_.cancelled.Increment(job->cancelled() ? 1 : 0);
-                return job->cancelled();
-            });
-            std::vector<Slot*> admitted;
+        const auto has_work = [this] {
+            return !waiting_.empty() || std::ranges::any_of(slots_, &Slot::busy);
+        };
+        while (wake_.wait(lock, stop, has_work), !stop.stop_requested()) {
+            metrics_.cancelled.Increment(static_cast<double>(
+                std::erase_if(waiting_, [](const auto& job) { return job->cancelled(); })));
             for (Slot& slot : slots_) {
                 if (!slot.busy() && !waiting_.empty()) {
                     slot.job = std::move(waiting_.front());
                     waiting_.pop_front();
-                    admitted.push_back(&slot);
                 }
             }
             show_slots();
-            if (std::ranges::none_of(slots_, &Slot::busy)) {
-                wake_.wait(lock);
-                continue;
-            }
             lock.unlock();
-            std::ranges::for_each(admitted, [this](Slot* slot) { begin(*slot); });
             step();
             lock.lock();
         }
@@ -218,6 +207,8 @@ private:
         for (Slot& slot : slots_) {
             if (slot.busy() && slot.job->cancelled())
                 end(slot, Finish::cancelled);
+            else if (slot.busy() && slot.tokens.empty())
+                begin(slot);
         }
         if (!fill_batch())
             return;
@@ -335,9 +326,7 @@ private:
         store_->clear(slot.id);
         metrics_.cancelled.Increment(finish == Finish::cancelled ? 1 : 0);
         metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
-        const llama_seq_id id = slot.id;
-        Slot ended = std::exchange(slot, Slot());
-        slot.id = id;
+        Slot ended = std::exchange(slot, Slot(slot.id));
         {
             const std::lock_guard lock(mutex_);
             show_slots(); // before the client asks again
@@ -376,22 +365,21 @@ private:
 
     Options options_;
     Metrics metrics_;
-    std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
+    llama_model_ptr model_;
     LlamaText text_;
-    std::unique_ptr<llama_context, decltype(&llama_free)> context_{nullptr, llama_free};
+    llama_context_ptr context_;
     std::unique_ptr<Store> store_;
     std::string model_key_;
     llama_batch batch_;
     std::vector<Slot> slots_;
 
     mutable std::mutex mutex_; // of what follows
-    std::condition_variable wake_;
+    std::condition_variable_any wake_;
     std::deque<std::shared_ptr<Job>> waiting_;
     std::unordered_map<std::string, std::uint64_t> erases_; // of each model
     json shown_;                                            // of the slots
     std::size_t busy_ = 0;                                  // slots
-    bool stopping_ = false;
-    std::thread thread_; // last: it uses all of the above
+    std::jthread thread_;                                   // last: it uses all of the above
 };
 
 } // namespace llama_server
