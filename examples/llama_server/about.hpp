@@ -32,13 +32,13 @@ inline json models(const Call& call) {
 }
 
 inline json props(const Call& call) {
-    Engine& engine = call.engine;
-    return {{"model_alias", call.options.name},
-            {"total_slots", call.options.engine.slots},
-            {"chat_template", engine.text().chat_template()},
+    const Options& options = call.options;
+    return {{"model_alias", options.name},
+            {"total_slots", options.slots},
+            {"chat_template", call.engine.text().chat_template()},
             {"default_generation_settings",
-             {{"n_ctx", engine.context_tokens()}, {"n_predict", call.options.max_answer}}},
-            {"cache_cuttable", engine.store().cuttable()}};
+             {{"n_ctx", options.context_tokens}, {"n_predict", options.max_answer}}},
+            {"cache_cuttable", call.engine.store().cuttable()}};
 }
 
 inline json slots(const Call& call) {
@@ -79,7 +79,7 @@ inline json show_cache(const Call& call) {
     for (json& entry : shown["entries"])
         entry["model"] = call.options.name;
     shown["model"] = call.options.name;
-    shown["most_bytes"] = call.options.engine.store.max_mib << 20U;
+    shown["most_bytes"] = call.options.cache_bytes();
     return shown;
 }
 
@@ -131,7 +131,7 @@ inline json erase_cache(const Call& call) {
 inline json set_budget(const Call& call) {
     if (!call.operates)
         throw ApiError(403, "only the first API key may change the budget");
-    const std::size_t most = call.options.engine.store.max_mib << 20U;
+    const std::size_t most = call.options.cache_bytes();
     const auto max_bytes = field<std::size_t>(call.fields, "max_bytes", most, 0, most);
     const std::size_t bytes = call.engine.store().set_max_bytes(max_bytes);
     return {{"max_bytes", max_bytes}, {"bytes", bytes}};

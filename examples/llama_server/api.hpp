@@ -21,14 +21,15 @@
 
 namespace llama_server {
 
-struct Options {
+struct Options : Engine::Options {
     std::string name; // of the model, for clients
     std::string host = "127.0.0.1";
     int port = 8080;
     std::vector<std::string> api_keys; // one a tenant; none: everybody is the same tenant
     std::size_t max_answer = 512;      // tokens, where a request says nothing
     std::size_t max_body_kib = 1024;
-    Engine::Options engine;
+
+    [[nodiscard]] std::size_t cache_bytes() const { return cache_mib << 20U; }
 };
 
 /// A request to an endpoint, of a caller who may make it.
@@ -248,7 +249,7 @@ inline Chat read_chat(const json& fields, std::vector<Chat>* breakpoints = nullp
 /// A request with the sampling, limits and session that the fields have under OpenAI's names.
 /// Throws:     ApiError, also where the prompt does not fit.
 inline Request read_request(const Call& call, const json& fields, Tokens prompt) {
-    const std::size_t room = call.engine.context_tokens();
+    const std::size_t room = call.options.context_tokens;
     if (prompt.empty() || prompt.size() >= room) {
         throw ApiError(400,
                        "the prompt has " + std::to_string(prompt.size()) +

@@ -39,14 +39,13 @@ inline llama_sampler_ptr make_sampler(const Request& request) {
 
 class Engine {
 public:
-    struct Options {
+    struct Options : Store::Options {
         std::string model_file;
         std::uint32_t context_tokens = 4096; // of each sequence
         std::uint32_t batch_tokens = 256;
         llama_seq_id slots = 4;
         int threads = 2;
         std::size_t max_waiting = 128;
-        Store::Options store;
     };
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
@@ -66,7 +65,7 @@ public:
         if (context_ == nullptr)
             throw std::runtime_error("llama.cpp made no context for " + options.model_file);
         model_key_ = llama_kv::model_key(options.model_file, params);
-        store_ = make_store(context_.get(), options.slots, options.store);
+        store_ = make_store(context_.get(), options.slots, options);
         for (llama_seq_id id = 0; id < options.slots; ++id)
             slots_.emplace_back(id);
         show_slots();
@@ -82,7 +81,7 @@ public:
 
     /// Queues a request, once the second level has brought what it has of the prompt. Null where too many
     /// wait.
-    /// Requires: 0 < prompt.size() < context_tokens(), of valid tokens.
+    /// Requires: 0 < prompt.size() < Options::context_tokens, of valid tokens.
     [[nodiscard]] std::shared_ptr<Job> submit(Request asked) {
         const auto job = std::make_shared<Job>(std::move(asked));
         const Request& request = job->request;
@@ -113,7 +112,6 @@ public:
     [[nodiscard]] Store& store() { return *store_; }
     /// Equal only where the state of one context can serve another.
     [[nodiscard]] const std::string& model_key() const { return model_key_; }
-    [[nodiscard]] std::size_t context_tokens() const { return options_.context_tokens; }
     /// What each slot does, as llama-server shows it.
     [[nodiscard]] json slots() const {
         const std::lock_guard lock(mutex_);

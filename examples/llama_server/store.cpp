@@ -49,7 +49,7 @@ public:
     /// `below`: null for none.
     StoreOf(llama_context* context, llama_seq_id slots, const Options& options,
             std::unique_ptr<BelowStore> below)
-        : block_tokens_(options.block_tokens), cache_({.max_bytes = options.max_mib << 20U}),
+        : block_tokens_(options.block_tokens), cache_({.max_bytes = options.cache_mib << 20U}),
           below_(std::move(below)) {
         for (llama_seq_id slot = 0; slot < slots; ++slot)
             sequences_.emplace_back(context, slot, slots, block_tokens_);

@@ -34,7 +34,7 @@ using Explanation = promptkv::Explanation<llama_token, promptkv::Tier>;
 class Store {
 public:
     struct Options {
-        std::size_t max_mib = 1024;
+        std::size_t cache_mib = 1024; ///< the most that it takes
         std::size_t block_tokens = 32;
         std::string second_level; ///< a directory or redis://HOST:PORT; empty: none
         std::uint64_t max_disk_mib = 4096;
