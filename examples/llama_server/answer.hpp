@@ -160,21 +160,13 @@ private:
 };
 
 inline json answer_openai(const Call& call, Request request, bool chat) {
-    refuse_unsupported(call.fields, {{"n", 1},
-                                     {"best_of", 1},
-                                     {"tools", json::array()},
-                                     {"functions", json::array()},
-                                     {"suffix", ""},
-                                     {"audio", nullptr},
-                                     {"logit_bias", json::object()},
-                                     {"logprobs", chat ? json(false) : json(0)},
-                                     {"echo", false},
-                                     {"frequency_penalty", 0},
-                                     {"presence_penalty", 0},
-                                     {"repeat_penalty", 1},
-                                     {"grammar", ""},
-                                     {"json_schema", nullptr},
-                                     {"response_format", {{"type", "text"}}}});
+    json neutral = json::parse(R"({
+        "n": 1, "best_of": 1, "echo": false, "suffix": "", "tools": [], "functions": [], "audio": null,
+        "frequency_penalty": 0, "presence_penalty": 0, "repeat_penalty": 1, "logit_bias": {},
+        "grammar": "", "json_schema": null, "response_format": {"type": "text"}
+    })");
+    neutral["logprobs"] = chat ? json(false) : json(0);
+    refuse_unsupported(call.fields, neutral);
     return answer(call, std::move(request), OpenAi(call, chat));
 }
 
@@ -256,7 +248,7 @@ private:
                 {"output_tokens", result.predicted}};
     }
     static json finish(const Result& result) {
-        const bool stopped = result.finish == Finish::stop_text;
+        const bool stopped = !result.stopped_by.empty();
         return {{"stop_reason", stopped                           ? "stop_sequence"
                                 : result.finish == Finish::length ? "max_tokens"
                                                                   : "end_turn"},

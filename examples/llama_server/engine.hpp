@@ -274,7 +274,7 @@ private:
         slot.tokens.push_back(token);
         slot.job->add(result, slot.answer.add(text_.piece(token)));
         if (!slot.answer.stopped_by().empty()) {
-            end(slot, Finish::stop_text);
+            end(slot, Finish::stop);
         } else if (result.predicted >= slot.job->request.max_tokens ||
                    slot.tokens.size() >= options_.context_tokens) {
             end(slot, Finish::length);

@@ -39,11 +39,11 @@ struct Request {
     bool cache_prompt = true;
 };
 
-enum class Finish : std::uint8_t { stop, stop_text, length, cancelled, failed };
+enum class Finish : std::uint8_t { stop, length, cancelled, failed };
 
 struct Result {
     Finish finish = Finish::stop;
-    std::string stopped_by; // the stop text
+    std::string stopped_by; // the stop text, if one ended it
     std::size_t prompt_tokens = 0, predicted = 0;
     std::size_t marked = 0; // tokens that the cache has, up to the client's last mark
     Lookup lookup;          // its request() is 0 where the cache was not asked
