@@ -74,10 +74,12 @@ inline json show_metrics(const Call& call) {
 }
 
 inline json show_cache(const Call& call) {
-    json shown = call.engine.store().show(call.model, call.engine.text(),
-                                          field<std::size_t>(call.fields, "limit", 1000));
-    for (json& entry : shown["entries"])
+    const auto limit = field<std::size_t>(call.fields, "limit", 1000);
+    json shown = call.engine.store().show(call.model, limit);
+    for (json& entry : shown["entries"]) {
         entry["model"] = call.options.name;
+        entry["ends"] = call.engine.text().text(entry["ends"].get<Tokens>());
+    }
     shown["model"] = call.options.name;
     shown["most_bytes"] = call.options.cache_bytes();
     return shown;
@@ -106,26 +108,24 @@ inline json explain_cache(const Call& call) {
 
 inline json erase_cache(const Call& call) {
     const json& fields = call.fields;
-    const auto erase = [&](auto what) -> json {
-        call.engine.forget(call.model);
-        return {{"erased", what(call.engine.store())}};
-    };
+    Store& store = call.engine.store();
+    Tokens prefix; // of what is erased; empty: all of the model
     // The body of a chat names its model and session, too, and not all of these is meant.
     if (fields.contains("prompt") || fields.contains("messages")) {
-        const Tokens prefix = prompt_of(call, false);
+        prefix = prompt_of(call, false);
         if (prefix.size() < 2) // what each prompt begins with
             throw ApiError(400, "the prefix is empty; all of a model is erased by its name");
-        return erase([&](Store& store) { return store.erase_below(call.model, prefix); });
-    }
-    if (fields.contains("session")) {
+    } else if (fields.contains("session")) {
         const auto session = session_number(field<std::string>(fields, "session", ""));
-        return erase([&](Store& store) { return store.erase_session(call.model, session); });
-    }
-    if (const auto name = field<std::string>(fields, "model", ""); name != call.options.name) {
+        call.engine.forget(call.model);
+        return {{"erased", store.erase_session(call.model, session)}};
+    } else if (const auto name = field<std::string>(fields, "model", "");
+               name != call.options.name) {
         throw ApiError(name.empty() ? 400 : 404,
                        "name a session, a prompt, messages, or the model of this server", "model");
     }
-    return erase([&](Store& store) { return store.erase_below(call.model, {}); });
+    call.engine.forget(call.model);
+    return {{"erased", store.erase_below(call.model, prefix)}};
 }
 
 inline json set_budget(const Call& call) {

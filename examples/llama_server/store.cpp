@@ -61,8 +61,6 @@ public:
                                 .block_tokens = block_tokens_});
         }
     }
-    StoreOf(const StoreOf&) = delete;
-    StoreOf& operator=(const StoreOf&) = delete;
     ~StoreOf() override {
         if (second_ && !second_->flush(Clock::now() + std::chrono::seconds(60)))
             std::fputs("not all of the cache was written\n", stderr);
@@ -108,8 +106,7 @@ public:
 
     [[nodiscard]] bool cuttable() const override { return promptkv::PrefixClonable<KV>; }
 
-    [[nodiscard]] json show(const std::string& model, const LlamaText& text,
-                            std::size_t limit) const override {
+    [[nodiscard]] json show(const std::string& model, std::size_t limit) const override {
         const auto each = [&](auto f) { // of the model
             cache_.for_each([&](const typename Cache::EntryView& view) {
                 if (view.model == model)
@@ -148,8 +145,6 @@ public:
                  {"ends", view.tokens.last(shown)},
                  {"blocks", blocks}});
         });
-        for (json& entry : entries) // after the cache's lock
-            entry["ends"] = text.text(entry["ends"].get<Tokens>());
         json counters = json::object();
         promptkv::for_each_counter(
             cache_.stats(), [&](const char* counter, auto value) { counters[counter] = value; });

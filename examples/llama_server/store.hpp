@@ -57,10 +57,9 @@ public:
 
     /// Whether an entry serves any prefix of its key.
     [[nodiscard]] virtual bool cuttable() const = 0;
-    /// As GET /cache shows it: the `limit` entries of a model that are evicted last, tier by tier, the next
-    /// victims first; the counters.
-    [[nodiscard]] virtual json show(const std::string& model, const LlamaText& text,
-                                    std::size_t limit) const = 0;
+    /// As GET /cache shows it, but for the text of tokens: the `limit` entries of a model that are evicted
+    /// last, tier by tier, the next victims first; the counters.
+    [[nodiscard]] virtual json show(const std::string& model, std::size_t limit) const = 0;
     [[nodiscard]] virtual Explanation explain(const std::string& model, TokenSpan tokens) const = 0;
     virtual std::size_t erase_session(const std::string& model, std::uint64_t session) = 0;
     /// What begins with the prefix; all of the model where that is empty.
