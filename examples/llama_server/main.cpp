@@ -12,7 +12,8 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <memory>
+#include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -53,16 +54,6 @@ void add_options(CLI::App& cli, Options& o) {
     add("--store", o.second_level,
         "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
     add("--store-max", o.max_disk_mib, "MiB, the most that a folder takes");
-}
-
-/// Model files by the words that stand for them.
-std::unique_ptr<random_model::TemporaryModel> make_model(const std::string& name) {
-    random_model::Shape shape{.width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2};
-    shape.layers = name == "random"      ? "aaa"
-                   : name == "hybrid"    ? "mamm"
-                   : name == "recurrent" ? "mm"
-                                         : "";
-    return shape.layers.empty() ? nullptr : std::make_unique<random_model::TemporaryModel>(shape);
 }
 
 /// The library limits neither a body of unknown length, nor what a compressed one becomes, nor how many
@@ -140,10 +131,16 @@ void stop(int /*signal*/) {
 }
 
 int serve(Options& options) {
-    const auto made = make_model(options.model_file);
+    static const std::map<std::string, std::string> layers = {
+        {"random", "aaa"}, {"hybrid", "mamm"}, {"recurrent", "mm"}};
     if (options.name.empty())
         options.name = std::filesystem::path(options.model_file).stem().string();
-    options.model_file = made ? made->path() : options.model_file;
+    std::optional<random_model::TemporaryModel> made;
+    if (const auto named = layers.find(options.model_file); named != layers.end()) {
+        made.emplace(random_model::Shape{
+            .layers = named->second, .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2});
+        options.model_file = made->path();
+    }
     Engine engine(options);
 
     httplib::Server http;
