@@ -4,6 +4,7 @@
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ABOUT_HPP
 
 #include "api.hpp"
+#include "promptkv_metrics.hpp"
 
 #include <prometheus/text_serializer.h>
 
@@ -67,8 +68,32 @@ inline json tokenize(const Call& call) {
     return {{"tokens", list}};
 }
 
+/// What the cache counts, and the engine, under the names that llama-server and vLLM use.
 inline json show_metrics(const Call& call) {
-    call.response.set_content(prometheus::TextSerializer().Serialize(call.engine.metrics()),
+    auto families = call.engine.store().metrics();
+    const auto add = [&](const std::string& name, const char* help, const auto& value) {
+        using enum prometheus::MetricType;
+        promptkv_metrics::add(families, name.ends_with("_total") ? Counter : Gauge, name, help, {},
+                              static_cast<double>(value));
+    };
+    const Engine::Counts& n = call.engine.counts();
+    add("llamacpp:prompt_tokens_total", "Prompt tokens computed.", n.prompt_tokens);
+    add("llamacpp:prompt_seconds_total", "Time from the start of requests to their first token.",
+        n.prompt_seconds);
+    add("llamacpp:prompt_tokens_cached_total", "Prompt tokens whose state came from the cache.",
+        n.cached_tokens);
+    add("llamacpp:tokens_predicted_total", "Tokens generated.", n.predicted_tokens);
+    add("llamacpp:tokens_predicted_seconds_total", "Time spent on answers after their first token.",
+        n.predicted_seconds);
+    add("llamacpp:n_decode_total", "Batches computed.", n.decodes);
+    add("llamacpp:requests_processing", "Requests in a slot.", n.processing);
+    add("llamacpp:requests_deferred", "Requests that wait for a slot.", n.deferred);
+    add("vllm:prefix_cache_queries_total", "Prompt tokens that the cache was asked for.",
+        n.queried_tokens);
+    add("vllm:prefix_cache_hits_total", "Prompt tokens that the cache had.", n.cached_tokens);
+    add("promptkv_server_cancelled_total", "Requests whose client went away.", n.cancelled);
+    add("promptkv_server_refused_total", "Requests refused since too many waited.", n.refused);
+    call.response.set_content(prometheus::TextSerializer().Serialize(families),
                               "text/plain; version=0.0.4");
     return nullptr;
 }

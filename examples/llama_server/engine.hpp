@@ -4,7 +4,6 @@
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ENGINE_HPP
 
 #include "load_model.hpp"
-#include "metrics.hpp"
 #include "model_key.hpp"
 #include "request.hpp"
 
@@ -14,7 +13,6 @@
 #include <deque>
 #include <exception>
 #include <functional>
-#include <iterator>
 #include <stdexcept>
 #include <stop_token>
 #include <thread>
@@ -46,6 +44,14 @@ public:
         llama_seq_id slots = 4;
         int threads = 2;
         std::size_t max_waiting = 128;
+    };
+
+    /// Since the engine was made; now in a slot, and waiting for one. Thread safety: any; reads see each
+    /// number by itself.
+    struct Counts {
+        std::atomic<std::uint64_t> queried_tokens, cached_tokens, prompt_tokens, predicted_tokens;
+        std::atomic<std::uint64_t> decodes, cancelled, refused, processing, deferred;
+        std::atomic<double> prompt_seconds, predicted_seconds;
     };
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
@@ -94,7 +100,7 @@ public:
             lock.lock();
         }
         if (!has_room()) {
-            metrics_.refused.Increment();
+            ++counts_.refused;
             return nullptr;
         }
         waiting_.push_back(job);
@@ -117,11 +123,7 @@ public:
         const std::lock_guard lock(mutex_);
         return shown_;
     }
-    [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const {
-        auto families = metrics_.registry.Collect();
-        std::ranges::move(store_->metrics(), std::back_inserter(families));
-        return families;
-    }
+    [[nodiscard]] const Counts& counts() const { return counts_; }
 
 private:
     /// A sequence of the context, and the request that it serves.
@@ -158,8 +160,8 @@ private:
             return !waiting_.empty() || std::ranges::any_of(slots_, &Slot::busy);
         };
         while (wake_.wait(lock, stop, has_work), !stop.stop_requested()) {
-            metrics_.cancelled.Increment(static_cast<double>(
-                std::erase_if(waiting_, [](const auto& job) { return job->cancelled(); })));
+            counts_.cancelled +=
+                std::erase_if(waiting_, [](const auto& job) { return job->cancelled(); });
             for (Slot& slot : slots_) {
                 if (!slot.busy() && !waiting_.empty()) {
                     slot.job = std::move(waiting_.front());
@@ -187,9 +189,8 @@ private:
             slot.result.lookup = store_->restore(slot.id, request.model, slot.tokens);
             slot.job->loaded.reset();
             slot.done = slot.result.lookup.reused();
-            metrics_.cache_queries.Increment(static_cast<double>(slot.tokens.size()));
-            metrics_.cache_hits.Increment(static_cast<double>(slot.done));
-            metrics_.prompt_tokens_cached.Increment(static_cast<double>(slot.done));
+            counts_.queried_tokens += slot.tokens.size();
+            counts_.cached_tokens += slot.done;
             // The end of the prompt: what a next turn continues, or an answer that is asked for again. A
             // state that serves its whole key only must leave a token to compute.
             const std::size_t end = slot.tokens.size() - (store_->cuttable() ? 0 : 1);
@@ -210,7 +211,7 @@ private:
         }
         if (!fill_batch())
             return;
-        metrics_.decodes.Increment();
+        ++counts_.decodes;
         if (llama_decode(context_.get(), batch_) != 0)
             end_all(Finish::failed); // nothing of this batch is sure
         for (Slot& slot : slots_) {
@@ -261,12 +262,11 @@ private:
         if (result.predicted++ == 0) {
             slot.answered = Clock::now();
             result.prompt_ms = milliseconds_since(slot.begun);
-            metrics_.prompt_tokens.Increment(
-                static_cast<double>(result.prompt_tokens - result.lookup.reused()));
-            metrics_.prompt_seconds.Increment(result.prompt_ms / 1000);
+            counts_.prompt_tokens += result.prompt_tokens - result.lookup.reused();
+            counts_.prompt_seconds += result.prompt_ms / 1000;
         }
         result.predicted_ms = milliseconds_since(slot.answered);
-        metrics_.predicted_tokens.Increment();
+        ++counts_.predicted_tokens;
         if (text_.ends(token)) {
             end(slot, Finish::stop);
             return;
@@ -322,8 +322,8 @@ private:
             keep_marks(slot);
         }
         store_->clear(slot.id);
-        metrics_.cancelled.Increment(finish == Finish::cancelled ? 1 : 0);
-        metrics_.predicted_seconds.Increment(result.predicted_ms / 1000);
+        counts_.cancelled += finish == Finish::cancelled ? 1 : 0;
+        counts_.predicted_seconds += result.predicted_ms / 1000;
         Slot ended = std::exchange(slot, Slot(slot.id));
         {
             const std::lock_guard lock(mutex_);
@@ -341,7 +341,7 @@ private:
 
     /// Whether a request can begin soon, or may wait. Requires: the lock.
     [[nodiscard]] bool has_room() const {
-        return waiting_.size() + busy_ < options_.max_waiting + slots_.size();
+        return waiting_.size() + counts_.processing < options_.max_waiting + slots_.size();
     }
 
     /// Requires: the lock.
@@ -356,13 +356,13 @@ private:
                               {"n_past", slot.done},
                               {"n_decoded", slot.result.predicted}});
         }
-        busy_ = static_cast<std::size_t>(std::ranges::count_if(slots_, &Slot::busy));
-        metrics_.processing.Set(static_cast<double>(busy_));
-        metrics_.deferred.Set(static_cast<double>(waiting_.size()));
+        const auto busy = std::ranges::count_if(slots_, &Slot::busy);
+        counts_.processing = static_cast<std::uint64_t>(busy);
+        counts_.deferred = waiting_.size();
     }
 
     Options options_;
-    Metrics metrics_;
+    Counts counts_;
     llama_model_ptr model_;
     LlamaText text_;
     llama_context_ptr context_;
@@ -376,7 +376,6 @@ private:
     std::deque<std::shared_ptr<Job>> waiting_;
     std::unordered_map<std::string, std::uint64_t> erases_; // of each model
     json shown_;                                            // of the slots
-    std::size_t busy_ = 0;                                  // slots
     std::jthread thread_;                                   // last: it uses all of the above
 };
 
