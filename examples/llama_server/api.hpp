@@ -246,6 +246,26 @@ inline Chat read_chat(const json& fields, std::vector<Chat>* breakpoints = nullp
     return chat;
 }
 
+inline llama_sampler_ptr read_sampler(const json& fields) {
+    const auto temperature = field(fields, "temperature", 0.8F, 0.0F, 5.0F);
+    const auto top_p = field(fields, "top_p", 0.95F, 0.0F, 1.0F);
+    const auto min_p = field(fields, "min_p", 0.05F, 0.0F, 1.0F);
+    const auto top_k = field(fields, "top_k", 40, -1, 1'000'000);
+    const auto seed = field<std::int64_t>(fields, "seed", -1);
+    llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
+    const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
+    if (temperature < 1e-6F) {
+        add(llama_sampler_init_greedy());
+        return chain;
+    }
+    add(llama_sampler_init_top_k(top_k));
+    add(llama_sampler_init_top_p(top_p, 1));
+    add(llama_sampler_init_min_p(min_p, 1));
+    add(llama_sampler_init_temp(temperature));
+    add(llama_sampler_init_dist(seed < 0 ? LLAMA_DEFAULT_SEED : static_cast<std::uint32_t>(seed)));
+    return chain;
+}
+
 /// A request with the sampling, limits and session that the fields have under OpenAI's names.
 /// Throws:     ApiError, also where the prompt does not fit.
 inline Request read_request(const Call& call, const json& fields, Tokens prompt) {
@@ -261,12 +281,7 @@ inline Request read_request(const Call& call, const json& fields, Tokens prompt)
     r.prompt = std::move(prompt);
     r.max_tokens = field(fields, "max_tokens", call.options.max_answer, std::size_t{1});
     r.max_tokens = field(fields, "max_completion_tokens", r.max_tokens, std::size_t{1});
-    r.temperature = field(fields, "temperature", r.temperature, 0.0F, 5.0F);
-    r.top_p = field(fields, "top_p", r.top_p, 0.0F, 1.0F);
-    r.min_p = field(fields, "min_p", r.min_p, 0.0F, 1.0F);
-    r.top_k = field(fields, "top_k", r.top_k, -1, 1'000'000);
-    if (const auto seed = field<std::int64_t>(fields, "seed", -1); seed >= 0)
-        r.seed = static_cast<std::uint32_t>(seed);
+    r.sampler = read_sampler(fields);
     const json stop = fields.value("stop", json());
     for (const json& text : stop.is_array() || stop.is_null() ? stop : json::array({stop})) {
         if (!text.is_string() || text == "" || stop.size() > 16)

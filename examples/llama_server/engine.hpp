@@ -7,8 +7,6 @@
 #include "model_key.hpp"
 #include "request.hpp"
 
-#include <llama-cpp.h>
-
 #include <cstdio>
 #include <deque>
 #include <exception>
@@ -19,21 +17,6 @@
 #include <unordered_map>
 
 namespace llama_server {
-
-inline llama_sampler_ptr make_sampler(const Request& request) {
-    llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
-    const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
-    if (request.temperature < 1e-6F) {
-        add(llama_sampler_init_greedy());
-        return chain;
-    }
-    add(llama_sampler_init_top_k(request.top_k));
-    add(llama_sampler_init_top_p(request.top_p, 1));
-    add(llama_sampler_init_min_p(request.min_p, 1));
-    add(llama_sampler_init_temp(request.temperature));
-    add(llama_sampler_init_dist(request.seed));
-    return chain;
-}
 
 class Engine {
 public:
@@ -138,7 +121,6 @@ private:
         Tokens tokens;
         std::size_t done = 0;
         std::vector<Request::Mark> marks; // those that are still to be kept, the last one first
-        llama_sampler_ptr sampler;
         AnswerText answer;
         Result result;
         Clock::time_point begun, answered; // the request; its first token
@@ -182,7 +164,6 @@ private:
         const Request& request = slot.job->request;
         slot.begun = Clock::now();
         slot.tokens = request.prompt;
-        slot.sampler = make_sampler(request);
         slot.answer = AnswerText(request.stops);
         slot.result.prompt_tokens = slot.tokens.size();
         if (request.cache_prompt) {
@@ -257,7 +238,7 @@ private:
     void take_token(Slot& slot) {
         Result& result = slot.result;
         const llama_token token =
-            llama_sampler_sample(slot.sampler.get(), context_.get(), slot.logits);
+            llama_sampler_sample(slot.job->request.sampler.get(), context_.get(), slot.logits);
         slot.logits = -1;
         if (result.predicted++ == 0) {
             slot.answered = Clock::now();

@@ -5,6 +5,8 @@
 
 #include "store.hpp"
 
+#include <llama-cpp.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -28,11 +30,7 @@ struct Request {
     std::size_t marked = 0; // tokens up to the last mark that the client set
     std::size_t max_tokens = 256;
     std::vector<std::string> stops;
-    float temperature = 0.8F; // 0: the most likely token
-    float top_p = 0.95F;
-    float min_p = 0.05F;
-    std::int32_t top_k = 40;
-    std::uint32_t seed = LLAMA_DEFAULT_SEED;
+    llama_sampler_ptr sampler;
     std::string model; // the cache's model key
     std::uint64_t session = 0;
     bool side_request = false;
