@@ -8,6 +8,7 @@
 #include <httplib.h>
 
 #include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <functional>
 #include <limits>
@@ -63,22 +64,20 @@ T field(const json& fields, const char* name, T fallback,
     const auto found = fields.find(name);
     if (found == fields.end() || found->is_null())
         return fallback;
-    bool fits = false;
-    std::string wanted;
+    const auto check = [&](bool fits, const std::string& wanted) {
+        if (!fits)
+            throw ApiError(400, std::string("'") + name + "' must be " + wanted, name);
+    };
     if constexpr (std::same_as<T, bool>) {
-        fits = found->is_boolean();
-        wanted = "true or false";
+        check(found->is_boolean(), "true or false");
     } else if constexpr (std::same_as<T, std::string>) {
-        fits = found->is_string();
-        wanted = "a string";
+        check(found->is_string(), "a string");
     } else {
-        fits = std::integral<T> ? found->is_number_integer() : found->is_number();
-        const double value = fits ? found->template get<double>() : 0;
-        fits = fits && value >= static_cast<double>(least) && value <= static_cast<double>(most);
-        wanted = "a number from " + json(least).dump() + " to " + json(most).dump();
+        const bool is_number = std::integral<T> ? found->is_number_integer() : found->is_number();
+        const double value = is_number ? found->template get<double>() : std::nan("");
+        check(value >= static_cast<double>(least) && value <= static_cast<double>(most),
+              "a number from " + json(least).dump() + " to " + json(most).dump());
     }
-    if (!fits)
-        throw ApiError(400, std::string("'") + name + "' must be " + wanted, name);
     return found->template get<T>();
 }
 
