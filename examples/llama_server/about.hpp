@@ -72,9 +72,7 @@ inline json tokenize(const Call& call) {
 inline json show_metrics(const Call& call) {
     auto families = call.engine.store().metrics();
     const auto add = [&](const std::string& name, const char* help, const auto& value) {
-        using enum prometheus::MetricType;
-        promptkv_metrics::add(families, name.ends_with("_total") ? Counter : Gauge, name, help, {},
-                              static_cast<double>(value));
+        promptkv_metrics::add(families, name, help, value);
     };
     const Engine::Counts& n = call.engine.counts();
     add("llamacpp:prompt_tokens_total", "Prompt tokens computed.", n.prompt_tokens);

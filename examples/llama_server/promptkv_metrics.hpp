@@ -29,32 +29,34 @@ namespace promptkv_metrics {
 using Families = std::vector<prometheus::MetricFamily>;
 using Labels = std::vector<prometheus::ClientMetric::Label>;
 
-/// Adds a value to the family of this name, which is made where there is none.
+/// Adds a value to the family of this name, which is made where there is none: a counter if the name ends
+/// with "_total", else a gauge.
 template <class Number>
-void add(Families& to, prometheus::MetricType type, const std::string& name, std::string_view help,
-         Labels labels, Number value) {
+void add(Families& to, const std::string& name, const std::string& help, const Number& value,
+         const Labels& labels = {}) {
+    const bool counts = name.ends_with("_total");
     auto family = std::ranges::find(to, name, &prometheus::MetricFamily::name);
-    if (family == to.end())
-        family = to.insert(to.end(), {name, std::string(help), type, {}});
-    prometheus::ClientMetric metric;
-    metric.label = std::move(labels);
-    (type == prometheus::MetricType::Counter ? metric.counter.value : metric.gauge.value) =
-        static_cast<double>(value);
-    family->metric.push_back(std::move(metric));
+    if (family == to.end()) {
+        using enum prometheus::MetricType;
+        family = to.insert(to.end(), {name, help, counts ? Counter : Gauge, {}});
+    }
+    prometheus::ClientMetric& metric = family->metric.emplace_back();
+    metric.label = labels;
+    (counts ? metric.counter.value : metric.gauge.value) = static_cast<double>(value);
 }
 
 /// Adds what for_each_counter(stats, f) tells, under the names that it gives: those of promptkv::Stats,
 /// TierStats or SecondLevelStats, where each is explained.
 template <class Stats>
-void add(Families& to, const std::string& prefix, const Stats& stats, const Labels& labels = {}) {
+void add_all(Families& to, const std::string& prefix, const Stats& stats,
+             const Labels& labels = {}) {
     constexpr std::array<std::string_view, 8> gauges = {
         "entries",        "nbytes",      "bytes_referenced", "bytes_leased",
         "bytes_reserved", "peak_nbytes", "bytes_waiting",    "bytes_per_second"};
     for_each_counter(stats, [&](std::string_view counter, auto value) {
         const bool grows = std::ranges::find(gauges, counter) == gauges.end();
-        add(to, grows ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge,
-            prefix + std::string(counter) + (grows ? "_total" : ""),
-            "promptkv: " + std::string(counter) + ", as its statistics have it.", labels, value);
+        add(to, prefix + std::string(counter) + (grows ? "_total" : ""),
+            "promptkv: " + std::string(counter) + ", as its statistics have it.", value, labels);
     });
 }
 
@@ -64,18 +66,15 @@ template <class KV, class Model, class Token, class TierEnum, class Policy, clas
 [[nodiscard]] Families
 collect(const promptkv::BasicPromptCache<KV, Model, Token, TierEnum, Policy, Mutex>& cache) {
     Families to;
-    add(to, "promptkv_", cache.stats());
+    add_all(to, "promptkv_", cache.stats());
     for (std::size_t i = 0; i < promptkv::tier_traits<TierEnum>::count; ++i) {
         const auto tier = static_cast<TierEnum>(i);
-        add(to, "promptkv_tier_", cache.stats(tier), {{"tier", std::string(name(tier))}});
+        add_all(to, "promptkv_tier_", cache.stats(tier), {{"tier", std::string(name(tier))}});
     }
-    const auto gauge = [&](const char* name, const char* help, std::size_t value) {
-        add(to, prometheus::MetricType::Gauge, name, help, {}, value);
-    };
-    gauge("promptkv_entries", "Entries.", cache.size());
-    gauge("promptkv_bytes", "Bytes held; a shared block counts once.", cache.nbytes());
-    gauge("promptkv_limit_bytes", "The budget.", cache.limits().max_bytes);
-    gauge("promptkv_index_bytes", "Bytes of the index, beside the budget.", cache.index_nbytes());
+    add(to, "promptkv_entries", "Entries.", cache.size());
+    add(to, "promptkv_bytes", "Bytes held; a shared block counts once.", cache.nbytes());
+    add(to, "promptkv_limit_bytes", "The budget.", cache.limits().max_bytes);
+    add(to, "promptkv_index_bytes", "Bytes of the index, beside the budget.", cache.index_nbytes());
     if constexpr (promptkv::BlockPayload<KV>) {
         std::size_t references = 0;
         double blocks = 0; // each holder of a block adds its share
@@ -86,10 +85,10 @@ collect(const promptkv::BasicPromptCache<KV, Model, Token, TierEnum, Policy, Mut
                     blocks += 1.0 / std::max(1U, use.count());
                 });
         });
-        gauge("promptkv_blocks", "Blocks of all entries; a shared block counts once.",
-              static_cast<std::size_t>(blocks + 0.5));
-        gauge("promptkv_block_references", "Blocks of all entries; a shared block counts for each.",
-              references);
+        add(to, "promptkv_blocks", "Blocks of all entries; a shared block counts once.",
+            static_cast<std::size_t>(blocks + 0.5));
+        add(to, "promptkv_block_references",
+            "Blocks of all entries; a shared block counts for each.", references);
     }
     return to;
 }

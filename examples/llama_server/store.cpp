@@ -171,7 +171,7 @@ public:
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const override {
         auto families = promptkv_metrics::collect(cache_);
         if (second_)
-            promptkv_metrics::add(families, "promptkv_second_level_", second_->stats());
+            promptkv_metrics::add_all(families, "promptkv_second_level_", second_->stats());
         return families;
     }
 
