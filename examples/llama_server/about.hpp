@@ -42,10 +42,6 @@ inline json props(const Call& call) {
             {"cache_cuttable", call.engine.store().cuttable()}};
 }
 
-inline json slots(const Call& call) {
-    return call.engine.slots();
-}
-
 /// The text of a token; its bytes, where they are no whole characters.
 inline json piece_of(const LlamaText& text, llama_token token) {
     const std::string piece = text.piece(token, true);

@@ -17,9 +17,8 @@ inline std::string event(const json& data) {
 }
 
 inline std::string new_id(const char* prefix) {
-    static const auto start = std::random_device{}();
-    static std::atomic<std::uint32_t> count{0};
-    return prefix + std::to_string(start) + "-" + std::to_string(++count);
+    static std::atomic<std::uint64_t> last{std::uint64_t{std::random_device{}()} << 32U};
+    return prefix + std::to_string(++last);
 }
 
 /// Why the prompt was reused or not, in the terms of OpenAI's prompt_cache_diagnostics, and in ours.
@@ -93,24 +92,21 @@ public:
                  {"model", call.options.name}};
     }
     [[nodiscard]] json whole(const std::string& text, const Result& result) const {
-        json body = object("chat.completion", "message",
-                           {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}}, text);
-        finish(body, result);
+        const json message = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+        json body = finished(object("chat.completion", "message", message), result);
         body["usage"] = usage(result);
         return body;
     }
     [[nodiscard]] std::string first(const Result&) const {
-        return chat_ ? event(chunk({{"role", "assistant"}, {"content", ""}}, "")) : "";
+        return chat_ ? event(chunk({{"role", "assistant"}, {"content", ""}})) : "";
     }
     [[nodiscard]] std::string more(const std::string& text) const {
-        return event(chunk({{"content", text}}, text));
+        return event(chunk({{"content", text}}));
     }
     [[nodiscard]] std::string last(const Result& result) const {
-        json end = chunk(json::object(), "");
-        finish(end, result);
-        std::string events = event(end);
+        std::string events = event(finished(chunk(json::object()), result));
         if (include_usage_) {
-            json told = chunk(json::object(), "");
+            json told = chunk(json::object());
             told["choices"] = json::array();
             told["usage"] = usage(result);
             events += event(told);
@@ -119,18 +115,19 @@ public:
     }
 
 private:
-    [[nodiscard]] json object(const char* kind, const char* place, const json& message,
-                              const std::string& text) const {
+    /// Of a completion there is the content alone.
+    [[nodiscard]] json object(const char* kind, const char* place, const json& message) const {
         json object = base_;
+        const json content = message.value("content", json(""));
         object["object"] = chat_ ? kind : "text_completion";
         object["choices"] = json::array({{{"index", 0},
-                                          {chat_ ? place : "text", chat_ ? message : json(text)},
+                                          {chat_ ? place : "text", chat_ ? message : content},
                                           {"logprobs", nullptr},
                                           {"finish_reason", nullptr}}});
         return object;
     }
-    [[nodiscard]] json chunk(const json& delta, const std::string& text) const {
-        return object("chat.completion.chunk", "delta", delta, text);
+    [[nodiscard]] json chunk(const json& delta) const {
+        return object("chat.completion.chunk", "delta", delta);
     }
     static json usage(const Result& result) {
         return {{"prompt_tokens", result.prompt_tokens},
@@ -138,7 +135,7 @@ private:
                 {"total_tokens", result.prompt_tokens + result.predicted},
                 {"prompt_tokens_details", {{"cached_tokens", result.lookup.reused()}}}};
     }
-    static void finish(json& object, const Result& result) {
+    static json finished(json object, const Result& result) {
         json timings = {{"cache_n", result.lookup.reused()}};
         const auto add = [&](const std::string& part, std::size_t tokens, double ms) {
             const auto n = static_cast<double>(tokens);
@@ -152,6 +149,7 @@ private:
         object["choices"][0]["finish_reason"] = result.finish == Finish::length ? "length" : "stop";
         object["timings"] = timings;
         object["prompt_cache_diagnostics"] = diagnostics(result);
+        return object;
     }
 
     bool chat_;
@@ -161,9 +159,9 @@ private:
 
 inline json answer_openai(const Call& call, Request request, bool chat) {
     json neutral = json::parse(R"({
-        "n": 1, "best_of": 1, "echo": false, "suffix": "", "tools": [], "functions": [], "audio": null,
+        "n": 1, "best_of": 1, "echo": false, "suffix": "", "tools": [], "functions": [],
         "frequency_penalty": 0, "presence_penalty": 0, "repeat_penalty": 1, "logit_bias": {},
-        "grammar": "", "json_schema": null, "response_format": {"type": "text"}
+        "grammar": "", "json_schema": null, "response_format": {"type": "text"}, "audio": null
     })");
     neutral["logprobs"] = chat ? json(false) : json(0);
     refuse_unsupported(call.fields, neutral);

@@ -96,7 +96,7 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
     http.Post("/v1/messages/count_tokens", to(count_tokens));
     http.Get("/v1/models", to(models));
     http.Get("/props", to(props));
-    http.Get("/slots", to(slots));
+    http.Get("/slots", to([](const Call& call) { return call.engine.slots(); }));
     http.Post("/tokenize", to(tokenize));
     http.Get("/metrics", to(show_metrics));
     http.Get("/cache", to(show_cache));
