@@ -62,12 +62,8 @@ public:
     /// Waits until there is something new. Empty: there was nothing in that time.
     std::optional<News> wait(std::chrono::milliseconds time) {
         std::unique_lock lock(mutex_);
-        if (!changed_.wait_for(lock, time, [this] { return fresh_; }))
-            return std::nullopt;
-        fresh_ = false;
-        News news = news_;
-        news_.text.clear();
-        return news;
+        changed_.wait_for(lock, time, [this] { return news_.has_value(); });
+        return std::exchange(news_, std::nullopt);
     }
 
     /// The client is gone: the engine stops, and keeps what was computed.
@@ -77,10 +73,10 @@ public:
     /// For the engine: more of the answer.
     void add(const Result& result, const std::string& text, bool done = false) {
         const std::lock_guard lock(mutex_);
-        fresh_ = true;
-        news_.text += text;
-        news_.result = result;
-        news_.done = done;
+        News& news = news_ ? *news_ : news_.emplace();
+        news.text += text;
+        news.result = result;
+        news.done = done;
         changed_.notify_one();
     }
 
@@ -91,8 +87,7 @@ public:
 private:
     std::mutex mutex_;
     std::condition_variable changed_;
-    News news_;
-    bool fresh_ = false;
+    std::optional<News> news_; // since the last time
     std::atomic<bool> cancelled_{false};
 };
 
