@@ -45,10 +45,10 @@ inline json props(const Call& call) {
 /// The text of a token; its bytes, where they are no whole characters.
 inline json piece_of(const LlamaText& text, llama_token token) {
     const std::string piece = text.piece(token, true);
-    const std::string shown = dump(piece); // with what is no UTF-8 replaced
-    return json::parse(shown) == piece
-               ? json(piece)
-               : json(std::vector<std::uint8_t>(piece.begin(), piece.end()));
+    json shown = json::parse(dump(piece)); // with what is no UTF-8 replaced
+    if (shown != piece)
+        shown = std::vector<std::uint8_t>(piece.begin(), piece.end());
+    return shown;
 }
 
 inline json tokenize(const Call& call) {

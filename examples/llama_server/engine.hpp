@@ -24,7 +24,6 @@ public:
         std::string model_file;
         std::uint32_t context_tokens = 4096; // of each sequence
         std::uint32_t batch_tokens = 256;
-        llama_seq_id slots = 4;
         int threads = 2;
         std::size_t max_waiting = 128;
     };
@@ -54,7 +53,7 @@ public:
         if (context_ == nullptr)
             throw std::runtime_error("llama.cpp made no context for " + options.model_file);
         model_key_ = llama_kv::model_key(options.model_file, params);
-        store_ = make_store(context_.get(), options.slots, options);
+        store_ = make_store(context_.get(), options);
         for (llama_seq_id id = 0; id < options.slots; ++id)
             slots_.emplace_back(id);
         show_slots();

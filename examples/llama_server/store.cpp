@@ -47,12 +47,11 @@ class StoreOf final : public Store {
 
 public:
     /// `below`: null for none.
-    StoreOf(llama_context* context, llama_seq_id slots, const Options& options,
-            std::unique_ptr<BelowStore> below)
+    StoreOf(llama_context* context, const Options& options, std::unique_ptr<BelowStore> below)
         : block_tokens_(options.block_tokens), cache_({.max_bytes = options.cache_mib << 20U}),
           below_(std::move(below)) {
-        for (llama_seq_id slot = 0; slot < slots; ++slot)
-            sequences_.emplace_back(context, slot, slots, block_tokens_);
+        for (llama_seq_id slot = 0; slot < options.slots; ++slot)
+            sequences_.emplace_back(context, slot, options.slots, block_tokens_);
         if (below_ != nullptr) {
             // The cache's model key names the weights and the context; the build is not in it.
             second_.emplace(cache_, *below_,
@@ -184,11 +183,10 @@ private:
 };
 
 template <class KV>
-std::unique_ptr<Store> make(llama_context* context, llama_seq_id slots,
-                            const Store::Options& options) {
+std::unique_ptr<Store> make(llama_context* context, const Store::Options& options) {
     const auto on = [&](auto below) -> std::unique_ptr<Store> {
         using Below = typename decltype(below)::element_type;
-        return std::make_unique<StoreOf<KV, Below>>(context, slots, options, std::move(below));
+        return std::make_unique<StoreOf<KV, Below>>(context, options, std::move(below));
     };
     return options.second_level.empty()
                ? on(std::unique_ptr<promptkv::FileStore>())
@@ -197,11 +195,10 @@ std::unique_ptr<Store> make(llama_context* context, llama_seq_id slots,
 
 } // namespace
 
-std::unique_ptr<Store> make_store(llama_context* context, llama_seq_id slots,
-                                  const Store::Options& options) {
+std::unique_ptr<Store> make_store(llama_context* context, const Store::Options& options) {
     return llama_kv::is_recurrent(llama_get_model(context))
-               ? make<promptkv::BlockKV<Block, llama_kv::Bytes>>(context, slots, options)
-               : make<promptkv::BlockKV<Block>>(context, slots, options);
+               ? make<promptkv::BlockKV<Block, llama_kv::Bytes>>(context, options)
+               : make<promptkv::BlockKV<Block>>(context, options);
 }
 
 } // namespace llama_server

@@ -34,6 +34,7 @@ using Explanation = promptkv::Explanation<llama_token, promptkv::Tier>;
 class Store {
 public:
     struct Options {
+        llama_seq_id slots = 4;       ///< sequences that are computed together
         std::size_t cache_mib = 1024; ///< the most that it takes
         std::size_t block_tokens = 32;
         std::string second_level; ///< a directory or redis://HOST:PORT; empty: none
@@ -71,7 +72,7 @@ public:
 
 /// The store for the sequences 0 .. slots - 1 of a context; sequence number `slots` is its scratch.
 /// Requires: what llama_kv::Sequence requires of a context.
-[[nodiscard]] std::unique_ptr<Store> make_store(llama_context* context, llama_seq_id slots,
+[[nodiscard]] std::unique_ptr<Store> make_store(llama_context* context,
                                                 const Store::Options& options);
 
 } // namespace llama_server
