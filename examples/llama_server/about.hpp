@@ -35,10 +35,10 @@ inline json models(const Call& call) {
 inline json props(const Call& call) {
     const Options& options = call.options;
     return {{"model_alias", options.name},
-            {"total_slots", options.slots},
+            {"total_slots", options.engine.store.slots},
             {"chat_template", call.engine.text().chat_template()},
             {"default_generation_settings",
-             {{"n_ctx", options.context_tokens}, {"n_predict", options.max_answer}}},
+             {{"n_ctx", options.engine.context_tokens}, {"n_predict", options.max_answer}}},
             {"cache_cuttable", call.engine.store().cuttable()}};
 }
 

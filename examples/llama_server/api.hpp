@@ -22,7 +22,8 @@
 
 namespace llama_server {
 
-struct Options : Engine::Options {
+struct Options {
+    Engine::Options engine;
     std::string name; // of the model, for clients
     std::string host = "127.0.0.1";
     int port = 8080;
@@ -30,7 +31,7 @@ struct Options : Engine::Options {
     std::size_t max_answer = 512;      // tokens, where a request says nothing
     std::size_t max_body_kib = 1024;
 
-    [[nodiscard]] std::size_t cache_bytes() const { return cache_mib << 20U; }
+    [[nodiscard]] std::size_t cache_bytes() const { return engine.store.cache_mib << 20U; }
 };
 
 /// A request to an endpoint, of a caller who may make it.
@@ -268,7 +269,7 @@ inline llama_sampler_ptr read_sampler(const json& fields) {
 /// A request with the sampling, limits and session that the fields have under OpenAI's names.
 /// Throws:     ApiError, also where the prompt does not fit.
 inline Request read_request(const Call& call, const json& fields, Tokens prompt) {
-    const std::size_t room = call.options.context_tokens;
+    const std::size_t room = call.options.engine.context_tokens;
     if (prompt.empty() || prompt.size() >= room) {
         throw ApiError(400,
                        "the prompt has " + std::to_string(prompt.size()) +

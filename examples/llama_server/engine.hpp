@@ -20,7 +20,8 @@ namespace llama_server {
 
 class Engine {
 public:
-    struct Options : Store::Options {
+    struct Options {
+        Store::Options store;
         std::string model_file;
         std::uint32_t context_tokens = 4096; // of each sequence
         std::uint32_t batch_tokens = 256;
@@ -39,9 +40,9 @@ public:
     /// Throws:     std::runtime_error if the model cannot be loaded.
     explicit Engine(const Options& options)
         : options_(options), model_(load_model(options.model_file)), text_(model_.get()),
-          batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens) + options.slots,
-                                  0, 1)) {
-        const auto slots = static_cast<std::uint32_t>(options.slots);
+          batch_(llama_batch_init(
+              static_cast<std::int32_t>(options.batch_tokens) + options.store.slots, 0, 1)) {
+        const auto slots = static_cast<std::uint32_t>(options.store.slots);
         llama_context_params params = llama_context_default_params();
         params.n_ctx = options.context_tokens * slots;
         params.n_batch = params.n_ubatch = options.batch_tokens + slots;
@@ -53,8 +54,8 @@ public:
         if (context_ == nullptr)
             throw std::runtime_error("llama.cpp made no context for " + options.model_file);
         model_key_ = llama_kv::model_key(options.model_file, params);
-        store_ = make_store(context_.get(), options);
-        for (llama_seq_id id = 0; id < options.slots; ++id)
+        store_ = make_store(context_.get(), options.store);
+        for (llama_seq_id id = 0; id < options.store.slots; ++id)
             slots_.emplace_back(id);
         show_slots();
         thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
@@ -74,7 +75,7 @@ public:
         const auto job = std::make_shared<Job>(std::move(asked));
         const Request& request = job->request;
         std::unique_lock lock(mutex_);
-        job->erases_before = erases_[request.model];
+        job->erases_before = erases_of(request.model);
         if (request.cache_prompt && has_room()) {
             lock.unlock();
             job->loaded = store_->prefetch(request.model, request.prompt,
@@ -91,7 +92,9 @@ public:
     }
 
     /// Something of a model is about to be erased: what its requests compute is not kept any more.
+    /// What is being kept is there when this returns, and is erased as well.
     void forget(const std::string& model) {
+        const std::lock_guard keeping(keeping_);
         const std::lock_guard lock(mutex_);
         ++erases_[model];
     }
@@ -264,11 +267,9 @@ private:
     /// Keeps the prefixes that are computed by now.
     void keep_marks(Slot& slot) {
         const Request& request = slot.job->request;
-        {
-            const std::lock_guard lock(mutex_);
-            if (erases_[request.model] != slot.job->erases_before)
-                slot.marks.clear();
-        }
+        const std::lock_guard keeping(keeping_);
+        if (erases_of(request.model) != slot.job->erases_before)
+            slot.marks.clear();
         while (!slot.marks.empty() && slot.marks.back().tokens <= slot.done) {
             const auto [tokens, tier] = slot.marks.back();
             slot.marks.pop_back();
@@ -319,6 +320,12 @@ private:
         }
     }
 
+    /// Requires: one of the locks.
+    [[nodiscard]] std::uint64_t erases_of(const std::string& model) const {
+        const auto found = erases_.find(model);
+        return found != erases_.end() ? found->second : 0;
+    }
+
     /// Whether a request can begin soon, or may wait. Requires: the lock.
     [[nodiscard]] bool has_room() const {
         return waiting_.size() + counts_.processing < options_.max_waiting + slots_.size();
@@ -351,10 +358,11 @@ private:
     llama_batch batch_;
     std::vector<Slot> slots_;
 
+    std::mutex keeping_;       // while state is kept; taken before the other
     mutable std::mutex mutex_; // of what follows
     std::condition_variable_any wake_;
     std::deque<std::shared_ptr<Job>> waiting_;
-    std::unordered_map<std::string, std::uint64_t> erases_; // of each model
+    std::unordered_map<std::string, std::uint64_t> erases_; // of each model; changed under both
     json shown_;                                            // of the slots
     std::jthread thread_;                                   // last: it uses all of the above
 };

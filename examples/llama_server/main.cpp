@@ -29,8 +29,9 @@ void add_options(CLI::App& cli, Options& o) {
     const auto add = [&](const char* names, auto& value, const char* help) {
         return cli.add_option(names, value, help)->capture_default_str();
     };
+    Store::Options& store = o.engine.store;
     using CLI::Range;
-    add("-m,--model", o.model_file,
+    add("-m,--model", o.engine.model_file,
         "a GGUF file, or random, hybrid, recurrent: small models with random weights");
     add("--alias", o.name, "name of the model for clients; default: that of the file");
     add("--host", o.host, "address to listen on");
@@ -39,21 +40,24 @@ void add_options(CLI::App& cli, Options& o) {
                    "one for each tenant; state is shared within a tenant only")
         ->envname("LLAMA_API_KEY")
         ->check([](const std::string& key) { return std::string(key.empty() ? "is empty" : ""); });
-    add("-c,--ctx-size", o.context_tokens, "tokens, of each sequence")->check(Range(64, 1 << 24));
-    add("--parallel", o.slots, "number of sequences that are computed together")
+    add("-c,--ctx-size", o.engine.context_tokens, "tokens, of each sequence")
+        ->check(Range(64, 1 << 24));
+    add("--parallel", store.slots, "number of sequences that are computed together")
         ->check(Range(1, 64));
-    add("-b,--batch-size", o.batch_tokens, "tokens of prompts in one batch")->check(Range(1, 8192));
-    add("-t,--threads", o.threads, "number of threads that compute")->check(Range(1, 512));
+    add("-b,--batch-size", o.engine.batch_tokens, "tokens of prompts in one batch")
+        ->check(Range(1, 8192));
+    add("-t,--threads", o.engine.threads, "number of threads that compute")->check(Range(1, 512));
     add("-n,--predict", o.max_answer, "tokens of an answer, unless the request says more or less");
-    add("--cache-ram", o.cache_mib, "MiB, the budget of the cache")->check(Range(0, 1 << 24));
-    add("--block-tokens", o.block_tokens, "tokens of a block")->check(Range(1, 4096));
+    add("--cache-ram", store.cache_mib, "MiB, the budget of the cache")->check(Range(0, 1 << 24));
+    add("--block-tokens", store.block_tokens, "tokens of a block")->check(Range(1, 4096));
     add("--max-body", o.max_body_kib, "KiB, the largest body of a request")
         ->check(Range(1, 1 << 20));
-    add("--max-waiting", o.max_waiting, "requests that may wait; more are refused with status 503")
+    add("--max-waiting", o.engine.max_waiting,
+        "requests that may wait; more are refused with status 503")
         ->check(Range(0, 1024));
-    add("--store", o.second_level,
+    add("--store", store.second_level,
         "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
-    add("--store-max", o.max_disk_mib, "MiB, the most that a folder takes");
+    add("--store-max", store.max_disk_mib, "MiB, the most that a folder takes");
 }
 
 /// The library limits neither a body of unknown length, nor what a compressed one becomes, nor how many
@@ -134,14 +138,14 @@ int serve(Options& options) {
     static const std::map<std::string, std::string> layers = {
         {"random", "aaa"}, {"hybrid", "mamm"}, {"recurrent", "mm"}};
     if (options.name.empty())
-        options.name = std::filesystem::path(options.model_file).stem().string();
+        options.name = std::filesystem::path(options.engine.model_file).stem().string();
     std::optional<random_model::TemporaryModel> made;
-    if (const auto named = layers.find(options.model_file); named != layers.end()) {
+    if (const auto named = layers.find(options.engine.model_file); named != layers.end()) {
         made.emplace(random_model::Shape{
             .layers = named->second, .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2});
-        options.model_file = made->path();
+        options.engine.model_file = made->path();
     }
-    Engine engine(options);
+    Engine engine(options.engine);
 
     httplib::Server http;
     int listener = -1;
@@ -154,8 +158,8 @@ int serve(Options& options) {
         std::fflush(stdout);
         // An answer holds a thread until it is sent. Those that wait leave some for slow clients and for
         // the other endpoints.
-        const auto slots = static_cast<std::size_t>(options.slots);
-        return new httplib::ThreadPool(slots + options.max_waiting + 128);
+        const auto slots = static_cast<std::size_t>(options.engine.store.slots);
+        return new httplib::ThreadPool(slots + options.engine.max_waiting + 128);
     };
     http.set_payload_max_length(options.max_body_kib << 10U);
     http.set_tcp_nodelay(true);
@@ -186,8 +190,9 @@ int serve(Options& options) {
 int main(int argc, char** argv) {
     const char* const usual = PROMPTKV_SHARED_DIR "/models/stories260K.gguf";
     Options options;
-    options.model_file = std::filesystem::exists(usual) ? usual : "random";
-    options.threads = static_cast<int>(std::max(2U, std::thread::hardware_concurrency()) / 2);
+    options.engine.model_file = std::filesystem::exists(usual) ? usual : "random";
+    options.engine.threads =
+        static_cast<int>(std::max(2U, std::thread::hardware_concurrency()) / 2);
     CLI::App cli("An OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.");
     add_options(cli, options);
     CLI11_PARSE(cli, argc, argv);
