@@ -239,15 +239,18 @@ public:
                       core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
                                    terms) &&
                       all;
-                written.push_back(core_->names_of(entry->model, entry->tokens));
+                if constexpr (Core::store_keeps_order)
+                    written.push_back(core_->names_of(entry->model, entry->tokens));
                 if (!is_there())
                     core_->forget(entry->model, entry->tokens);
             }
         }
         all = core_->writer.queue.wait_empty(deadline) && all;
         // The first is to be the most recently used one, for the next start as well.
-        for (; !written.empty() && Clock::now() < deadline; written.pop_back())
-            core_->touch_lasting(written.back());
+        if constexpr (Core::store_keeps_order) {
+            for (; !written.empty() && Clock::now() < deadline; written.pop_back())
+                core_->store.touch(written.back(), true);
+        }
         return all && core_->refusals() == refused;
     }
 

@@ -727,7 +727,7 @@ TEST_CASE("a chain that is larger than the budget keeps its beginning") {
     }
     SECTION("that a flush writes") {
         CHECK_FALSE(process.second.flush(soon()));
-        evict_all(process.cache);
+        evict_to_store(process);
     }
     CHECK(process.second.locate("m", sequence(1, 12 * block_tokens), 0).tokens == 20);
     CHECK(process.second.locate("m", sequence(100, 4), 0).tokens == 0);

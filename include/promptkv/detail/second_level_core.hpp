@@ -40,11 +40,10 @@ public:
     using Removal = typename Cache::Removal;
     using Clock = std::chrono::steady_clock;
 
-    SecondLevelCore(Cache& cache, Store& store, const Options& given)
-        : options(given), writer(store, stats, options.codec, options.block_tokens,
-                                 options.queue_bytes, options.bytes_per_second),
-          loader(store, writer, stats, options.codec, options.block_tokens), cache_(cache),
-          store_(store) {}
+    SecondLevelCore(Cache& cache, Store& below, const Options& given)
+        : options(given), store(below), writer(store, stats, options.codec, options.block_tokens,
+                                               options.queue_bytes, options.bytes_per_second),
+          loader(store, writer, stats, options.codec, options.block_tokens), cache_(cache) {}
 
     [[nodiscard]] RecordHome home(ModelView model) const {
         RecordHome home;
@@ -136,15 +135,13 @@ public:
     // what a store need not have /////////////////////////////////////////////
 
     [[nodiscard]] std::uint64_t uses_of_store() const {
-        if constexpr (requires { store_.uses(); })
-            return store_.uses();
+        if constexpr (requires { store.uses(); })
+            return store.uses();
         else
             return ~std::uint64_t{0};
     }
-    void touch_lasting(std::span<const BlockName> names) {
-        if constexpr (requires { store_.touch(names, true); })
-            store_.touch(names, true);
-    }
+    static constexpr bool store_keeps_order =
+        requires(Store& any, std::span<const BlockName> names) { any.touch(names, true); };
 
     /// While it lives, what this thread evicts is not written.
     class NotWriting {
@@ -239,6 +236,7 @@ public:
     }
 
     const Options options;
+    Store& store;
     SharedStats stats;
     Writer writer;
     Loader loader;
@@ -305,15 +303,14 @@ private:
         const bool waits = writer.queue.visit(
             info.name, [&](const auto& item) { compare(std::as_bytes(std::span(item.tokens))); });
         if (!waits) {
-            store_.get(std::span(&info.name, 1),
-                       [&](std::size_t, std::span<const std::byte> bytes) {
-                           RecordView view;
-                           if (read_header(bytes, view) == RecordFault::none)
-                               compare(view.tokens);
-                           else
-                               begins = true; // nobody can say
-                           return true;
-                       });
+            store.get(std::span(&info.name, 1), [&](std::size_t, std::span<const std::byte> bytes) {
+                RecordView view;
+                if (read_header(bytes, view) == RecordFault::none)
+                    compare(view.tokens);
+                else
+                    begins = true; // nobody can say
+                return true;
+            });
         }
         return begins;
     }
@@ -321,19 +318,18 @@ private:
     template <class F>
     void for_each(F f) {
         writer.queue.for_each([&](const auto& item) { f(item.info()); });
-        store_.for_each(f);
+        store.for_each(f);
     }
 
     std::size_t forget(std::span<const BlockName> names) {
         const std::size_t waited = writer.queue.cancel(names);
-        const std::size_t erased = store_.erase(names);
+        const std::size_t erased = store.erase(names);
         stats.add(&SecondLevelStats::dropped_erased, waited);
         stats.add(&SecondLevelStats::erased, erased);
         return erased;
     }
 
     Cache& cache_;
-    Store& store_;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail
