@@ -22,8 +22,9 @@ template <class KV>
 struct Incoming {
     std::size_t nbytes; // that it refers to, or an estimate
     std::size_t length; // tokens of its key
-    std::size_t shared; // leading tokens whose blocks `kv` has
     const KV* kv; // the payload; of a reservation: one in the cache that shares tokens, or null
+    std::size_t kv_length; // tokens of the key of `kv`
+    std::size_t common;    // leading tokens that both keys have
     bool is_reservation;
 };
 
@@ -51,6 +52,26 @@ template <class KV>
         }
     }
     return share_of(incoming.nbytes, n, incoming.length);
+}
+
+/// Of how many of its first `n` tokens it has the blocks of `kv`. A reservation shares whole blocks that end
+/// where `kv` can be used, or the whole of the `n` tokens.
+template <class KV>
+[[nodiscard]] std::size_t shared_of_first(const Incoming<KV>& incoming, std::size_t n) noexcept {
+    const std::size_t common = (std::min)(n, incoming.common);
+    if (!incoming.is_reservation || common == 0)
+        return common;
+    if constexpr (BlockPayload<KV> && SharedPrefixPayload<KV>) {
+        return common - common % detail::block_tokens(*incoming.kv);
+    } else if constexpr (BlockPayload<KV> && PrefixClonable<KV>) {
+        const KV& kv = *incoming.kv;
+        const std::size_t length = incoming.kv_length;
+        return detail::served_prefix(kv, length, common) == n
+                   ? n
+                   : detail::served_multiple(kv, length, common, detail::block_tokens(kv));
+    } else {
+        return 0;
+    }
 }
 
 /// The bytes of the blocks of its first `n` tokens for which `f(use)` is true.
@@ -127,7 +148,7 @@ template <class KV>
     return incoming.kv == nullptr
                ? 0
                : detail::blocks_of_first(
-                     incoming, (std::min)(n, incoming.shared),
+                     incoming, detail::shared_of_first(incoming, n),
                      [&](const BlockUse& use) { return leased.blocks.contains(&use); });
 }
 
@@ -201,6 +222,10 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
         return needs(first) <= room && detail::bytes_of_first(incoming, first) <= most;
     };
     std::size_t enough = 0, too_many = (n - 1) / step + 1; // in blocks
+    // Between the prefixes that can be shared more room is needed than at the next one.
+    if (const std::size_t shared = detail::shared_of_first(incoming, n);
+        incoming.is_reservation && fits(shared))
+        enough = shared / step;
     while (too_many - enough > 1) {
         const std::size_t middle = enough + (too_many - enough) / 2;
         (fits(middle * step) ? enough : too_many) = middle;

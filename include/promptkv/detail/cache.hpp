@@ -170,8 +170,8 @@ public:
         if (const auto sharing = detail::any_sharing(spot); sharing.entry != nullptr)
             detail::assign(leftovers.adopted,
                            detail::adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
-        const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), tokens.size(), tokens.size(),
-                                    std::addressof(kv), false};
+        const std::size_t n = tokens.size();
+        const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), n, std::addressof(kv), n, n, false};
         const Decision<R> decision = detail::decide(parts_, spot, model, tokens, incoming, tier,
                                                     own_is_present, leftovers.pins);
         Inserted inserted;
@@ -231,16 +231,19 @@ public:
                  const InsertOptions& options, Call& call, Reserved& reserved) {
         tier = static_cast<TierEnum>(detail::tier_index(tier));
         Spot<R> spot = parts_.index.locate(model, tokens);
-        const auto sharing = Reservations<R>::sharing(spot, tokens.size());
-        const KV* shared = sharing.entry != nullptr ? std::addressof(sharing.entry->kv()) : nullptr;
-        const Incoming<KV> incoming{nbytes, tokens.size(), sharing.tokens, shared, true};
+        Incoming<KV> incoming{nbytes, tokens.size(), nullptr, 0, 0, true};
+        if (const auto sharing = detail::any_sharing(spot); sharing.entry != nullptr) {
+            incoming.kv = std::addressof(sharing.entry->kv());
+            incoming.kv_length = sharing.entry->length();
+            incoming.common = sharing.tokens;
+        }
         const Decision<R> decision = detail::decide(parts_, spot, model, tokens, incoming, tier,
                                                     true, call.leftovers().pins);
         const std::size_t absorbed = decision.outcome == Outcome::present
                                          ? use_present(decision, spot, tokens, tier, options, call)
                                          : 0;
-        reservations_.hold(model, tokens, decision, incoming, sharing, spot, tier, options,
-                           call.gone, reserved);
+        reservations_.hold(model, tokens, decision, incoming, spot, tier, options, call.gone,
+                           reserved);
         reserved.absorbed = absorbed;
         if (reserved.claim == nullptr) {
             count_insert(reserved.outcome);

@@ -65,22 +65,12 @@ public:
 
     explicit Reservations(Parts<R>& parts) noexcept : parts_(parts) {}
 
-    /// The entry that a reservation of the key of `n` tokens that was located can share blocks with, and for
-    /// how many tokens.
-    [[nodiscard]] static Sharing<R> sharing(const Spot<R>& spot, std::size_t n) noexcept {
-        Sharing<R> found = detail::any_sharing(spot);
-        if (found.entry != nullptr)
-            found.tokens = shareable(*found.entry, found.tokens, n);
-        return found;
-    }
-
     /// Carries out what was decided: holds room for the first tokens of the key, and what is stored of
     /// them. Throws what an allocation, the copy of the model or the clone throws. `reserved` has the prefix
     /// then, to be destroyed without a lock.
     void hold(ModelView model, Tokens tokens, const Decision<R>& decision,
-              const Incoming<KV>& incoming, const Sharing<R>& sharing, const Spot<R>& spot,
-              typename R::TierEnum tier, const InsertOptions& options, Removals<R>& gone,
-              Reserved& reserved) {
+              const Incoming<KV>& incoming, const Spot<R>& spot, typename R::TierEnum tier,
+              const InsertOptions& options, Removals<R>& gone, Reserved& reserved) {
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
         reserved.tier = tier;
@@ -97,11 +87,10 @@ public:
         claims_.push_back(claim);
         std::size_t held = detail::bytes_of_first(incoming, decision.tokens);
         if constexpr (shares_blocks) {
-            const std::size_t n = (std::min)(sharing.tokens, decision.tokens);
-            reserved.prefix_tokens = n > 0 ? shareable(*sharing.entry, n, decision.tokens) : 0;
+            reserved.prefix_tokens = detail::shared_of_first(incoming, decision.tokens);
             if (reserved.prefix_tokens > 0) {
                 reserved.prefix = parts_.ledger.lease_apart(
-                    [&] { return detail::share(sharing.entry->kv(), reserved.prefix_tokens); });
+                    [&] { return detail::share(*incoming.kv, reserved.prefix_tokens); });
                 held = less(held, reserved.prefix->nbytes);
             }
         }
@@ -109,8 +98,7 @@ public:
                           detail::fits_below(parts_, tier, incoming, reserved.tokens, held, 0, 1);
         typename Eviction<R>::Evicted evicted;
         if (fits)
-            evicted =
-                make_room(held, reserved, spot, incoming, sharing.tokens, tier, options, gone);
+            evicted = make_room(held, reserved, spot, incoming, tier, options, gone);
         reserved.evicted = evicted.entries;
         reserved.cut = evicted.cuts;
         const bool is_short =
@@ -217,7 +205,7 @@ private:
     auto make_room(std::size_t& held, [[maybe_unused]] Reserved& reserved,
                    [[maybe_unused]] const Spot<R>& spot,
                    [[maybe_unused]] const Incoming<KV>& incoming,
-                   [[maybe_unused]] std::size_t shared, [[maybe_unused]] typename R::TierEnum tier,
+                   [[maybe_unused]] typename R::TierEnum tier,
                    [[maybe_unused]] const InsertOptions& options, Removals<R>& gone) {
         Eviction<R> eviction(parts_, gone);
         if (options.spare_upper_tiers)
@@ -232,7 +220,7 @@ private:
                 parts_.order.reserve(parts_.ledger.size() + 1);
                 parts_.order.resident_leaf(to_come, true);
                 const auto give_up = [&](std::size_t wanted) {
-                    return give_up_part(wanted, held, reserved, incoming, shared);
+                    return give_up_part(wanted, held, reserved, incoming);
                 };
                 const auto evicted =
                     eviction.make_room(parts_.limits(), held, 0, &to_come, give_up);
@@ -245,10 +233,11 @@ private:
 
     /// Lowers `held` by `wanted` bytes, at whole blocks. False: nothing new would be left.
     bool give_up_part(std::size_t wanted, std::size_t& held, Reserved& reserved,
-                      const Incoming<KV>& incoming, std::size_t shared) const noexcept {
+                      const Incoming<KV>& incoming) const noexcept {
         if constexpr (TruncatablePayload<KV>) {
             if (reserved.tokens == 0)
                 return false;
+            const std::size_t shared = reserved.prefix_tokens;
             const std::size_t step =
                 incoming.kv != nullptr ? detail::block_tokens(*incoming.kv) : parts_.block_tokens;
             const std::size_t now = detail::bytes_of_first(incoming, reserved.tokens);
@@ -266,21 +255,6 @@ private:
             return true;
         } else {
             return false;
-        }
-    }
-
-    /// How many of the first `n` tokens of a key of `length` tokens a reservation can share with an entry:
-    /// whole blocks, or the whole key.
-    [[nodiscard]] static std::size_t shareable([[maybe_unused]] const R& from,
-                                               [[maybe_unused]] std::size_t n,
-                                               [[maybe_unused]] std::size_t length) noexcept {
-        if constexpr (BlockPayload<KV> && SharedPrefixPayload<KV>) {
-            return n - n % detail::block_tokens(from.kv());
-        } else if constexpr (BlockPayload<KV> && PrefixClonable<KV>) {
-            n = detail::served_prefix(from.kv(), from.length(), n);
-            return n == length ? n : n - n % detail::block_tokens(from.kv());
-        } else {
-            return 0;
         }
     }
 
