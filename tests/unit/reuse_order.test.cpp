@@ -134,6 +134,21 @@ TEST_CASE("A reservation is declined before anything is made") {
     CHECK(cache.nbytes() == 8);
 }
 
+TEST_CASE("A reservation that spares upper tiers is declined as any other one") {
+    const bool spares = GENERATE(false, true);
+    PromptCache<WholeTape> cache({.max_bytes = 9});
+    store(cache, "abc", Tier::assistant);
+    store(cache, "xyz", Tier::user);
+    for (int i = 0; i < 2; ++i)
+        REQUIRE(look_up(cache, "xyz") > 0);
+    const auto room =
+        cache.reserve("m", key("ijklmnop"), 8, Tier::user, {.spare_upper_tiers = spares});
+    CHECK(room.outcome() == Outcome::declined); // "abc" makes some room, "xyz" is worth more
+    CHECK(contents(cache) == "xyz1");
+    CHECK(cache.stats().declined == 1);
+    CHECK(cache.stats().no_room == 0);
+}
+
 TEST_CASE(
     "An erase of what a reservation was asked for voids it, also beyond the part that it is for") {
     Cache cache({.max_bytes = 12});

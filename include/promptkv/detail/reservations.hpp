@@ -105,7 +105,7 @@ public:
             !fits || (options.spare_upper_tiers &&
                       parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held));
         if (evicted.declined || is_short) {
-            reserved.outcome = is_short ? Outcome::no_room : Outcome::declined;
+            reserved.outcome = evicted.declined ? Outcome::declined : Outcome::no_room;
             reserved.tokens = 0;
             return;
         }
