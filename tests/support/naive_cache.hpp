@@ -1313,8 +1313,7 @@ private:
         absorb(number, kv, result);
         if (promptkv_rules() && !options.side_request) {
             demote_last_of_session(number, options, choices);
-            if (!can(can_truncate))
-                supersede(number, choices);
+            supersede(number, choices);
         }
         const Incoming incoming{number, 0, kv.own_bytes(), &kv};
         make_room(limits_, &incoming, false, result, choices);
@@ -1356,7 +1355,8 @@ private:
             Entry& entry = entries_.at(prefix);
             const bool branches = any_diverges(below(entry.key), key.tokens) ||
                                   left_a_branch(entry.key, key, choices);
-            if (entry.tier > tier || branches || entry.superseded)
+            const bool is_cuttable = can(can_truncate) && kv_of(prefix).serves(0);
+            if (entry.tier > tier || branches || entry.superseded || is_cuttable)
                 continue;
             make_coldest(prefix);
             ++stats_.superseded;

@@ -82,4 +82,30 @@ TEST_CASE("A reservation counts as shared what it shares, up to a checkpoint, an
     }
 }
 
+// parts and cuts /////////////////////////////////////////////////////////////
+
+TEST_CASE("A part ends at a checkpoint that is a multiple of block_tokens") {
+    const std::string_view text = "abcdefghijklmnopqrstuvwxyz";
+    SECTION("shared blocks") {
+        LRUPromptCache<Checkpoints<3>> cache({.max_bytes = 20});
+        CHECK(cache.insert("m", key(text), Checkpoints<3>(text), Tier::user).tokens == 6);
+        CHECK(contents(cache) == "abcdef1");
+        CHECK(cache.check_invariants());
+    }
+    SECTION("a payload without blocks") {
+        LRUPromptCache<Tape> cache({.max_bytes = 20});
+        CHECK(store(cache, text, Tier::user, {.step = 3, .block_tokens = 2}).tokens == 6);
+        CHECK(contents(cache) == "abcdef1");
+        CHECK(cache.check_invariants());
+    }
+}
+
+TEST_CASE("A cut ends at a checkpoint that is a multiple of block_tokens") {
+    LRUPromptCache<Tape> cache({.max_bytes = 20});
+    store(cache, "abcdefghijklmnop", Tier::user, {.step = 3, .block_tokens = 2});
+    store(cache, "0123456789", Tier::user); // of 16 tokens 10 might stay
+    CHECK(contents(cache) == "01234567891 abcdef1");
+    CHECK(cache.check_invariants());
+}
+
 } // namespace

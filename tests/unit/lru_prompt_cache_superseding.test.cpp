@@ -42,6 +42,28 @@ TEST_CASE("Earlier turns that nothing else continues are evicted first") {
     CHECK(eviction_order(cache) == "a abc xyz abcde");
 }
 
+TEST_CASE(
+    "Turns are superseded where the payload says that it cannot be cut, whatever its type can") {
+    Cache cache;
+    const auto store_turn = [&](std::size_t tokens, Shape shape) {
+        store(cache, conversation.substr(0, tokens), Tier::assistant, shape);
+    };
+    SECTION("a recurrent model") {
+        store(cache, "xyz", Tier::assistant);
+        for (const std::size_t tokens : {2U, 3U, 5U})
+            store_turn(tokens, whole_only);
+        CHECK(cache.stats().superseded == 2);
+        CHECK(eviction_order(cache) == "ab abc xyz abcde");
+    }
+    SECTION("not what can be cut") {
+        store_turn(3, {});
+        store_turn(5, whole_only);
+        CHECK(cache.stats().superseded == 0);
+        CHECK(eviction_order(cache) == "abc abcde");
+    }
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("Superseded turns are thinned: the smallest gap closes first") {
     WholeCache cache;
     for (const std::size_t tokens : {2U, 3U, 4U, 8U, 10U})

@@ -361,22 +361,19 @@ private:
     }
 
     /// Demotes the entries on strict prefixes, of the same or a less persistent tier, up to the first
-    /// prefix that an entry off the record's path continues. Only for payloads that cannot be cut.
+    /// prefix that an entry off the record's path continues. Only entries that cannot be cut.
     std::size_t supersede(R& record) noexcept {
         std::size_t superseded = 0;
-        if constexpr (!TruncatablePayload<KV>) {
-            auto* node = record.node->parent;
-            for (int i = 0; i < max_path && node != nullptr && node->children.one_has_values();
-                 ++i) {
-                R* prefix = node->value;
-                node = node->parent;
-                if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||
-                    prefix->superseded)
-                    continue;
-                parts_.demote(*prefix);
-                prefix->superseded = true;
-                ++superseded;
-            }
+        auto* node = record.node->parent;
+        for (int i = 0; i < max_path && node != nullptr && node->children.one_has_values(); ++i) {
+            R* prefix = node->value;
+            node = node->parent;
+            if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||
+                prefix->superseded || (TruncatablePayload<KV> && prefix->shown))
+                continue;
+            parts_.demote(*prefix);
+            prefix->superseded = true;
+            ++superseded;
         }
         parts_.stats.superseded += superseded;
         return superseded;
