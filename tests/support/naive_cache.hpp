@@ -1240,11 +1240,11 @@ private:
             const std::size_t most = too_large
                                          ? std::min(free_for(nullptr), half(limits_.max_bytes))
                                          : free_for(nullptr);
-            const std::size_t n = kv.served(kv.length() * most / kv.nbytes() / block * block);
+            const std::size_t n = kv.served_blocks(kv.length() * most / kv.nbytes());
             return fits(kv.first(n)) ? n : 0;
         }
         for (std::size_t n = (kv.length() - 1) / block * block; n > 0; n -= block) {
-            const NaiveKV part = kv.first(kv.served(n));
+            const NaiveKV part = kv.first(kv.served_blocks(n));
             if (part.length() > 0 && fits(part) &&
                 (!too_large || part.nbytes() <= half(limits_.max_bytes))) {
                 return part.length();
@@ -1465,12 +1465,14 @@ private:
             !others_serve(prefix_of(entries_.at(victim).key, chance), victim, incoming, choices)) {
             const std::size_t length = entries_.at(victim).key.size();
             if (wanted > 0 && can_be_cut(victim)) {
-                const std::size_t least = kept_for_chance(victim, chance);
+                const NaiveKV& kv = kv_of(victim);
+                const std::size_t block = kv.shape.block;
+                const std::size_t least = (chance + block - 1) / block * block;
                 if (least < length && freed_by_cut(victim, least, incoming, truly) > 0) {
-                    const std::size_t kept =
-                        std::max(least, kept_after(victim, wanted, incoming, truly));
+                    const std::size_t kept = kv.served_blocks(
+                        std::max(least, kept_after(victim, wanted, incoming, truly)));
                     const Key shorter = prefix_of(entries_.at(victim).key, kept);
-                    if (!others_serve(shorter, victim, incoming, choices))
+                    if (kept >= least && !others_serve(shorter, victim, incoming, choices))
                         return cut_or_drop(victim, kept, incoming, truly, result, choices);
                 }
             }
@@ -1634,18 +1636,7 @@ private:
         const std::size_t bytes = kv.nbytes();
         if (wanted >= bytes)
             return 0;
-        return kv.served((length * bytes - wanted * length) / bytes / block * block);
-    }
-
-    /// The least that an entry keeps of its tail when a longer match used that prefix.
-    [[nodiscard]] std::size_t kept_for_chance(int number, std::size_t chance) const {
-        const NaiveKV& kv = kv_of(number);
-        const std::size_t block = kv.shape.block;
-        for (std::size_t n = (chance + block - 1) / block * block; n < kv.length(); n += block) {
-            if (kv.served(n) >= chance)
-                return kv.served(n);
-        }
-        return kv.length();
+        return kv.served_blocks((length * bytes - wanted * length) / bytes);
     }
 
     std::size_t cut_or_drop(int number, std::size_t kept, const Incoming* incoming, bool truly,

@@ -55,6 +55,14 @@ struct NaiveKV {
         return shape.step == 0 ? 0 : n / shape.step * shape.step;
     }
 
+    /// The longest multiple of a block that it serves of its first `n` tokens.
+    [[nodiscard]] std::size_t served_blocks(std::size_t n) const {
+        n = std::min(n, length()) / shape.block * shape.block;
+        while (served(n) != n)
+            n -= shape.block;
+        return n;
+    }
+
     /// The empty prefix is served by payloads that serve shorter keys than their own, and by one token.
     [[nodiscard]] bool serves(std::size_t n) const {
         if (n == 0 && length() > 0)

@@ -232,7 +232,7 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
     }
     std::size_t part = enough * step;
     if (!incoming.is_reservation)
-        part = detail::served_prefix(*incoming.kv, n, part);
+        part = detail::served_multiple(*incoming.kv, n, part, step);
     if (part == 0) // where leases take room, some of it may fit later
         return {over && leased.nbytes == 0 ? Outcome::too_large : Outcome::no_room, 0, nullptr};
     if (own_leased && parts.ledger.leases().staying().entries >= max_entries)

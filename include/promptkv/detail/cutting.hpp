@@ -64,18 +64,13 @@ template <class R>
     const std::size_t low = (least + step - 1) / step * step;
     if (low >= record.length())
         return 0;
-    const std::size_t guess = detail::proportional_cut(record, wanted) / step * step;
-    if constexpr (BlockPayload<typename R::KV>) {
-        const std::size_t enough =
-            detail::cut_between_blocks(record, wanted, low, guess, step, in_use);
-        const std::size_t kept =
-            detail::served_multiple(record.kv(), record.length(), enough, step);
-        return kept >= low ? kept : 0;
-    } else {
-        const std::size_t served =
-            detail::served_prefix(record.kv(), record.length(), (std::max)(guess, low));
-        return served >= least ? served : 0;
-    }
+    std::size_t enough = detail::proportional_cut(record, wanted) / step * step;
+    if constexpr (BlockPayload<typename R::KV>)
+        enough = detail::cut_between_blocks(record, wanted, low, enough, step, in_use);
+    else
+        enough = (std::max)(enough, low);
+    const std::size_t kept = detail::served_multiple(record.kv(), record.length(), enough, step);
+    return kept >= low ? kept : 0;
 }
 
 /// The depth at which the edge of a record's node begins.
