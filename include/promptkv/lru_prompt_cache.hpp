@@ -342,7 +342,7 @@ public:
     /// Makes an entry of a prefix that another entry serves, by `clone_prefix`: free for shared blocks, a
     /// copy otherwise. Where the key has an entry, its tier is raised if need be.
     /// Returns:    whether the key is kept in this tier or a more persistent one; false where nothing serves
-    ///             it, or there is no room for the copy.
+    ///             it, or there is no room for the whole copy.
     /// Throws:     what an insert or `clone_prefix` throws.
     /// Complexity: as an insert, and the clone.
     bool mark(ModelView model, Tokens tokens, TierEnum tier) {

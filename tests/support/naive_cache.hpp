@@ -367,8 +367,7 @@ public:
         if (longer == 0)
             return false;
         NaiveKV kv = payloads_.at(entries_.at(longer).payload).kv.first(key.size());
-        const Inserted inserted = store(key, kv, tier, {}, false, choices);
-        return kept(inserted.outcome) && inserted.tokens == key.size(); // a part is no mark
+        return kept(store(key, kv, tier, {}, false, choices, false).outcome);
     }
 
     // removal ////////////////////////////////////////////////////////////////
@@ -1254,10 +1253,14 @@ private:
     }
 
     Inserted store(const Key& whole, NaiveKV& kv, Tier tier, const InsertOptions& options,
-                   bool own_is_present, Choices& choices) {
+                   bool own_is_present, Choices& choices, bool in_part = true) {
         adopt(whole, kv, choices);
         int serving = 0;
         Inserted result = decide(whole, kv, tier, own_is_present, serving, choices);
+        if (!in_part && result.tokens > 0 && result.tokens < whole.size()) {
+            result.outcome = Outcome::no_room;
+            result.tokens = 0;
+        }
         const Key key = prefix_of(whole, result.tokens);
         switch (result.outcome) {
         case Outcome::present: {

@@ -611,6 +611,17 @@ TEST_CASE("mark of what needs no entry of its own says that it is there") {
     }
 }
 
+TEST_CASE("mark stores no part of the prefix") {
+    LRUPromptCache<Tape> cache({.max_bytes = 15});
+    store(cache, "abcdefghij", Tier::user);
+    const auto lease = cache.lease_nearest("m", key("abcdefghij?"));
+    CHECK_FALSE(cache.mark("m", key("abcdefgh"), Tier::system));
+    CHECK(contents(cache) == "abcdefghij1");
+    CHECK(cache.stats().no_room == 1);
+    CHECK(cache.mark("m", key("abcde"), Tier::system));
+    CHECK(contents(cache) == "abcde2 abcdefghij1");
+}
+
 TEST_CASE("mark does nothing where no entry serves the prefix") {
     Cache cache;
     store(cache, "abcdef", Tier::user, whole_only);

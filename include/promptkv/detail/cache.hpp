@@ -158,11 +158,12 @@ public:
     Inserted insert(ModelView model, Tokens tokens, KV& kv, TierEnum tier,
                     const InsertOptions& options, Call& call) {
         return insert(parts_.index.locate(model, tokens), model, tokens, kv, tier, options, false,
-                      call);
+                      true, call);
     }
     /// `spot`: locate(model, tokens). `own_is_present`: an entry of the key makes the insert needless.
+    /// `in_part`: where there is no room for the whole, a part of it may be stored.
     Inserted insert(Spot<R> spot, ModelView model, Tokens tokens, KV& kv, TierEnum tier,
-                    const InsertOptions& options, bool own_is_present, Call& call) {
+                    const InsertOptions& options, bool own_is_present, bool in_part, Call& call) {
         if constexpr (MeasuredPayload<KV>)
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
         tier = static_cast<TierEnum>(detail::tier_index(tier));
@@ -177,7 +178,9 @@ public:
         Inserted inserted;
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
-        if (options.spare_upper_tiers && !fits_sparing(decision, incoming, tier)) {
+        const bool is_refused_part = !in_part && decision.tokens > 0 && decision.tokens < n;
+        if (is_refused_part ||
+            (options.spare_upper_tiers && !fits_sparing(decision, incoming, tier))) {
             inserted.outcome = Outcome::no_room;
             inserted.tokens = 0;
         }
@@ -217,8 +220,8 @@ public:
             if (longer == nullptr)
                 return false;
             KV& kv = call.leftovers().copy.emplace(detail::clone(longer->kv(), tokens.size()));
-            const Inserted inserted = insert(model, tokens, kv, tier, {}, call);
-            return inserted.outcome == Outcome::stored && inserted.tokens == tokens.size();
+            return insert(spot, model, tokens, kv, tier, {}, false, false, call).outcome ==
+                   Outcome::stored;
         } else {
             return false;
         }
@@ -258,7 +261,8 @@ public:
     Inserted commit(Reserved& reserved, KV* kv, Call& call, std::optional<Tokens> whole) {
         typename Call::Leftovers& leftovers = call.leftovers();
         const auto store = [&](const auto& spot, ModelView model, Tokens tokens) {
-            return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, call);
+            return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, true,
+                          call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, leftovers.copy, store);
         if (reserved.prefix) {
