@@ -283,6 +283,30 @@ TEST_CASE("A turn that supersedes another one is not declined when that has left
     CHECK(cache.check_invariants());
 }
 
+TEST_CASE("Superseded turns are the next victims, also those that serve a part of their keys") {
+    constexpr Shape checkpoints = {.step = 4};
+    PromptCache<UncutTape> cache({.max_bytes = 22});
+    store(cache, "xyz12", Tier::user, checkpoints);
+    store(cache, "abcde", Tier::user, checkpoints);
+    for (int i = 0; i < 20; ++i)
+        look_up(cache, "xyz12");
+    store(cache, "abcdefg", Tier::user, checkpoints);
+    CHECK(cache.check_invariants());
+
+    SECTION("the one whose removal leaves the smallest gap") {
+        CHECK(store(cache, "abcdefghi", Tier::user, checkpoints).evicted == 1);
+        CHECK(contents(cache) == "abcdefg1 abcdefghi1 xyz121");
+        CHECK(cache.stats().superseded == 2);
+    }
+    SECTION("but none that was used again") {
+        look_up(cache, "abcde");
+        CHECK(cache.check_invariants());
+        CHECK(cache.trim_to({.max_bytes = 16}) == 1);
+        CHECK(contents(cache) != "abcdefg1 xyz121");
+    }
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("Where entries are limited a turn that supersedes another one is not declined either") {
     PromptCache<WholeTape> cache({.max_entries = 5});
     const auto ask = [&](const std::string& text) {

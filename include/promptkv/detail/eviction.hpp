@@ -155,9 +155,7 @@ private:
     /// The entry becomes the most recent, once.
     void take_chance(R& record) noexcept {
         --chances_;
-        const bool superseded = record.superseded;
-        parts_.use(record);
-        record.superseded = superseded;
+        parts_.make_recent(record);
     }
 
     bool evict_entry(Evicted& evicted) noexcept {

@@ -62,10 +62,13 @@ struct Parts {
     // what the policy is told ////////////////////////////////////////////////
 
     void use(R& record) noexcept {
+        record.superseded = false;
+        make_recent(record);
+    }
+    void make_recent(R& record) noexcept {
         order.used(record);
         record.aside = false;
         record.chance = 0;
-        record.superseded = false;
     }
     void demote(R& record) noexcept {
         order.demote(record);

@@ -95,8 +95,11 @@ struct Record {
 
     [[nodiscard]] std::size_t length() const noexcept { return node->depth; }
     [[nodiscard]] bool is_aside() const noexcept { return aside; }
-    /// Whether no other entry continues its state: dropping its tail frees something.
-    [[nodiscard]] bool is_leaf() const noexcept { return !shown || node->beyond() == nullptr; }
+    /// Whether no other entry continues its state, or does so in its place: it was superseded, and cannot be
+    /// cut. Dropping its tail frees something.
+    [[nodiscard]] bool is_leaf() const noexcept {
+        return !shown || superseded || node->beyond() == nullptr;
+    }
     /// Requires: it is an entry.
     [[nodiscard]] const KV& kv() const noexcept { return payload->kv; }
     /// Whether it serves the first `n` tokens of its key.

@@ -371,8 +371,8 @@ private:
             if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||
                 prefix->superseded || (TruncatablePayload<KV> && prefix->shown))
                 continue;
-            parts_.demote(*prefix);
             prefix->superseded = true;
+            parts_.demote(*prefix);
             ++superseded;
         }
         parts_.stats.superseded += superseded;
