@@ -487,10 +487,11 @@ public:
     }
 
     /// Calls `f(const EntryView&)` for every entry, tier by tier, within a tier from the coldest to the
-    /// hottest: storing the payloads elsewhere in this order restores the order of eviction of TieredLRU,
-    /// but for second chances. Payloads that cannot be cut: store them as side requests, which supersede
-    /// nothing; what was superseded is evicted in this order then, and not thinned evenly. ReuseOrder learns
-    /// anew. `f` must not call the cache.
+    /// hottest: storing the payloads elsewhere in this order, as side requests, restores the order of eviction
+    /// of TieredLRU, but for second chances. Other inserts would demote what their session stored before them,
+    /// and supersede what cannot be cut. What was superseded is evicted in this order then, and not thinned
+    /// evenly; a session demotes nothing until it has stored a key again. ReuseOrder learns anew. `f` must not
+    /// call the cache.
     /// Throws:     what an allocation or `f` throws.
     /// Complexity: O(all tokens).
     template <class F>

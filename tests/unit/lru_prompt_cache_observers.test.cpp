@@ -96,7 +96,7 @@ TEST_CASE("Entries inserted in the order of for_each are evicted in the same ord
     for (const std::string_view each : {"s1", "x", "uv", "pq"})
         CHECK(cache.touch("m", key(each)));
 
-    // Payloads that cannot be cut: as side requests, since "uv" would supersede "u" again.
+    // As side requests, since "uv" would supersede "u" again.
     WholeCache copy;
     cache.for_each([&copy](const WholeCache::EntryView& entry) {
         copy.insert(entry.model, entry.tokens, WholeTape(entry.kv), entry.tier,
@@ -104,6 +104,25 @@ TEST_CASE("Entries inserted in the order of for_each are evicted in the same ord
     });
     CHECK(visited(copy) == visited(cache));
     CHECK(eviction_order(copy) == eviction_order(cache));
+}
+
+TEST_CASE(
+    "Entries inserted in the order of for_each, with their sessions, do not demote each other") {
+    Cache cache;
+    store(cache, "abc", Tier::user, {}, {.session = 1});
+    store(cache, "xyz", Tier::user, {}, {.session = 2});
+    store(cache, "abd", Tier::user, {}, {.session = 1}); // demotes "abc"
+    CHECK(cache.touch("m", key("abc")));                 // which is used again
+    REQUIRE(visited(cache) == "xyz1 abd1 abc1");
+
+    Cache copy;
+    cache.for_each([&copy](const Cache::EntryView& entry) {
+        copy.insert(entry.model, entry.tokens, Tape(entry.kv), entry.tier,
+                    {.session = entry.session, .side_request = true});
+    });
+    CHECK(visited(copy) == "xyz1 abd1 abc1");
+    CHECK(copy.stats().demoted == 0);
+    CHECK(copy.erase_session("m", 1) == 2); // the sessions are known
 }
 
 TEST_CASE("Entries of blocks inserted in the order of for_each share their blocks again") {
