@@ -181,7 +181,8 @@ public:
     ///
     /// From the deepest node that matches up, each node on the path offers its own entry and longer ones, at
     /// most 16 longer ones in total. The longest reuse wins, at equal reuse an entry that needs no cut, then
-    /// the one asked first.
+    /// the one asked first. Where the nearest longer entry serves less than what is shared, others are found
+    /// within 64 nodes of the index in total, the places where keys branch among them.
     /// Returns:    a miss where nothing, or less than min_reuse, can be reused. A part of an entry is used
     ///             only where the payload has `clone_prefix`.
     /// Throws:     what the copy throws. The lookup is counted and its entry refreshed all the same.
@@ -274,7 +275,7 @@ public:
     ///
     /// | outcome     | when                                                                        |
     /// |-------------|-----------------------------------------------------------------------------|
-    /// | `present`   | a longer entry of the same or a more persistent tier serves the key, one of the 16 nearest; that entry is treated as if a lookup had used it |
+    /// | `present`   | a longer entry of the same or a more persistent tier serves the key, one of the 16 nearest within 64 nodes of the index; that entry is treated as if a lookup had used it |
     /// | `too_large` | it is larger than the whole budget, and no part of it may be stored         |
     /// | `no_room`   | together with what is leased or reserved it exceeds a limit                 |
     /// | `declined`  | the policy keeps nothing of it                                              |

@@ -86,7 +86,9 @@ template <class R>
 ///
 /// From the deepest node that matches up, each node on the path offers its own entry, then longer ones,
 /// nearest first: at most 16 of these in all, and at each node only until one serves all that is
-/// shared. The longest reuse wins; at equal reuse an entry that needs no cut, then the one asked first.
+/// shared. Behind the nearest one of a node the search looks at 64 nodes in all, branching points among them:
+/// where more lie between, an entry that serves more may be missed. The longest reuse wins; at equal reuse
+/// an entry that needs no cut, then the one asked first.
 /// Complexity: O(matched tokens), no allocation.
 template <class R>
 [[nodiscard]] Choice<R> choose(const Spot<R>& spot, std::size_t n_tokens, FetchOptions options,
