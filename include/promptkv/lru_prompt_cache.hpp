@@ -284,7 +284,8 @@ public:
     ///
     /// A payload that is larger than the budget, or than what leases leave, but can be cut, is stored under
     /// the longest prefix that fits, a multiple of its `block_tokens`; if it is larger than the budget, the
-    /// prefix takes at most `max_partial` times the budget. `Inserted::tokens` says how far.
+    /// prefix takes at most `max_partial` times the budget. `Inserted::tokens` says how far. Without shared
+    /// blocks bytes are taken as proportional to tokens: the prefix takes more where a payload has a fixed part.
     ///
     /// Before anything is decided `kv` takes over the blocks of the stored entry that shares most tokens.
     /// Entries on strict prefixes that the new entry serves are absorbed unless their tier is more

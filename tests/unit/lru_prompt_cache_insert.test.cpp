@@ -578,6 +578,19 @@ TEST_CASE("insert with make absorbs and raises tiers as the other does") {
 
 // mark ///////////////////////////////////////////////////////////////////////
 
+TEST_CASE("A part that is larger than it seemed spares upper tiers all the same") {
+    constexpr Shape heavy = {.overhead = 10};
+    LRUPromptCache<Tape> cache({.max_bytes = 25});
+    store(cache, "xy", Tier::system, heavy);
+    const bool spares = GENERATE(true, false); // 8 of 20 tokens seem to be 12 bytes, and are 18
+    const auto inserted =
+        store(cache, "abcdefghijklmnopqrst", Tier::assistant, heavy, {.spare_upper_tiers = spares});
+    CHECK(inserted.outcome == (spares ? Outcome::no_room : Outcome::stored));
+    CHECK(contents(cache) == (spares ? "xy2" : "abcdefgh0"));
+    CHECK(cache.nbytes() == (spares ? 12 : 18));
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("mark makes an entry of a prefix that another entry serves") {
     LRUPromptCache<Blocks> cache;
     store(cache, "abcdef", Tier::user);

@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_STORING_HPP
 
 #include <promptkv/cache_types.hpp>
+#include <promptkv/detail/admission.hpp>
 #include <promptkv/detail/cutting.hpp>
 #include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
@@ -125,17 +126,23 @@ private:
         detail::assign(insert.cut_off, detail::truncate(insert.kv, n));
         payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
         if constexpr (!BlockPayload<KV>) { // else the blocks have told that it fits
-            const std::size_t max_bytes = parts_.options.max_bytes;
-            const Ledger<R>& ledger = parts_.ledger;
-            if (payload.nbytes > less(max_bytes, ledger.pinned_at_most()) &&
-                payload.nbytes >
-                    less(max_bytes, more(ledger.leases().staying().nbytes, ledger.reserved()))) {
+            const KV& kv = insert.kv;
+            const Incoming<KV> part{payload.nbytes, n, std::addressof(kv), n, n, false};
+            if (!has_room_beside_pinned(part.nbytes) ||
+                (insert.options.spare_upper_tiers &&
+                 !detail::fits_below(parts_, insert.tier, part, n, part.nbytes, 0, 1))) {
                 insert.inserted.outcome = Outcome::no_room;
                 insert.inserted.tokens = 0;
                 return false;
             }
         }
         return true;
+    }
+    [[nodiscard]] bool has_room_beside_pinned(std::size_t nbytes) const noexcept {
+        const std::size_t max_bytes = parts_.options.max_bytes;
+        const Ledger<R>& ledger = parts_.ledger;
+        return nbytes <= less(max_bytes, ledger.pinned_at_most()) ||
+               nbytes <= less(max_bytes, more(ledger.leases().staying().nbytes, ledger.reserved()));
     }
 
     /// Nothing in here can fail.
