@@ -145,7 +145,7 @@ struct Inserted {
     std::size_t tokens = 0;   ///< how many tokens of the key are stored or present; 0: refused
     std::size_t absorbed = 0; ///< entries that left because the new one serves their keys
     std::size_t evicted = 0;  ///< entries evicted whole
-    std::size_t cut = 0;      ///< entries whose tail was evicted
+    std::size_t cut = 0;      ///< tails that were evicted; an entry may lose several
 };
 
 namespace detail {

@@ -157,13 +157,17 @@ public:
 
     Inserted insert(ModelView model, Tokens tokens, KV& kv, TierEnum tier,
                     const InsertOptions& options, Call& call) {
-        return insert(parts_.index.locate(model, tokens), model, tokens, kv, tier, options, false,
-                      true, call);
+        return insert(parts_.index.locate(model, tokens), model, tokens, kv, tier, options, {},
+                      call);
     }
-    /// `spot`: locate(model, tokens). `own_is_present`: an entry of the key makes the insert needless.
-    /// `in_part`: where there is no room for the whole, a part of it may be stored.
+    /// What is unlike an ordinary insert.
+    struct Terms {
+        bool own_is_present = false; // an entry of the key makes it needless
+        bool whole_only = false;     // no part of the payload is stored
+    };
+    /// `spot`: locate(model, tokens).
     Inserted insert(Spot<R> spot, ModelView model, Tokens tokens, KV& kv, TierEnum tier,
-                    const InsertOptions& options, bool own_is_present, bool in_part, Call& call) {
+                    const InsertOptions& options, Terms terms, Call& call) {
         if constexpr (MeasuredPayload<KV>)
             PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == tokens.size());
         tier = static_cast<TierEnum>(detail::tier_index(tier));
@@ -174,12 +178,12 @@ public:
         const std::size_t n = tokens.size();
         const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), n, std::addressof(kv), n, n, false};
         const Decision<R> decision = detail::decide(parts_, spot, model, tokens, incoming, tier,
-                                                    own_is_present, leftovers.pins);
+                                                    terms.own_is_present, leftovers.pins);
         Inserted inserted;
         inserted.outcome = decision.outcome;
         inserted.tokens = decision.tokens;
-        const bool is_refused_part = !in_part && decision.tokens > 0 && decision.tokens < n;
-        if (is_refused_part ||
+        const bool is_part = decision.tokens > 0 && decision.tokens < n;
+        if ((is_part && terms.whole_only) ||
             (options.spare_upper_tiers && !fits_sparing(decision, incoming, tier))) {
             inserted.outcome = Outcome::no_room;
             inserted.tokens = 0;
@@ -187,7 +191,6 @@ public:
         if (inserted.outcome == Outcome::present)
             inserted.absorbed = use_present(decision, spot, tokens, tier, options, call);
         if (inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced) {
-            const bool is_part = decision.tokens < tokens.size();
             if constexpr (R::Policy::declines && BlockPayload<KV> && ClonablePayload<KV>) {
                 if (is_part)
                     leftovers.whole.emplace(detail::clone(std::as_const(kv), tokens.size()));
@@ -220,7 +223,7 @@ public:
             if (longer == nullptr)
                 return false;
             KV& kv = call.leftovers().copy.emplace(detail::clone(longer->kv(), tokens.size()));
-            return insert(spot, model, tokens, kv, tier, {}, false, false, call).outcome ==
+            return insert(spot, model, tokens, kv, tier, {}, {.whole_only = true}, call).outcome ==
                    Outcome::stored;
         } else {
             return false;
@@ -261,8 +264,8 @@ public:
     Inserted commit(Reserved& reserved, KV* kv, Call& call, std::optional<Tokens> whole) {
         typename Call::Leftovers& leftovers = call.leftovers();
         const auto store = [&](const auto& spot, ModelView model, Tokens tokens) {
-            return insert(spot, model, tokens, *kv, reserved.tier, reserved.options, true, true,
-                          call);
+            return insert(spot, model, tokens, *kv, reserved.tier, reserved.options,
+                          {.own_is_present = true}, call);
         };
         const Inserted inserted = reservations_.commit(reserved, kv, whole, leftovers.copy, store);
         if (reserved.prefix) {
