@@ -11,7 +11,7 @@ set(second_level_headers ${core_headers})
 list(FILTER redis_headers INCLUDE REGEX "/redis_")
 list(FILTER zstd_headers INCLUDE REGEX "/zstd_")
 list(FILTER second_level_headers INCLUDE REGEX
-    "/(second_level|file_store|block_store|block_names|block_records|load_plan|record_|write_queue|posix_files)"
+    "/(second_level|file_store|block_store|block_names|block_records|load_plan|record_|write_queue|read_times|posix_files|blocked_signal)"
 )
 list(REMOVE_ITEM core_headers
     ${format_header} ${redis_headers} ${zstd_headers} ${second_level_headers}

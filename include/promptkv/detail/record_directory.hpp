@@ -7,6 +7,7 @@
 #include <promptkv/detail/block_records.hpp>
 #include <promptkv/detail/blocked_signal.hpp>
 #include <promptkv/detail/posix_files.hpp>
+#include <promptkv/file_store_types.hpp>
 #include <promptkv/version.hpp>
 
 #include <array>
@@ -16,34 +17,13 @@
 #include <cstdio>
 #include <ctime>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include <sys/file.h>
 
-namespace promptkv::inline PROMPTKV_ABI {
-
-/// A directory that a FileStore does not take.
-class FileStoreError : public std::runtime_error {
-public:
-    enum class Reason : std::uint8_t {
-        cannot_open,
-        other_owner,    ///< it belongs to another user
-        open_to_others, ///< others may read or write it: it must be of mode 0700
-        locked          ///< another writer has it; it may still be opened with `read_only`
-    };
-
-    FileStoreError(Reason reason, const std::string& what)
-        : std::runtime_error(what), reason_(reason) {}
-    [[nodiscard]] Reason reason() const noexcept { return reason_; }
-
-private:
-    Reason reason_;
-};
-
-namespace detail {
+namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// Times in nanoseconds, as files have them.
 using FileTime = std::int64_t;
@@ -300,7 +280,6 @@ private:
     Descriptor lock_;
 };
 
-} // namespace detail
-} // namespace promptkv::inline PROMPTKV_ABI
+} // namespace promptkv::inline PROMPTKV_ABI::detail
 
 #endif
