@@ -176,8 +176,10 @@ public:
             stays(gone.front().nbytes);
             remains_.splice(remains_.end(), gone);
         }
-        if (!options_.read_only)
+        if (!options_.read_only) {
+            const std::lock_guard writing(writing_); // a write may need their names
             remove_leftovers();
+        }
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
         return erased;
@@ -324,8 +326,8 @@ private:
         else if (errno != ENOENT)
             stays(size);
     }
-    /// Deletes what was set aside, and erased records that could not be removed before. False: there was
-    /// nothing, or it is still there.
+    /// Deletes what was set aside, and erased records that could not be removed before: some of these are tried
+    /// in a call. False: there was nothing, or it is still there. Under `writing_`, or at the start.
     bool remove_leftovers() {
         std::uint64_t freed = 0;
         Records remains;
@@ -336,8 +338,14 @@ private:
         }
         if (freed > 0)
             directory_.empty("aside");
-        for (; !remains.empty() && directory_.remove(remains.front().name); remains.pop_front())
-            freed += detail::disk_bytes(remains.front().nbytes);
+        for (std::size_t n = (std::min)(remains.size(), std::size_t{64}); n > 0; --n) {
+            if (directory_.remove(remains.front().name)) {
+                freed += detail::disk_bytes(remains.front().nbytes);
+                remains.pop_front();
+            } else {
+                remains.splice(remains.end(), remains, remains.begin());
+            }
+        }
         const std::lock_guard lock(mutex_);
         remains_.splice(remains_.end(), remains);
         used_ -= freed;
@@ -374,7 +382,6 @@ private:
         if (lacks && remove_leftovers())
             free = free_bytes();
         Records victims; // without an allocation: what leaves the account leaves the disk
-        bool fits = false;
         {
             const std::lock_guard lock(mutex_);
             std::uint64_t freed = 0;
@@ -388,11 +395,11 @@ private:
                 used_ -= size;
                 freed += size;
             }
-            fits = is_enough(at_least);
-            if (fits)
-                used_ += need;
-            else
+            if (!is_enough(at_least)) {
                 put_back(victims);
+                return false;
+            }
+            used_ += need;
         }
         std::uint64_t evicted = 0;
         for (; !victims.empty() && directory_.remove(victims.front().name); victims.pop_front())
@@ -400,7 +407,7 @@ private:
         const std::lock_guard lock(mutex_);
         stats_.evicted += evicted;
         if (victims.empty())
-            return fits;
+            return true;
         ++stats_.failed; // it is still there, as are those after it
         const BlockName name = victims.front().name;
         put_back(victims);

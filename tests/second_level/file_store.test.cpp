@@ -594,6 +594,29 @@ TEST_CASE("what cannot be removed stays in the account") {
     CHECK(folder.bytes_on_disk() == 3 * 4096);
 }
 
+TEST_CASE("a file that stays where it is keeps no other one") {
+    const Folder folder;
+    const Unprivileged unprivileged(folder);
+    if (!unprivileged.works)
+        return;
+    put(folder.options(), {sequence(1, 4), sequence(100, 4), sequence(200, 4)});
+    Process process(folder.options());
+    const std::vector<fs::path> folders = folders_of_records(folder);
+    REQUIRE(folders.size() == 3);
+    set_modes(folders, 0500);
+    for (const std::int32_t first : {1, 100, 200})
+        process.second.erase("m", sequence(first, 4));
+    REQUIRE(process.store.stats().nbytes == 3 * 4096);
+    for (std::size_t i = 0; i < 3; ++i) {
+        set_modes(folders, 0500);
+        set_modes({folders[i]}, 0700);
+        process.second.erase("m", sequence(300, 4));
+        CHECK(process.store.stats().nbytes == (2 - i) * 4096);
+    }
+    CHECK(folder.records().empty());
+    set_modes(folders, 0700);
+}
+
 TEST_CASE("a record that is written anew is not counted beside its erased one") {
     const Folder folder;
     const Unprivileged unprivileged(folder);
@@ -840,12 +863,13 @@ TEST_CASE("the account is right where memory fails") {
         info.name = BlockName{number << 56U, number};
         return info;
     };
-    const auto write = [&](FileStore& store, std::uint64_t number, std::size_t size) {
-        const RecordWrite one{with_number(number), std::span(bytes).first(size)};
+    const auto write = [&](FileStore& store, std::uint64_t number, std::size_t size,
+                           std::uint64_t spares = ~std::uint64_t{0}) {
+        const RecordWrite one{with_number(number), std::span(bytes).first(size), spares};
         PutResult result = PutResult::failed;
         store.put(std::span(&one, 1), std::span(&result, 1));
     };
-    const auto change = GENERATE(0, 1, 2);
+    const auto change = GENERATE(0, 1, 2, 3);
     bool struck = true;
     for (std::size_t skip = 0; struck; ++skip) {
         CAPTURE(change, skip);
@@ -860,6 +884,8 @@ TEST_CASE("the account is right where memory fails") {
             try {
                 if (change == 0)
                     write(store, 5, bytes.size()); // three others make room
+                else if (change == 3)
+                    write(store, 5, bytes.size(), 2); // two could, which is not enough: they stay
                 else if (change == 1)
                     store.erase(std::span(&second, 1));
                 else

@@ -235,8 +235,10 @@ public:
         changed_.notify_all();
         changed_.wait(lock, [this] { return !holds_puts; });
         for (std::size_t i = 0; i < writes.size(); ++i) {
-            results[i] = is_down ? PutResult::failed : PutResult::written;
-            if (!is_down) {
+            results[i] = is_down   ? PutResult::failed
+                         : is_full ? PutResult::full
+                                   : PutResult::written;
+            if (results[i] == PutResult::written) {
                 records_[key(writes[i].info.name)] = {
                     writes[i].info, {writes[i].record.begin(), writes[i].record.end()}};
             }
@@ -292,6 +294,7 @@ public:
 
     std::uint64_t name_mask = ~std::uint64_t{0}; // of the low half; with fewer bits names collide
     bool is_down = false;
+    bool is_full = false;
     std::size_t gets = 0;
     std::size_t puts = 0;
     std::function<void()> on_get;

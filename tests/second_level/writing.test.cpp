@@ -181,6 +181,21 @@ TEST_CASE("flush writes what memory holds, and says whether it could") {
     }
 }
 
+TEST_CASE("what follows a refused record is refused with it, and no longer than that") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    store.is_full = true;
+    promptkv_test::store(cache, sequence(1, 8));
+    CHECK_FALSE(second.flush(soon()));
+    CHECK(second.stats().refused_full == 2);
+    CHECK(store.puts == 1); // the second block was not tried
+    store.is_full = false;
+    promptkv_test::store(cache, sequence(1, 12));
+    CHECK(second.flush(soon()));
+    CHECK(store.size() == 3);
+}
+
 TEST_CASE("a flush says so where an evict drops what it had queued") {
     MemoryStore store;
     SharedCache cache;

@@ -49,6 +49,15 @@ TEST_CASE("An entry is a victim only while nothing continues its state") {
     CHECK(eviction_order(cache) == "abcdefgh abcdxy abcd");
 }
 
+TEST_CASE("An entry is a victim again where what continues it serves no part any more") {
+    PromptCache<Tape> cache;
+    store(cache, "ab", Tier::system, Shape{.step = 1});
+    store(cache, "abcd", Tier::user, Shape{.step = 1});
+    CHECK(cache.check_invariants());
+    CHECK(store(cache, "abcd", Tier::user, Shape{.step = 0}).outcome == Outcome::replaced);
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("Entries that serve their whole keys only are all victims") {
     PromptCache<WholeTape> cache;
     store(cache, "abcd", Tier::user);

@@ -13,7 +13,8 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// While it lives, this thread's writes do not raise the signal, whose default ends the program: SIGPIPE where
-/// the other side has closed, SIGXFSZ where a file would be too large. Keeps errno.
+/// the other side has closed, SIGXFSZ where a file would be too large. macOS sends these to the process, and so
+/// maybe to another thread: there it is no more than an attempt. Keeps errno.
 class BlockedSignal {
 public:
     explicit BlockedSignal(int number) noexcept {

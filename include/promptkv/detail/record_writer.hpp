@@ -37,7 +37,8 @@ struct WaitingRecord {
     std::uint64_t spares = ~std::uint64_t{0}; // see RecordWrite
 
     [[nodiscard]] const BlockName& name() const noexcept { return header.name; }
-    /// The same record is offered once more: its key may be of a more persistent tier.
+    /// The same record is offered once more: its key may be of a more persistent tier. What the writer holds is
+    /// not told.
     void merge(const WaitingRecord& same) noexcept {
         header.tier = (std::max)(header.tier, same.header.tier);
         spares = (std::min)(spares, same.spares);
@@ -239,6 +240,8 @@ private:
             count(refusal_);
             return 0;
         }
+        if (waiting.name() == refused_)
+            refused_ = {};
         RecordInfo known;
         store_.find(std::span(&waiting.header.name, 1), std::span(&known, 1));
         if (is_stored(known, waiting)) {

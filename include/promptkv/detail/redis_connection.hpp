@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <csignal>
+#include <sys/socket.h>
 #include <sys/time.h>
 
 namespace promptkv::inline PROMPTKV_ABI {
@@ -34,7 +35,7 @@ struct RedisAddress {
     std::string password{};
     int database = 0;
     std::chrono::milliseconds connect_timeout{500};
-    std::chrono::milliseconds timeout{1000}; ///< of one answer
+    std::chrono::milliseconds timeout{1000}; ///< of one whole answer; 0: none
     /// For how long a server that is down is not tried again; doubled with each failure, up to 32 times.
     std::chrono::milliseconds retry_after{1000};
 };
@@ -198,6 +199,11 @@ private:
                                                to_timeval(address_.connect_timeout)));
         bool works = context_ != nullptr && context_->err == 0 &&
                      redisSetTimeout(context_.get(), to_timeval(address_.timeout)) == REDIS_OK;
+#ifdef SO_NOSIGPIPE // where a signal may go to another thread: see BlockedSignal
+        const int on = 1;
+        if (context_ != nullptr)
+            ::setsockopt(context_->fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
         RedisPipeline login;
         if (!address_.password.empty() && address_.user.empty())
             login.add({"AUTH", address_.password});
@@ -257,7 +263,7 @@ private:
         return true;
     }
     [[nodiscard]] bool is_late(Clock::time_point deadline) noexcept {
-        was_late_ = Clock::now() >= deadline;
+        was_late_ = address_.timeout.count() > 0 && Clock::now() >= deadline;
         return was_late_;
     }
 

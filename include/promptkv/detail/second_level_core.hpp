@@ -261,7 +261,7 @@ private:
     /// The first block of a key that no resident key uses.
     [[nodiscard]] std::size_t first_unused(ModelView model, Tokens tokens) const {
         std::size_t held = cache_.held_tokens(model, tokens);
-        if (options.share_between_models) {
+        if (options.share_between_models && !cache_.empty()) {
             const BlockName root = home(model).root;
             std::vector<typename Types::Model> models;
             cache_.for_each_model([&](const auto& each) { models.push_back(each); });

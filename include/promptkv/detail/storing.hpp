@@ -64,7 +64,8 @@ public:
         R* former = spot.entry(tokens.size());
         R* linked = nullptr;
         const auto is_refused = [&]() noexcept {
-            return insert.is_part && !cut_to_part(*payload, tokens.size(), insert);
+            return insert.is_part &&
+                   !cut_to_part(*payload, tokens.size(), former != nullptr ? 0 : 1, insert);
         };
         const auto take_back = [&]() noexcept {
             if (is_new_session)
@@ -121,8 +122,10 @@ public:
     }
 
 private:
-    /// False: it does not fit, as the answer says now.
-    [[nodiscard]] bool cut_to_part(Payload& payload, std::size_t n, const Insert& insert) noexcept {
+    /// `entries`: that it adds. False: it does not fit, as the answer says now.
+    [[nodiscard]] bool cut_to_part(Payload& payload, std::size_t n,
+                                   [[maybe_unused]] std::size_t entries,
+                                   const Insert& insert) noexcept {
         detail::assign(insert.cut_off, detail::truncate(insert.kv, n));
         payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
         if constexpr (!BlockPayload<KV>) { // else the blocks have told that it fits
@@ -130,7 +133,7 @@ private:
             const Incoming<KV> part{payload.nbytes, n, std::addressof(kv), n, n, false};
             if (!has_room_beside_pinned(part.nbytes) ||
                 (insert.options.spare_upper_tiers &&
-                 !detail::fits_below(parts_, insert.tier, part, n, part.nbytes, 0, 1))) {
+                 !detail::fits_below(parts_, insert.tier, part, n, part.nbytes, 0, entries))) {
                 insert.inserted.outcome = Outcome::no_room;
                 insert.inserted.tokens = 0;
                 return false;
@@ -171,7 +174,8 @@ private:
 
         Edges<R>(parts_).stored(record, options);
         parts_.order.enter(record); // it counts in its tier while room is made
-        parts_.resident_leaf(parts_.prefix_bared_by(record));
+        parts_.resident_leaf(former != nullptr && !record.shown ? detail::prefix_of(record)
+                                                                : parts_.prefix_bared_by(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
         const auto evicted = make_room_for(record, added, supersedes, insert);
