@@ -65,10 +65,12 @@ struct RecordInfo {
 
 /// A record to be stored.
 struct RecordWrite {
+    static constexpr std::uint64_t spares_nothing = ~std::uint64_t{0};
+
     RecordInfo info;
     std::span<const std::byte> record;
     /// For a store that counts uses: records that were used after the first so many uses make no room for it.
-    std::uint64_t spares = ~std::uint64_t{0};
+    std::uint64_t spares = spares_nothing;
 };
 
 enum class PutResult : std::uint8_t {

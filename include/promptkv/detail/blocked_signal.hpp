@@ -17,12 +17,11 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// maybe to another thread: there it is no more than an attempt. Keeps errno.
 class BlockedSignal {
 public:
-    explicit BlockedSignal(int number) noexcept {
-        was_pending_ = is_pending(number);
+    explicit BlockedSignal(int number) noexcept
+        : number_(number), was_pending_(is_pending(number)) {
         sigemptyset(&signal_);
         sigaddset(&signal_, number);
         ::pthread_sigmask(SIG_BLOCK, &signal_, &before_);
-        number_ = number;
     }
     BlockedSignal(const BlockedSignal&) = delete;
     BlockedSignal& operator=(const BlockedSignal&) = delete;
@@ -50,10 +49,10 @@ private:
         return sigismember(&pending, number) == 1;
     }
 
+    const int number_;
+    const bool was_pending_; // it is another's
     sigset_t signal_;
     sigset_t before_;
-    int number_ = 0;
-    bool was_pending_ = false; // it is another's
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

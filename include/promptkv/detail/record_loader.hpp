@@ -198,10 +198,18 @@ private:
 
     /// Makes room for what is to be read, before it is read.
     LoadEnd reserve(Cache& cache, const Load<Types>& load, const LoadPlan& plan, Room& room) const {
+        constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
+        const auto tier = load.options.tier.value_or(
+            static_cast<typename Types::TierEnum>((std::min<std::size_t>)(plan.tier, tiers - 1)));
         const auto key = Tokens(load.prompt).first(plan.tokens);
         auto nbytes = static_cast<std::size_t>(plan.payload_bytes); // as if memory held nothing
         for (int attempt = 0; attempt < 2; ++attempt) {
-            if (!reserve(cache, load, key, nbytes, plan.tier, room)) {
+            room.reservation = {}; // first: a second attempt needs its room
+            room.reservation =
+                cache.reserve(load.model, key, nbytes, tier,
+                              {.session = load.options.session, .spare_upper_tiers = true});
+            if (!room.reservation ||
+                (Types::has_states && room.reservation.tokens() != key.size())) {
                 return room.reservation.outcome() == Outcome::present ? LoadEnd::in_memory
                                                                       : LoadEnd::no_room;
             }
@@ -213,18 +221,6 @@ private:
             nbytes = known;
         }
         return LoadEnd::loaded;
-    }
-    /// Gives the room back, and makes room for `nbytes` bytes of this key. False: there is none.
-    bool reserve(Cache& cache, const Load<Types>& load, Tokens key, std::size_t nbytes,
-                 std::uint8_t stored_in, Room& room) const {
-        constexpr std::size_t tiers = tier_traits<typename Types::TierEnum>::count;
-        const auto tier = load.options.tier.value_or(
-            static_cast<typename Types::TierEnum>((std::min<std::size_t>)(stored_in, tiers - 1)));
-        room.reservation = {};
-        room.reservation =
-            cache.reserve(load.model, key, nbytes, tier,
-                          {.session = load.options.session, .spare_upper_tiers = true});
-        return room.reservation && (!Types::has_states || room.reservation.tokens() == key.size());
     }
 
     /// A record to be read, for the tokens [from, from + n) of the prompt.

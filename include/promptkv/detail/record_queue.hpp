@@ -19,7 +19,7 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// What makes no room: a record, and those that were used after the first `uses` uses.
 struct SparedRecords {
     BlockName name{};
-    std::uint64_t uses = ~std::uint64_t{0};
+    std::uint64_t uses = RecordWrite::spares_nothing;
 };
 
 /// Records by name, and in the order of their use. The coldest is the least recently used one that no other

@@ -34,7 +34,7 @@ struct WaitingRecord {
     std::optional<SharedBlock<typename Types::Block>> block;
     std::shared_ptr<const typename Types::State> state;
     std::size_t nbytes = 0;
-    std::uint64_t spares = ~std::uint64_t{0}; // see RecordWrite
+    std::uint64_t spares = RecordWrite::spares_nothing;
 
     [[nodiscard]] const BlockName& name() const noexcept { return header.name; }
     /// The same record is offered once more: its key may be of a more persistent tier. What the writer holds is
@@ -70,7 +70,7 @@ struct OfferedPayload {
     std::span<const SharedBlock<typename Types::Block>> blocks;
     std::shared_ptr<const typename Types::State> state;
     typename Types::TierEnum tier{};
-    std::uint64_t spares = ~std::uint64_t{0}; // see RecordWrite
+    std::uint64_t spares = RecordWrite::spares_nothing;
 };
 
 /// Writes on its own thread, so that no request waits for a store.

@@ -101,7 +101,7 @@ public:
     struct Terms {
         std::size_t first = 0; // the number of its first block: it is the tail of a payload
         Clock::time_point deadline = (Clock::time_point::min)(); // see WriteQueue::push_by
-        std::uint64_t spares = ~std::uint64_t{0};                // see RecordWrite
+        std::uint64_t spares = RecordWrite::spares_nothing;
     };
     /// Queues a payload. False: something was left out.
     bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
@@ -138,7 +138,7 @@ public:
         if constexpr (requires { store.uses(); })
             return store.uses();
         else
-            return ~std::uint64_t{0};
+            return RecordWrite::spares_nothing;
     }
     static constexpr bool store_keeps_order =
         requires(Store& any, std::span<const BlockName> names) { any.touch(names, true); };

@@ -174,6 +174,7 @@ private:
 
         Edges<R>(parts_).stored(record, options);
         parts_.order.enter(record); // it counts in its tier while room is made
+        // A payload that serves its whole key only does not continue the entry above, as the former may have.
         parts_.resident_leaf(former != nullptr && !record.shown ? detail::prefix_of(record)
                                                                 : parts_.prefix_bared_by(record));
         if (!Policy::declines || former != nullptr)
