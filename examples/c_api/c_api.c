@@ -69,10 +69,8 @@ static void print_counter(void* context, const char* name, uint64_t value) {
 }
 
 int main(void) {
-    const promptkv_options options = {.max_bytes = 1 << 20,
-                                      .max_entries = SIZE_MAX,
-                                      .block_tokens = block_tokens,
-                                      .destroy = destroy_block};
+    const promptkv_options options = {
+        .max_bytes = 1 << 20, .block_tokens = block_tokens, .destroy = destroy_block};
     promptkv_cache* cache = promptkv_make(&options);
     check(cache != NULL, "there is memory");
     int32_t tokens[max_tokens] = {0}; /* 100 tokens of system prompt, then the question */

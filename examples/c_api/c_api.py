@@ -38,7 +38,7 @@ class Cache:
         self.blocks = {}
         self.next_block = 1
         self.destroy = Destroy(lambda _, block: self.blocks.pop(block))  # kept, or it is collected
-        options = Options(max_bytes, c.c_size_t(-1), BLOCK_TOKENS, self.destroy, None)
+        options = Options(max_bytes, 0, BLOCK_TOKENS, self.destroy, None)
         self.cache = c.c_void_p(self.function("make")(c.byref(options)))
 
     def function(self, name):

@@ -3,11 +3,14 @@
  *
  * The state of a key is a list of blocks, of `block_tokens` tokens each; the last one may be partly filled.
  * A block is a pointer of the caller's. The cache never looks into a block: it shares blocks between
- * entries, counts their bytes, and calls `destroy` when the last holder is gone.
+ * entries, counts their bytes, and calls `destroy` when the last holder is gone. The cache is an
+ * LRUPromptCache with a lock.
  *
- * A request:  promptkv_lease, copy its blocks to the engine, promptkv_end
+ * A request:  promptkv_lease_nearest, copy its blocks to the engine, promptkv_end
  *             prefill what is not reused, generate
  *             promptkv_reserve, copy the new blocks out of the engine, promptkv_commit
+ *
+ * Build:      c++ -std=c++20 -O2 -shared -fPIC -Iinclude examples/c_api/promptkv_c.cpp -o libpromptkv_c.so
  *
  * Thread safety: all functions but promptkv_free. A lease and a room may outlive the cache.
  * Strings are UTF-8 and end with 0. Tokens and models are copied where they are kept.
@@ -47,7 +50,7 @@ enum promptkv_outcome {
 
 typedef struct promptkv_options {
     size_t max_bytes;   /* a hard budget */
-    size_t max_entries; /* SIZE_MAX: unlimited */
+    size_t max_entries; /* 0: unlimited */
     size_t block_tokens;
     void (*destroy)(void* context, void* block); /* on any thread; must not call the cache */
     void* context;
@@ -88,8 +91,8 @@ typedef struct promptkv_reserved {
 PROMPTKV_API promptkv_cache* promptkv_make(const promptkv_options* options);
 PROMPTKV_API void promptkv_free(promptkv_cache* cache);
 
-/* The longest state that the prompt can use, to read where it lies; NULL: a miss. End the lease before
- * the same conversation is committed. */
+/* The longest state that the prompt can use, to read where it lies; NULL: a miss. End the lease after the
+ * copy: until then its entry is not evicted. */
 PROMPTKV_API promptkv_lease*
 promptkv_lease_nearest(promptkv_cache* cache, const promptkv_key* prompt, promptkv_lookup* lookup);
 /* Writes the first `capacity` blocks, and returns how many hold the reused tokens. They live as long as
@@ -106,8 +109,8 @@ PROMPTKV_API promptkv_lookup promptkv_probe(const promptkv_cache* cache,
 PROMPTKV_API size_t promptkv_explain(const promptkv_cache* cache, const promptkv_key* prompt,
                                      char* text, size_t capacity);
 
-/* Holds room for the state of a key, `nbytes` bytes with what is stored of it already. NULL: see the
- * outcome. */
+/* Holds room for the state of a key. `nbytes`: of the whole key, what is stored of it already included; an
+ * estimate is allowed. NULL: see the outcome. */
 PROMPTKV_API promptkv_room* promptkv_reserve(promptkv_cache* cache, const promptkv_key* key,
                                              size_t nbytes, const promptkv_insert_options* options,
                                              promptkv_reserved* reserved);

@@ -84,7 +84,9 @@ promptkv_cache* promptkv_make(const promptkv_options* options) {
         return nullptr;
     const auto make = [&] {
         return new promptkv_cache{
-            Cache({.max_bytes = options->max_bytes, .max_entries = options->max_entries}),
+            Cache({.max_bytes = options->max_bytes,
+                   .max_entries =
+                       options->max_entries > 0 ? options->max_entries : promptkv::unlimited}),
             *options};
     };
     return guarded(make, static_cast<promptkv_cache*>(nullptr));
