@@ -199,7 +199,8 @@ public:
 
     /// Adds the block of the next `tokens` tokens: of block_tokens, or fewer for the last one. Invalidates
     /// what blocks() returned.
-    /// Requires:   length() is a multiple of block_tokens(); 0 < tokens <= block_tokens().
+    /// Requires:   length() is a multiple of block_tokens(), for a fetched payload by `FetchOptions::align`;
+    ///             0 < tokens <= block_tokens().
     /// Throws:     what an allocation, or the move of a Block, throws; nothing has changed then.
     /// Complexity: O(1), amortised.
     void append(block_type block, std::size_t tokens) {

@@ -118,8 +118,9 @@ struct FetchOptions {
     /// key, looking up exactly that key misses, unless this is 0.
     std::size_t min_remaining = 1;
     std::size_t min_reuse = 1; ///< reuse of fewer tokens is a miss
-    std::size_t align =
-        1; ///< tokens, at least 1; reuse is a multiple of it where the payload allows
+    /// Reuse is a multiple of so many tokens, at least 1, where the payload allows. A request that appends blocks
+    /// to what it fetched needs `block_tokens` here.
+    std::size_t align = 1;
 };
 
 struct InsertOptions {

@@ -30,7 +30,8 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// tail that `truncate` returns is destroyed outside. `reserve` and `mark` clone under the lock: blocks
 /// are shared, but a payload without shared blocks is copied there.
 ///
-/// Do not hold a lock in the listener that a block's destructor takes. What leaves is reported and
+/// What payloads share, such as a pool of blocks, needs a lock of its own; nobody may call the cache while
+/// holding it. Do not hold a lock in the listener that a block's destructor takes. What leaves is reported and
 /// destroyed by the thread whose call removed it, before that call returns; `nbytes()` no longer counts it
 /// then. So the listener may run on several threads at once.
 ///

@@ -261,7 +261,7 @@ public:
 
     /// Frees at least `nbytes` bytes of an engine's pool, if they can be: first what only waits to be written,
     /// then entries, which are not written, then entries whose blocks wait to be written too. Returns the
-    /// bytes freed.
+    /// bytes freed. Where the pool alone evicts, use WriteWhen::inserted: `evicted` has nothing to write then.
     std::size_t evict(std::size_t nbytes) {
         std::size_t freed = drop_waiting(nbytes, [](const auto& record) { return record.freed(); });
         const typename Core::NotWriting not_writing(*core_);

@@ -122,7 +122,8 @@ struct SecondLevelStats {
     double bytes_per_second = 0;           ///< measured by the last loads
 };
 
-/// Calls `f(name, value)` for each counter and gauge; those by reason are named after it.
+/// Calls `f(name, value)` for each counter and gauge; those by reason are named after it. `name` is a string
+/// literal or a std::string_view, and a value is an integer or a double.
 template <class F>
 void for_each_counter(const SecondLevelStats& s, F f) {
     f("written", s.written);
