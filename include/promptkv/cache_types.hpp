@@ -118,8 +118,8 @@ struct FetchOptions {
     /// key, looking up exactly that key misses, unless this is 0.
     std::size_t min_remaining = 1;
     std::size_t min_reuse = 1; ///< reuse of fewer tokens is a miss
-    /// Reuse is a multiple of so many tokens, at least 1, where the payload allows. A request that appends blocks
-    /// to what it fetched needs `block_tokens` here.
+    /// Reuse is a multiple of so many tokens, at least 1, where the payload serves one; else it is as without
+    /// `align`. A request that appends blocks to what it fetched needs `block_tokens` here.
     std::size_t align = 1;
 };
 
