@@ -56,13 +56,8 @@ struct PagedKV {
     }
     void truncate(std::size_t n) {
         for (length_ = n; blocks_.size() > count(n); blocks_.pop_back())
-            release(blocks_.back());
-    }
-    void adopt_blocks(std::size_t n, const PagedKV& other) { // what was computed twice is held once
-        for (std::size_t i = 0; i < n / ::block_tokens; ++i) {
-            ++other.blocks_[i]->references; // first: both may have the block
-            release(std::exchange(blocks_[i], other.blocks_[i]));
-        }
+            if (--blocks_.back()->references == 0)
+                pool_->unused.push_back(blocks_.back());
     }
     void for_each_block(std::size_t from, auto f) const {
         for (std::size_t i = count(from); i < blocks_.size(); ++i)
@@ -70,19 +65,11 @@ struct PagedKV {
     }
 
 private:
-    void release(Pool::Block* block) {
-        if (--block->references == 0)
-            pool_->unused.push_back(block);
-    }
-
     Pool* pool_;
     std::vector<Pool::Block*> blocks_;
     std::size_t length_ = 0;
 };
 static_assert(promptkv::BlockPayload<PagedKV> && promptkv::TruncatablePayload<PagedKV>);
-static_assert(promptkv::PrefixReusable<PagedKV> && promptkv::PrefixClonable<PagedKV>);
-static_assert(promptkv::AdoptingPayload<PagedKV>);
-
 struct Request {
     std::uint64_t session; // its chat
     std::size_t prompt;    // its first tokens; the others are generated
