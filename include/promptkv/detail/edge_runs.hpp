@@ -45,12 +45,18 @@ public:
     /// Counts the run of a leaf that the tree owns from now on.
     void add(const Node& leaf) noexcept { bytes_ += leaf.run->nbytes(); }
 
-    /// The node gives up its edge.
+    /// The node, whose edge is the first piece of its run or the last, gives it up.
     void release(Node* node) noexcept {
-        Run<Token>* run = std::exchange(node->run, nullptr);
-        if (run->live == node->edge_length)
+        Run<Token>* run = node->run;
+        Node* other = nullptr; // with the next piece
+        if (run->live > node->edge_length)
+            other = node->parent->run == run ? node->parent : node->next_piece();
+        else
             bytes_ -= run->nbytes();
+        node->run = nullptr;
         run->release(node->edge_length);
+        if (other != nullptr)
+            compact(other);
     }
 
     /// Drops the last `n` tokens of an edge. Requires: no piece of its run follows.
@@ -62,13 +68,10 @@ public:
     /// Gives `node`, whose edge the child was made with, the tokens before the child's edge. The child's run is
     /// not counted yet.
     void move_to_run_of(Node& child, Node* node) noexcept {
-        Node* above = node->parent->run == node->run ? node->parent : nullptr;
         release(node);
         node->run = child.run;
         node->run->live += node->edge_length;
         node->offset = 0;
-        if (above != nullptr)
-            compact(above);
     }
     /// Gives the child of a node the node's edge before its own. False: memory ran out, and nothing has
     /// changed. O(tokens of the shorter edge), amortised.
@@ -84,6 +87,9 @@ public:
         return fits || join_in_new_run(node, child);
     }
 
+    [[nodiscard]] std::size_t nbytes() const noexcept { return bytes_; }
+
+private:
     /// Moves the pieces of a node's run to a smaller run when less than half is in use. Amortised O(1)
     /// a token that is no longer in use. The run stays as it is if memory ran out.
     void compact(Node* node) noexcept {
@@ -107,9 +113,6 @@ public:
         }
     }
 
-    [[nodiscard]] std::size_t nbytes() const noexcept { return bytes_; }
-
-private:
     /// Copies the child's edge behind the node's, if the node's run has spare room there.
     bool append(Node* node, Node* child) noexcept {
         Run<Token>* run = node->run;
@@ -119,14 +122,11 @@ private:
         std::memcpy(run->tokens() + end, child->edge(), child->edge_length * sizeof(Token));
         run->end = end + child->edge_length;
         run->live += child->edge_length;
-        Node* below = child->next_piece();
         release(child);
         child->run = run;
         child->offset = node->offset;
         child->edge_length += node->edge_length;
         node->run = nullptr; // the child has it now
-        if (below != nullptr)
-            compact(below);
         return true;
     }
 
@@ -139,10 +139,7 @@ private:
         child->run->live += node->edge_length;
         std::memcpy(child->run->tokens() + child->offset, node->edge(),
                     node->edge_length * sizeof(Token));
-        Node* above = node->parent->run == node->run ? node->parent : nullptr;
         release(node);
-        if (above != nullptr)
-            compact(above);
         return true;
     }
 
@@ -159,18 +156,12 @@ private:
         std::memcpy(run->tokens() + offset + node->edge_length, child->edge(),
                     child->edge_length * sizeof(Token));
         run->end = offset + length;
-        Node* above = node->parent->run == node->run ? node->parent : nullptr;
-        Node* below = child->next_piece();
         release(node);
         release(child);
         child->run = run;
         child->offset = offset;
         child->edge_length = length;
         bytes_ += run->nbytes();
-        for (Node* rest : {above, below}) {
-            if (rest != nullptr)
-                compact(rest);
-        }
         return true;
     }
 

@@ -379,10 +379,7 @@ private:
             parent->children.remove(node->slot);
             refresh(parent);
             bytes_ -= before - parent->children.nbytes();
-            const bool shared = parent->run == node->run;
             delete_node(node);
-            if (shared)
-                runs_.compact(parent);
             node = parent;
         }
         if (node != root_ && !node->value && node->children.size() == 1)
