@@ -7,6 +7,7 @@
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/version.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
@@ -45,8 +46,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 ///     slots   [ child, nearest, token | ... ]    a binary heap: slot 0 has the nearest value
 ///     table   token -> child                     only above `scan_limit` children
 ///
-/// `nearest` is the depth of the nearest visible value at or below the child; `hidden` if values are there
-/// that are not visible; `none` if there are none, or they are remembered keys.
+/// `nearest` is the depth of the nearest shown value at or below the child; `hidden` if entries are there,
+/// and none is shown; `none` if no entries are there.
 /// A node keeps its slot number in `Node::slot`. Up to `scan_limit` children are found by a scan of
 /// 16 bytes a child; beyond, by linear probing in a table whose hash is keyed by a secret.
 ///
@@ -65,15 +66,15 @@ public:
         return size_ > 0 ? slots_[0].nearest : none;
     }
 
-    /// The child whose subtree has the nearest visible value; null if none has one.
+    /// The child whose subtree has the nearest shown value; null if none has one.
     [[nodiscard]] Node* nearest() const noexcept {
         return nearest_depth() < hidden ? slots_[0].child : nullptr;
     }
     [[nodiscard]] Nearest nearest_depth(std::uint32_t slot) const noexcept {
         return slots_[slot].nearest;
     }
-    /// Whether values that are not remembered keys are below one child alone; it is in slot 0. O(1).
-    [[nodiscard]] bool one_has_values() const noexcept {
+    /// Whether entries are below one child alone; it is in slot 0. O(1).
+    [[nodiscard]] bool one_has_entries() const noexcept {
         return nearest_depth() != none && (size_ < 2 || slots_[1].nearest == none) &&
                (size_ < 3 || slots_[2].nearest == none);
     }
@@ -109,8 +110,7 @@ public:
         if (wanted > scan_limit && (!table_ || !table_->fits(wanted)))
             table = make_table(wanted);
         if (wanted > capacity_) {
-            const std::uint32_t more_than_before = capacity_ < 2 ? 0 : capacity_ + capacity_ / 2;
-            const std::uint32_t capacity = wanted > more_than_before ? wanted : more_than_before;
+            const std::uint32_t capacity = (std::max)(wanted, capacity_ + capacity_ / 2);
             set_slots(std::unique_ptr<Slot[]>(new Slot[capacity]), capacity);
         }
         if (table)
@@ -192,7 +192,7 @@ private:
               secret_(hash_secret(cells_.get())) {}
 
         [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
-        [[nodiscard]] bool fits(std::uint32_t n) const noexcept { return n <= (mask_ / 4 + 1) * 3; }
+        [[nodiscard]] bool fits(std::uint32_t n) const noexcept { return n <= (mask_ + 1) / 4 * 3; }
         [[nodiscard]] std::size_t nbytes() const noexcept {
             return (std::size_t{mask_} + 1) * sizeof(Cell);
         }
@@ -264,9 +264,7 @@ private:
     /// Frees memory where less than a quarter is used; later, if memory for the smaller array ran out.
     void shrink() noexcept {
         if (size_ == 0) {
-            slots_.reset();
-            table_.reset();
-            capacity_ = 0;
+            *this = ChildIndex();
         } else if (capacity_ > 4 && size_ < capacity_ / 4) {
             const std::uint32_t capacity = capacity_ / 2;
             if (auto* slots = new (std::nothrow) Slot[capacity]) {

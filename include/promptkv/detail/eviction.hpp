@@ -292,7 +292,7 @@ private:
         if (!record.superseded)
             return record;
         Node* node = record.node;
-        for (int i = 0; i < max_path && node->children.one_has_values(); ++i)
+        for (int i = 0; i < max_path && node->children.one_has_entries(); ++i)
             node = node->children[0];
         R* best = &record;
         std::size_t best_gap = unlimited;
@@ -314,7 +314,7 @@ private:
                 above_pending = below;
                 below = node->depth;
             }
-            if (node->parent == nullptr || !node->parent->children.one_has_values())
+            if (node->parent == nullptr || !node->parent->children.one_has_entries())
                 break;
             node = node->parent;
         }

@@ -135,7 +135,7 @@ public:
         record.serves_any = record.serves_any || shown;
         record.shown = shown;
         remembered_ -= tree.remembered();
-        tree.visibility_changed(record.node);
+        tree.refresh(record.node);
         remembered_ += tree.remembered();
         if (!is_new || remembered_keys_.size() == 0)
             return;
@@ -275,7 +275,7 @@ private:
         }
         former->node = nullptr;
         node.value = &record;
-        tree.visibility_changed(&node);
+        tree.refresh(&node);
     }
 
     /// A record lost its node. `rest`, if there is one, remembers the key, unless a longer key does.
@@ -308,7 +308,7 @@ private:
         record.node = &node;
         remembered_keys_.add(record);
         home.tree.remembered_changed(&node, true);
-        home.tree.visibility_changed(&node);
+        home.tree.refresh(&node);
     }
 
     /// Takes a remembered key off the list. Until it is destroyed it owns a part in its partition.

@@ -42,7 +42,7 @@ struct Spot {
 
 template <class Node>
 [[nodiscard]] auto entry_at_or_above(const Node* node) noexcept {
-    while (node != nullptr && !node->resident())
+    while (node != nullptr && !node->has_entry())
         node = node->parent;
     return node != nullptr ? node->value : nullptr;
 }
@@ -51,7 +51,7 @@ template <class R>
 [[nodiscard]] R* prefix_of(const R& record) noexcept {
     return detail::entry_at_or_above(record.node->parent);
 }
-/// The same, if the record is the only visible entry that continues it; else null. A comb of keys is not
+/// The same, if the record is the only shown entry that continues it; else null. A comb of keys is not
 /// walked up.
 template <class R>
 [[nodiscard]] R* prefix_continued_by(const R& record) noexcept {
@@ -61,7 +61,7 @@ template <class R>
     for (const auto* above = node->parent; above != nullptr; above = (node = above)->parent) {
         if (above->children.nearest_except(node->slot) != nullptr)
             return nullptr;
-        if (above->resident())
+        if (above->has_entry())
             return above->value;
     }
     return nullptr;
@@ -94,7 +94,7 @@ template <class Node>
     for (;; node = node->children[0]) {
         if (node->nearest != nullptr)
             return node->nearest->value;
-        if (node->resident())
+        if (node->has_entry())
             return node->value;
         if (node->children.nearest_depth() == Node::Children::none)
             return decltype(node->value){};
@@ -119,7 +119,7 @@ template <class R, class F>
 void for_each_longer(const Spot<R>& spot, std::uint32_t& steps, F f) {
     using Node = typename R::Node;
     const Node* inside = spot.place.inside;
-    if (inside != nullptr && inside->visible() && !f(*inside->value))
+    if (inside != nullptr && inside->shown() && !f(*inside->value))
         return;
     if (const Node* node = spot.place.below())
         R::Tree::for_each_beyond(node, steps, [&](Node* each) { return f(*each->value); });
@@ -158,7 +158,7 @@ template <class R>
         return true;
     for (; node->parent != nullptr && node->parent->depth >= n; node = node->parent) {
         const auto* parent = node->parent;
-        if (parent->resident() && (parent->depth == n || parent->value->serves(n)))
+        if (parent->has_entry() && (parent->depth == n || parent->value->serves(n)))
             return true;
         const auto* sibling = parent->children.nearest_except(node->slot);
         if (sibling != nullptr && sibling->nearest->value->serves(n))

@@ -7,6 +7,7 @@
 #include <promptkv/detail/run.hpp>
 #include <promptkv/version.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -32,7 +33,7 @@ struct RadixNode {
     std::uint32_t edge_length = 0;
     std::uint32_t depth = 0;      // tokens from the root
     std::uint32_t slot = 0;       // its place among the parent's children
-    RadixNode* nearest = nullptr; // the nearest visible value at or below
+    RadixNode* nearest = nullptr; // the nearest shown value at or below
     Children children;
     Slot value{};
     [[no_unique_address]] Hook hook{};
@@ -47,15 +48,15 @@ struct RadixNode {
 
     [[nodiscard]] const Token* edge() const noexcept { return run->tokens() + offset; }
     /// Whether searches for a nearest value find the node's own: a record that is shown, or any other value.
-    [[nodiscard]] bool visible() const noexcept {
+    [[nodiscard]] bool shown() const noexcept {
         if constexpr (std::is_pointer_v<Slot>)
             return value != nullptr && value->shown;
         else
             return static_cast<bool>(value);
     }
 
-    /// Whether the value counts, visible or not: a record that is an entry, or any other value.
-    [[nodiscard]] bool resident() const noexcept {
+    /// Whether the value is there, shown or not: a record that is an entry, or any other value.
+    [[nodiscard]] bool has_entry() const noexcept {
         if constexpr (std::is_pointer_v<Slot>)
             return value != nullptr && value->is_entry;
         else
@@ -72,7 +73,7 @@ struct RadixNode {
 
     /// How many tokens of the edge `key` begins with. O(of them).
     [[nodiscard]] std::size_t matching(std::span<const Token> key) const noexcept {
-        const std::size_t length = key.size() < edge_length ? key.size() : edge_length;
+        const std::size_t length = (std::min)(key.size(), std::size_t{edge_length});
         const Token* tokens = edge();
         const auto same = [&](std::size_t at, std::size_t n) {
             return std::memcmp(tokens + at, key.data() + at, n * sizeof(Token)) == 0;
@@ -81,7 +82,7 @@ struct RadixNode {
         std::size_t at = 0;
         while (length - at > stride && same(at, stride))
             at += stride;
-        std::size_t left = length - at < stride ? length - at : stride;
+        std::size_t left = (std::min)(length - at, stride);
         if (same(at, left))
             return at + left;
         while (left > 8) { // a difference is among these
@@ -98,21 +99,21 @@ struct RadixNode {
         return at;
     }
 
-    /// The nearest visible value strictly below; null: there is none.
+    /// The nearest shown value strictly below; null: there is none.
     [[nodiscard]] RadixNode* beyond() const noexcept {
         const RadixNode* child = children.nearest();
         return child != nullptr ? child->nearest : nullptr;
     }
 
     /// The right value of `nearest`.
-    [[nodiscard]] RadixNode* find_nearest() noexcept { return visible() ? this : beyond(); }
+    [[nodiscard]] RadixNode* find_nearest() noexcept { return shown() ? this : beyond(); }
 
     /// What the parent's index of children says of the node.
     [[nodiscard]] std::uint32_t nearest_depth() const noexcept {
         if (nearest != nullptr)
             return nearest->depth;
-        return resident() || children.nearest_depth() != Children::none ? Children::hidden
-                                                                        : Children::none;
+        return has_entry() || children.nearest_depth() != Children::none ? Children::hidden
+                                                                         : Children::none;
     }
 
     /// The tokens from the root to here. Allocates the vector.

@@ -18,7 +18,7 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// A compressed radix tree: its structure, and the nearest visible value below each node.
+/// A compressed radix tree: its structure, and the nearest shown value below each node.
 ///
 /// The owner of a node's value sets and clears it, and tells the tree by the functions for values.
 /// Exceptions: only `node_at` and `split` can throw, and change nothing then.
@@ -61,13 +61,30 @@ public:
         prune(node);
     }
 
-    /// The node's value became visible or resident, or no longer is.
-    void visibility_changed(Node* node) noexcept { refresh(node); }
+    /// The node's value was shown or hidden, or became an entry, or no longer is one. Tells the nodes above;
+    /// stops where it makes no difference.
+    void refresh(Node* node) noexcept {
+        for (; node->parent != nullptr; node = node->parent) {
+            Node* nearest = node->find_nearest();
+            const bool same = nearest == node->nearest;
+            node->nearest = nearest;
+            const auto before = node->parent->children.nearest_depth(node->slot);
+            const auto depth = node->nearest_depth();
+            if (same && depth == before)
+                return;
+            if (!node->remembered() && before == Node::Children::none)
+                remembered_ -= node->edge_length;
+            node->parent->children.set_nearest(node->slot, depth);
+            if (!node->remembered() && depth == Node::Children::none)
+                remembered_ += node->edge_length;
+        }
+        node->nearest = node->find_nearest();
+    }
 
-    /// The node's value is remembered from now on, or (false) no longer. `visibility_changed`, or another
-    /// function for values, is to follow.
+    /// The node's value is remembered from now on, or (false) no longer. `refresh`, or another function for
+    /// values, is to follow.
     void remembered_changed(const Node* node, bool is_remembered) noexcept {
-        if (!is_resident(node))
+        if (!leads_to_entry(node))
             return; // it counts as remembered before and afterwards
         if (is_remembered)
             remembered_ += node->edge_length;
@@ -120,7 +137,7 @@ public:
         upper->children.add(*lower->edge(), lower, lower->nearest_depth());
         if constexpr (!std::is_empty_v<Hook>)
             upper->hook = lower->hook.first_part(upper->edge_length, upper->edge_length + rest);
-        if (lower->remembered() && is_resident(upper))
+        if (lower->remembered() && leads_to_entry(upper))
             remembered_ -= upper->edge_length;
         bytes_ += upper->children.nbytes();
         ++node_count_;
@@ -202,7 +219,7 @@ public:
 
     static constexpr std::uint32_t max_steps = 64;
 
-    /// Calls `f(node)` for the nodes with a visible value strictly below `node`, nearest first, until `f`
+    /// Calls `f(node)` for the nodes with a shown value strictly below `node`, nearest first, until `f`
     /// returns false. Behind the nearest one it gives up after `steps` nodes, at most max_steps, and
     /// subtracts those that it has looked at. `visited`: a child of `node` that is left out, with all below.
     /// Complexity: O(steps), no allocation.
@@ -242,7 +259,7 @@ public:
                 continue;
             --steps;
             push(child, 0);
-            if (child->visible() && child != nearest && !f(child))
+            if (child->shown() && child != nearest && !f(child))
                 return;
         }
     }
@@ -254,7 +271,7 @@ public:
     [[nodiscard]] std::size_t node_count() const noexcept { return node_count_; }
     /// Tokens of all edges.
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-    /// Tokens of the edges whose value is remembered, or that have no resident value at or below.
+    /// Tokens of the edges whose value is remembered, or that have no entry at or below.
     [[nodiscard]] std::size_t remembered() const noexcept { return remembered_; }
     [[nodiscard]] std::size_t nbytes() const noexcept {
         return node_count_ * sizeof(Node) + runs_.nbytes() + bytes_;
@@ -299,33 +316,14 @@ public:
     }
 
 private:
-    /// Whether resident values are at or below a node, as its parent knows.
-    [[nodiscard]] static bool is_resident(const Node* node) noexcept {
+    /// Whether entries are at or below a node, as its parent knows.
+    [[nodiscard]] static bool leads_to_entry(const Node* node) noexcept {
         return node->parent == nullptr ||
                node->parent->children.nearest_depth(node->slot) != Node::Children::none;
     }
+    /// Whether the tokens of a node's edge count as remembered.
     [[nodiscard]] static bool is_remembered(const Node* node) noexcept {
-        return node->remembered() || !is_resident(node);
-    }
-
-    /// Tells the nodes above of a new nearest value, or of the first or the last value at or below. Stops
-    /// where it makes no difference.
-    void refresh(Node* node) noexcept {
-        for (; node->parent != nullptr; node = node->parent) {
-            Node* nearest = node->find_nearest();
-            const bool same = nearest == node->nearest;
-            node->nearest = nearest;
-            const auto before = node->parent->children.nearest_depth(node->slot);
-            const auto depth = node->nearest_depth();
-            if (same && depth == before)
-                return;
-            if (!node->remembered() && before == Node::Children::none)
-                remembered_ -= node->edge_length;
-            node->parent->children.set_nearest(node->slot, depth);
-            if (!node->remembered() && depth == Node::Children::none)
-                remembered_ += node->edge_length;
-        }
-        node->nearest = node->find_nearest();
+        return node->remembered() || !leads_to_entry(node);
     }
 
     // nodes //////////////////////////////////////////////////////////////////
@@ -358,15 +356,6 @@ private:
         return add_child(leaf, std::move(child));
     }
 
-    /// Deletes a node that its parent no longer has.
-    void delete_node(Node* node) noexcept {
-        bytes_ -= node->children.nbytes();
-        tokens_ -= node->edge_length;
-        runs_.release(node);
-        --node_count_;
-        delete node;
-    }
-
     /// Removes a node that lost its value, or joins it with its only child; then does so above.
     void prune(Node* node) noexcept {
         if (unmerged_)
@@ -374,13 +363,15 @@ private:
         while (node != root_ && !node->value && node->children.size() == 0) {
             Node* parent = node->parent;
             const std::size_t before = parent->children.nbytes();
-            if (!is_resident(node))
+            if (!leads_to_entry(node))
                 remembered_ -= node->edge_length;
             parent->children.remove(node->slot);
             refresh(parent);
             bytes_ -= before - parent->children.nbytes();
-            delete_node(node);
-            node = parent;
+            tokens_ -= node->edge_length;
+            runs_.release(node);
+            --node_count_;
+            delete std::exchange(node, parent);
         }
         if (node != root_ && !node->value && node->children.size() == 1)
             merge(node);
@@ -409,7 +400,7 @@ private:
         node->parent->children.replace(node->slot, child);
         if constexpr (!std::is_empty_v<Hook>)
             child->hook.join(node->hook, joined, child->edge_length - joined);
-        if (child->remembered() && is_resident(child))
+        if (child->remembered() && leads_to_entry(child))
             remembered_ += joined;
         bytes_ -= node->children.nbytes();
         --node_count_;

@@ -377,7 +377,7 @@ private:
     std::size_t supersede(R& record) noexcept {
         std::size_t superseded = 0;
         auto* node = record.node->parent;
-        for (int i = 0; i < max_path && node != nullptr && node->children.one_has_values(); ++i) {
+        for (int i = 0; i < max_path && node != nullptr && node->children.one_has_entries(); ++i) {
             R* prefix = node->value;
             node = node->parent;
             if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||

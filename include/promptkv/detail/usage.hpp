@@ -28,7 +28,7 @@ void refresh(Parts<R>& parts, const Choice<R>& choice, typename R::Tokens tokens
     const R* above = detail::entry_at_or_above(choice.spot.place.node);
     if (above != nullptr && (above != &match || detail::prefix_of(match) != nullptr)) {
         choice.spot.home->tree.for_each_on_path(choice.spot.place, tokens, [&](auto& node) {
-            if (node.resident() && node.value != &match && node.depth <= choice.reused)
+            if (node.has_entry() && node.value != &match && node.depth <= choice.reused)
                 parts.use(*node.value);
         });
     }
