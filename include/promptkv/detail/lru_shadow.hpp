@@ -33,8 +33,8 @@ public:
 
     /// A request begins. `number` grows from request to request.
     void next_request(std::uint64_t number) {
-        const double step = smallest() / 512;
-        if (slots_.back().tokens <= step)
+        const double smallest = std::ranges::min_element(sizes_, {}, &Size::tokens)->tokens;
+        if (slots_.back().tokens <= smallest / 512)
             return; // a slot holds whole requests
         if (slots_.size() >= max_slots)
             coarsen();
@@ -82,20 +82,11 @@ private:
 
     static constexpr std::size_t max_slots = 1U << 16U;
 
-    [[nodiscard]] double smallest() const noexcept {
-        double least = 0;
-        for (const Size& size : sizes_)
-            least = least > 0 ? (std::min)(least, size.tokens) : size.tokens;
-        return least;
-    }
-
     /// The slot of a request; the number of slots if it is no longer known.
     [[nodiscard]] std::size_t slot_of(std::uint64_t request) const noexcept {
         if (request < slots_.front().first)
             return slots_.size();
-        const auto behind =
-            std::upper_bound(slots_.begin(), slots_.end(), request,
-                             [](std::uint64_t value, const Slot& s) { return value < s.first; });
+        const auto behind = std::ranges::upper_bound(slots_, request, {}, &Slot::first);
         return static_cast<std::size_t>(behind - slots_.begin()) - 1;
     }
 

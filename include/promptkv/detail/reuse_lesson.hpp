@@ -28,16 +28,16 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// horizon; the index is that of Gittins (1979).
 class ReuseLesson {
 public:
-    static constexpr int n_ages = 40;    // half an octave of requests each
-    static constexpr int n_levels = 16;  // half an octave of hazard each
-    static constexpr int n_features = 6; // four bits each
+    static constexpr std::size_t n_ages = 40;    // half an octave of requests each
+    static constexpr std::size_t n_levels = 16;  // half an octave of hazard each
+    static constexpr std::size_t n_features = 6; // four bits each
     static constexpr std::uint32_t ring_size = std::uint32_t{1} << 14U;
 
     ReuseLesson() : ring_(ring_size) {
-        for (int level = 0; level < n_levels; ++level) {
-            for (int age = 0; age < n_ages; ++age)
-                worth_[at(level)][at(age)] = 0.5F * static_cast<float>(level - middle) +
-                                             std::log2(prior / (age_from(age) + 1));
+        for (std::size_t level = 0; level < n_levels; ++level) {
+            for (std::size_t age = 0; age < n_ages; ++age)
+                worth_[level][age] = 0.5F * (static_cast<float>(level) - middle) +
+                                     std::log2(prior / (age_from(age) + 1));
         }
     }
 
@@ -77,8 +77,8 @@ public:
     /// A kind's level, between 0 and n_levels - 1.
     [[nodiscard]] float level(std::uint32_t features) const noexcept {
         float level = middle;
-        for (int f = 0; f < n_features; ++f)
-            level += 2 * weight_[at(f)][value(features, f)];
+        for (std::size_t f = 0; f < n_features; ++f)
+            level += 2 * weight_[f][value(features, f)];
         return std::clamp(level, 0.0F, n_levels - 1.001F);
     }
     /// log2 of the expected hits for each token and request of room.
@@ -97,7 +97,7 @@ public:
 
 private:
     static constexpr std::uint32_t open = 0xff;
-    static constexpr int middle = n_levels / 2; // the level of a kind without weights
+    static constexpr float middle = n_levels / 2; // the level of a kind without weights
     static constexpr float prior = 0.1F; // without data: hazard prior / (age + 1), LRU's order
     // how many intervals a guess counts for: of all kinds' hazards, of a weight, of a level's hazards
     static constexpr double trust_all = 300, trust_weight = 30, trust_level = 30;
@@ -121,26 +121,23 @@ private:
         }
     };
 
-    [[nodiscard]] static constexpr std::size_t at(int i) noexcept {
-        return static_cast<std::size_t>(i);
+    [[nodiscard]] static std::size_t value(std::uint32_t features, std::size_t feature) noexcept {
+        return features >> (4 * feature) & 15U;
     }
-    [[nodiscard]] static std::size_t value(std::uint32_t features, int feature) noexcept {
-        return features >> (4U * static_cast<unsigned>(feature)) & 15U;
-    }
+    /// The bucket of so many requests. Of one more than these it is twice the octave, and 1 in the upper half.
     [[nodiscard]] static std::uint32_t age_of(std::uint32_t requests) noexcept {
-        if (requests == 0 || requests + 1 == 0)
-            return requests == 0 ? 0 : n_ages - 1;
-        const std::uint32_t x = requests + 1;
+        const std::uint64_t x = std::uint64_t{requests} + 1;
         const auto octave = static_cast<std::uint32_t>(std::bit_width(x)) - 1;
-        return std::min<std::uint32_t>(n_ages - 1, 2 * octave + (x >> (octave - 1) & 1U));
+        const auto upper_half = static_cast<std::uint32_t>(2 * x >> octave & 1U);
+        return std::min<std::uint32_t>(n_ages - 1, 2 * octave + upper_half);
     }
     /// The fewest requests of a bucket.
-    [[nodiscard]] static float age_from(int bucket) noexcept {
+    [[nodiscard]] static float age_from(std::size_t bucket) noexcept {
         if (bucket < 3)
             return bucket < 1 ? 0.0F : 1.0F;
         return static_cast<float>(((2 + (bucket & 1)) << (bucket / 2 - 1)) - 1);
     }
-    [[nodiscard]] static float width_of(int bucket) noexcept {
+    [[nodiscard]] static float width_of(std::size_t bucket) noexcept {
         return age_from(bucket + 1) - age_from(bucket);
     }
     [[nodiscard]] std::size_t age_at(const Interval& interval, std::uint32_t now) const noexcept {
@@ -154,11 +151,11 @@ private:
                                               Guess guess) noexcept {
         Ages<double> hazards{};
         double lasted = 0;
-        for (int age = n_ages; age-- > 0;) {
-            lasted += counts.ends[at(age)];
+        for (std::size_t age = n_ages; age-- > 0;) {
+            lasted += counts.ends[age];
             if (width_of(age) > 0)
-                hazards[at(age)] = (std::min)(0.97, (counts.uses[at(age)] + trust * guess(age)) /
-                                                        (lasted + trust));
+                hazards[age] =
+                    (std::min)(0.97, (counts.uses[age] + trust * guess(age)) / (lasted + trust));
         }
         return hazards;
     }
@@ -175,7 +172,7 @@ private:
         for_each_interval([&](std::uint32_t /*features*/, std::size_t age, bool used) {
             all_counts.add(age, used);
         });
-        const Ages<double> all = hazards(all_counts, trust_all, [](int age) {
+        const Ages<double> all = hazards(all_counts, trust_all, [](std::size_t age) {
             return (std::min)(0.5, double{prior} * width_of(age) / (age_from(age) + 1.0));
         });
         Ages<double> until{}; // the hazard gone through, to the middle of a bucket
@@ -198,11 +195,11 @@ private:
         levels_ = {};
         for_each_interval([&](std::uint32_t features, std::size_t age, bool used) {
             double hazard = until[age];
-            for (int f = 0; f < n_features; ++f)
-                hazard *= factor[at(f)][value(features, f)];
-            for (int f = 0; f < n_features; ++f) {
-                uses[at(f)][value(features, f)] += used ? 1 : 0;
-                expected[at(f)][value(features, f)] += hazard;
+            for (std::size_t f = 0; f < n_features; ++f)
+                hazard *= factor[f][value(features, f)];
+            for (std::size_t f = 0; f < n_features; ++f) {
+                uses[f][value(features, f)] += used ? 1 : 0;
+                expected[f][value(features, f)] += hazard;
             }
             levels_[static_cast<std::size_t>(std::lround(level(features)))].add(age, used);
         });
@@ -217,15 +214,15 @@ private:
     }
 
     void set_worths(const Ages<double>& all) noexcept {
-        for (int level = 0; level < n_levels; ++level) {
-            const double times = std::exp2(0.5 * (level - middle));
-            const Ages<double> hazard = hazards(levels_[at(level)], trust_level, [&](int age) {
-                return (std::min)(0.9, times * all[at(age)]);
+        for (std::size_t level = 0; level < n_levels; ++level) {
+            const double times = std::exp2(0.5 * (static_cast<double>(level) - middle));
+            const Ages<double> hazard = hazards(levels_[level], trust_level, [&](std::size_t age) {
+                return (std::min)(0.9, times * all[age]);
             });
-            for (int from = 0; from < n_ages; ++from) {
+            for (std::size_t from = 0; from < n_ages; ++from) {
                 double alive = 1, room = 0, gain = 0, best = 0;
-                for (int age = from; age < n_ages && alive > 1e-4; ++age) {
-                    const double width = width_of(age), p = hazard[at(age)];
+                for (std::size_t age = from; age < n_ages && alive > 1e-4; ++age) {
+                    const double width = width_of(age), p = hazard[age];
                     if (width <= 0)
                         continue;
                     gain += alive * p;
@@ -233,8 +230,7 @@ private:
                     alive *= 1 - p;
                     best = (std::max)(best, gain / room);
                 }
-                worth_[at(level)][at(from)] =
-                    static_cast<float>(std::log2((std::max)(best, 1e-30)));
+                worth_[level][from] = static_cast<float>(std::log2((std::max)(best, 1e-30)));
             }
         }
     }
