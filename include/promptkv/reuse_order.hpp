@@ -52,7 +52,7 @@ struct ReuseOrder {
     using NodeHook = detail::ObservedEdge;
 
     template <class R>
-    using Hook = detail::ListHook<R>;
+    using Hook = detail::CandidateHook<R>;
 
     template <class R, class TierEnum>
     class Order {
@@ -83,7 +83,7 @@ struct ReuseOrder {
         }
         void leave(R& record) noexcept {
             recency_.leave(record);
-            if (record.node != nullptr)
+            if (record.node != nullptr) // else it was replaced: the node has a new entry
                 record.node->hook.is_obsolete = false;
             nominate(record, false);
         }
@@ -140,6 +140,7 @@ struct ReuseOrder {
 
         // edges //////////////////////////////////////////////////////////////
 
+        using Node = typename R::Node;
         using Use = detail::ObservedEdge::Use;
 
         void next_request(std::uint64_t number, std::size_t prompt_tokens) noexcept {
@@ -170,45 +171,44 @@ struct ReuseOrder {
         [[nodiscard]] std::uint32_t now() const noexcept { return now_; }
 
         /// A request ran over the whole edge, for the first time since `last`.
-        void used(NodeHook& edge, const Use& use) noexcept {
-            if (edge.is_new_part)
-                lesson_.end(begin(edge, edge.last), use.request);
-            else
-                lesson_.end(edge.interval, use.request);
+        void used(Node& node, const Use& use) noexcept {
+            NodeHook& edge = node.hook;
+            lesson_.end(edge.is_new_part ? begin(edge) : edge.interval, use.request);
             edge.use_again(use);
-            observe(edge);
+            observe(node);
         }
         /// The first part of an edge that was split is an edge of its own from now on, not used again yet.
-        void separated(NodeHook& edge) noexcept {
-            edge.is_new_part = false;
-            observe(edge);
+        void separated(Node& node) noexcept {
+            node.hook.is_new_part = false;
+            observe(node);
         }
         /// What the caller says of the request that used an edge last.
-        void hint(NodeHook& edge, std::uint32_t hint) noexcept {
-            edge.set_hint(hint);
-            lesson_.amend(edge.interval, edge.features);
-            refresh_candidate(edge);
+        void hint(Node& node, std::uint32_t hint) noexcept {
+            node.hook.set_hint(hint);
+            lesson_.amend(node.hook.interval, node.hook.features);
+            refresh_candidate(node);
         }
         /// An edge is new, below one that has `children` with it; 0: at the root.
-        void born(NodeHook& edge, std::size_t children, const Use& use) noexcept {
-            edge.begin(children, use);
-            edge.key = static_cast<std::uint8_t>((births_++ * 2654435761U) >> 24U);
-            observe(edge);
+        void born(Node& node, std::size_t children, const Use& use) noexcept {
+            node.hook.begin(children, use);
+            node.hook.key = static_cast<std::uint8_t>((births_++ * 2654435761U) >> 24U);
+            observe(node);
         }
 
     private:
-        void refresh_candidate(const NodeHook& edge) noexcept {
-            if (edge.slot != NodeHook::none)
-                candidates_.refresh(edge, lesson_.level(edge.features));
+        void refresh_candidate(const Node& node) noexcept {
+            const R* record = node.value;
+            if (record != nullptr && record->hook.is_candidate())
+                candidates_.refresh(*record, lesson_.level(node.hook.features));
         }
-        [[nodiscard]] std::uint32_t begin(const NodeHook& edge, std::uint32_t request) noexcept {
-            return (edge.key & thin_) == 0 ? lesson_.begin(request, edge.features) : 0;
+        [[nodiscard]] std::uint32_t begin(const NodeHook& edge) noexcept {
+            return (edge.key & thin_) == 0 ? lesson_.begin(edge.last, edge.features) : 0;
         }
         /// An interval of the edge begins. Of the busiest edges one use in 16 is enough.
-        void observe(NodeHook& edge) noexcept {
-            const bool is_busy = edge.uses > 32 && edge.uses % 16 != 0;
-            edge.interval = is_busy ? 0 : begin(edge, edge.last);
-            refresh_candidate(edge);
+        void observe(Node& node) noexcept {
+            const bool is_busy = node.hook.uses > 32 && node.hook.uses % 16 != 0;
+            node.hook.interval = is_busy ? 0 : begin(node.hook);
+            refresh_candidate(node);
         }
 
         /// The intervals are to span some four times the age at which victims go: else only a part of the
@@ -224,17 +224,13 @@ struct ReuseOrder {
         }
 
         void nominate(R& record, bool is_candidate) noexcept {
-            if (record.node == nullptr)
-                return; // it was replaced: the new entry of the node takes its place
             if (!is_candidate) {
                 candidates_.remove(record);
                 return;
             }
             NodeHook& edge = record.node->hook;
-            if (edge.slot == NodeHook::none) {
-                edge.is_tail = false; // an entry ends here now
-                edge.uses = (std::max<std::uint16_t>)(edge.uses, 1);
-            }
+            edge.is_tail = false; // an entry ends here
+            edge.uses = (std::max<std::uint16_t>)(edge.uses, 1);
             candidates_.set(record, lesson_.level(edge.features), wish_of(record));
         }
         /// As log2: a tier counts for twice the one below, an obsolete entry for nothing.

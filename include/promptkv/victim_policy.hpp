@@ -46,15 +46,15 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// |-----------------------------|---------------------------------------------------------------|
 /// | `reserve(n)`                | there will be up to `n` entries; the only call that may throw  |
 /// | `next_request(number, n)`   | a lookup of `n` tokens begins                                 |
-/// | `used(hook, use)`           | a request ran over the whole edge                             |
-/// | `born(hook, siblings, use)` | a request made the edge                                       |
+/// | `used(node, use)`           | a request ran over the whole edge                             |
+/// | `born(node, siblings, use)` | a request made the edge                                       |
 /// | `resident_leaf(r, is)`      | entries that continue the record's state came or left         |
-/// | `separated(hook)`           | an edge was split by the request that has used it last        |
+/// | `separated(node)`           | an edge was split by the request that has used it last        |
 /// | `extend_request(number, n)` | a request stores a key of `n` tokens                          |
-/// | `hint(hook, hint)`          | what the request that used an edge last says of it            |
+/// | `hint(node, hint)`          | what the request that used an edge last says of it            |
 ///
 /// A lookup reports every node that it runs over, evicted or not, so there is no call for a miss. This part was
-/// made for ReuseOrder, and may still change: detail/edges.hpp asks more of the order and of the hook.
+/// made for ReuseOrder, and may still change: detail/edges.hpp asks more of the order and of the node hook.
 template <class P, class R, class TierEnum>
 concept VictimPolicy = requires(typename P::template Order<R, TierEnum> order,
                                 const typename P::template Order<R, TierEnum> asked, R& record,

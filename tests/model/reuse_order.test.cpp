@@ -32,11 +32,15 @@ using promptkv::Tier;
 
 // what the order sees of a cache //////////////////////////////////////////////////////////////////
 
+struct FakeRecord;
+
 struct FakeNode {
     ReuseOrder::NodeHook hook;
+    FakeRecord* value = nullptr;
 };
 
 struct FakeRecord {
+    using Node = FakeNode;
     ReuseOrder::Hook<FakeRecord> hook;
     FakeNode* node = nullptr;
     Tier tier = Tier::user;
@@ -465,11 +469,12 @@ public:
             if (is_later(number))
                 use_edge(number, use);
         } else {
-            order_.born(node.hook, children, use);
+            order_.born(node, children, use);
             naive_.born(number, children, use);
         }
         auto record = std::make_unique<FakeRecord>();
         record->node = &node;
+        node.value = record.get();
         record->tier = tier;
         record->leaf = leaf;
         order_.reserve(records_.size() + 1);
@@ -482,13 +487,13 @@ public:
         constexpr int passing = -2;
         const Order::Use use = use_of(50, Tier::user);
         for (int i = 0; i < n; ++i) {
-            order_.born(nodes_[passing].hook, 1, use);
+            order_.born(nodes_[passing], 1, use);
             naive_.born(passing, 1, use);
         }
         forget(passing);
     }
     void use_edge(int number, const Order::Use& use) {
-        order_.used(nodes_.at(number).hook, use);
+        order_.used(nodes_.at(number), use);
         naive_.used(number, use);
     }
     void use(int number, std::size_t tokens) {
@@ -496,7 +501,7 @@ public:
         if (is_later(number)) {
             use_edge(number, use_of(tokens, record.tier));
         } else if (nodes_.at(number).hook.is_new_part) {
-            order_.separated(nodes_.at(number).hook);
+            order_.separated(nodes_.at(number));
             naive_.separated(number);
         }
         order_.used(record);
@@ -505,7 +510,7 @@ public:
         naive_.nominate(number, record.tier, record.leaf);
     }
     void hint(int number, std::size_t hint) {
-        order_.hint(nodes_.at(number).hook, static_cast<std::uint32_t>(hint));
+        order_.hint(nodes_.at(number), static_cast<std::uint32_t>(hint));
         naive_.hint(number, hint);
     }
     void demote(int number) {
@@ -546,11 +551,12 @@ public:
         order_.leave(record);
         naive_.edges[number].is_obsolete = false;
         naive_.nominate(number, record.tier, false);
+        record.node->value = nullptr;
         records_.erase(number);
     }
     /// The edge is split: `upper` is its first part.
     void split(int number, int upper) {
-        nodes_[upper].hook = nodes_.at(number).hook.first_part(8, 16);
+        nodes_[upper].hook = nodes_.at(number).hook.first_part(8);
         NaiveEdge part = naive_.edges.at(number);
         part.interval = 0;
         part.is_new_part = true;
@@ -570,7 +576,7 @@ public:
     }
     /// The edge above is joined with this one, which goes on as it was, unless it was a tail.
     void join(int number, int above) {
-        nodes_.at(number).hook.join(nodes_.at(above).hook, 8, 8);
+        nodes_.at(number).hook.join(nodes_.at(above).hook, 8);
         if (naive_.edges[number].uses == 0 || naive_.edges[number].is_tail)
             naive_.edges[number] = naive_.edges.at(above);
         nodes_.erase(above);

@@ -2,6 +2,7 @@
 // Candidates: the table and its sweep.
 
 #include <promptkv/detail/candidates.hpp>
+#include <promptkv/detail/observed_edge.hpp>
 
 #include "catch.hpp"
 
@@ -12,13 +13,12 @@
 
 namespace {
 
-using promptkv::detail::ObservedEdge;
-
 /// What Candidates asks of a record and its node.
 struct Item {
     struct Node {
-        ObservedEdge hook;
+        promptkv::detail::ObservedEdge hook;
     };
+    promptkv::detail::CandidateHook<Item> hook;
     Node own;
     Node* node = &own;
     bool is_entry = true;
@@ -67,18 +67,18 @@ TEST_CASE("A sweep of the candidates looks at the next ones, and goes on from th
 TEST_CASE("Of candidates of equal worth the one goes that was used longest ago", "[candidates]") {
     Four four;
     four.items[2].own.hook.last = 5;
-    four.candidates.refresh(four.items[2].own.hook, 2);
+    four.candidates.refresh(four.items[2], 2);
     CHECK(four.least(4, equal) == 2);
     SECTION("also where the number of requests started anew from 0") {
         four.items[1].own.hook.last = 0xfffffff0U;
-        four.candidates.refresh(four.items[1].own.hook, 1);
+        four.candidates.refresh(four.items[1], 1);
         CHECK(four.least(4, equal) == 1);
     }
 }
 
 TEST_CASE("A candidate's level and wish are what was set last", "[candidates]") {
     Four four;
-    four.candidates.refresh(four.items[0].own.hook, 9);
+    four.candidates.refresh(four.items[0], 9);
     CHECK(four.least(4, by_level) == 1);
     four.candidates.set(four.items[3], 3, -1000);
     CHECK(four.candidates.size() == 4);
@@ -88,8 +88,8 @@ TEST_CASE("A candidate's level and wish are what was set last", "[candidates]") 
 TEST_CASE("Where a candidate leaves, the last one takes its slot", "[candidates]") {
     Four four;
     four.candidates.remove(four.items[1]);
-    CHECK(four.items[1].own.hook.slot == ObservedEdge::none);
-    CHECK(four.items[3].own.hook.slot == 1);
+    CHECK_FALSE(four.items[1].hook.is_candidate());
+    CHECK(four.items[3].hook.slot == 1);
     CHECK(four.candidates.size() == 3);
     CHECK(four.candidates.check_invariants());
     four.candidates.remove(four.items[1]); // without effect
@@ -107,7 +107,7 @@ TEST_CASE("A check of the candidates finds what is wrong with one", "[candidates
     const int wrong = GENERATE(range(0, 4));
     CAPTURE(wrong);
     if (wrong == 0)
-        item.own.hook.slot = 3;
+        item.hook.slot = 3;
     if (wrong == 1)
         item.own.hook.last = 3;
     if (wrong == 2)

@@ -28,36 +28,35 @@ ObservedEdge made(std::size_t children, ObservedEdge::Use use) {
 TEST_CASE("An edge knows how much of its beginning was used later than the rest",
           "[observed_edge]") {
     ObservedEdge edge = made(1, {10, 100, 1});
-    CHECK(edge.part_of(100) == 0);
+    CHECK(edge.later_part() == 0);
     edge.part_last = 20;
-    edge.set_part(50, 100);
-    CHECK(edge.part_of(100) == 50);
+    edge.part = 50;
+    CHECK(edge.later_part() == 50);
     SECTION("until all of it is used") {
         edge.use_again({30, 100, 1});
-        CHECK(edge.part_of(100) == 0);
+        CHECK(edge.later_part() == 0);
     }
     SECTION("when it is split") {
-        const std::size_t at = GENERATE(20U, 50U, 80U);
-        const ObservedEdge first = edge.first_part(at, 100);
-        CHECK(first.part_of(at) == (at < 50 ? at : 50));
-        CHECK(edge.part_of(100 - at) == (at < 50 ? 50 - at : 0));
+        const std::uint32_t at = GENERATE(20U, 50U, 80U);
+        const ObservedEdge first = edge.first_part(at);
+        CHECK(first.later_part() == (at < 50 ? at : 50));
+        CHECK(edge.later_part() == (at < 50 ? 50 - at : 0));
         SECTION("and joined again") {
-            edge.join(first, at, 100 - at);
-            CHECK(edge.part_of(100) >= 50);
-            CHECK(edge.part_of(100) <= 51);
+            edge.join(first, at);
+            CHECK(edge.later_part() == 50);
         }
     }
     SECTION("when it is cut off from what is above") {
-        ObservedEdge above = edge.first_part(20, 100);
+        ObservedEdge above = edge.first_part(20);
         edge.hand_over(above);
-        CHECK(above.part_of(20) == 20);
+        CHECK(above.later_part() == 20);
     }
     SECTION("when one above that others use is joined with it") {
         const ObservedEdge above = made(1, {40, 100, 1});
-        edge.join(above, 100, 100);
+        edge.join(above, 100);
         CHECK(edge.last == 10);
         CHECK(edge.part_last == 40);
-        CHECK(edge.part_of(200) == 100);
+        CHECK(edge.later_part() == 100);
     }
 }
 
@@ -116,8 +115,6 @@ TEST_CASE("A request that goes on from an edge uses it once", "[observed_edge]")
     ObservedEdge edge = made(1, {1, 16, 1});
     edge.use_again({9, 16, 1});
     edge.set_hint(5);
-    edge.slot = 3;
-    CHECK(edge.continued({11, 1000, 3}).slot == ObservedEdge::none);
     SECTION("more than before") {
         const ObservedEdge longer = edge.continued({11, 1000, 3});
         CHECK(longer.last == 11);
@@ -148,18 +145,15 @@ TEST_CASE("What is too large for a feature is the largest", "[observed_edge]") {
     CHECK(feature(edge, siblings) == 0);
 }
 
-TEST_CASE("The first part of an edge has its uses, but no interval and no candidate",
-          "[observed_edge]") {
+TEST_CASE("The first part of an edge has its uses, but no interval", "[observed_edge]") {
     ObservedEdge edge = made(1, {1, 16, 1});
     edge.interval = 5;
-    edge.slot = 3;
     edge.is_obsolete = true;
-    const ObservedEdge part = edge.first_part(4, 16);
+    const ObservedEdge part = edge.first_part(4);
     CHECK(part.uses == 1);
     CHECK(part.last == 1);
     CHECK(part.features == edge.features);
     CHECK(part.interval == 0);
-    CHECK(part.slot == ObservedEdge::none);
     CHECK(part.is_new_part);
     CHECK_FALSE(part.is_obsolete);
 }
@@ -167,29 +161,24 @@ TEST_CASE("The first part of an edge has its uses, but no interval and no candid
 TEST_CASE("Where the rest of an edge was cut off, the part above goes on", "[observed_edge]") {
     ObservedEdge rest = made(1, {1, 16, 1});
     rest.interval = 5;
-    rest.slot = 3;
     ObservedEdge above;
     rest.hand_over(above);
     CHECK(above.interval == 5);
-    CHECK(above.slot == 3);
     CHECK(above.is_observed());
     CHECK_FALSE(rest.is_observed());
     CHECK(rest.interval == 0);
-    CHECK(rest.slot == ObservedEdge::none);
     SECTION("and is the whole edge again when both become one") {
-        rest.join(above, 4, 12);
+        rest.join(above, 4);
         CHECK(rest.is_observed());
         CHECK(rest.interval == 5);
-        CHECK(rest.slot == ObservedEdge::none); // it has none of its own
     }
 }
 
 TEST_CASE("An edge that is observed keeps its own uses when the one above becomes a part of it",
           "[observed_edge]") {
     ObservedEdge edge = made(1, {9, 16, 1});
-    edge.slot = 2;
-    ObservedEdge above = made(1, {4, 16, 1});
-    edge.join(above, 16, 16);
+    const ObservedEdge above = made(1, {4, 16, 1});
+    edge.join(above, 16);
     CHECK(edge.last == 9);
-    CHECK(edge.slot == 2);
+    CHECK(edge.uses == 1);
 }

@@ -3,20 +3,30 @@
 #ifndef PROMPTKV_DETAIL_CANDIDATES_HPP
 #define PROMPTKV_DETAIL_CANDIDATES_HPP
 
-#include <promptkv/detail/observed_edge.hpp>
+#include <promptkv/detail/hook_list.hpp>
 #include <promptkv/version.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
+/// The hook of a record that may be a candidate.
+template <class R>
+struct CandidateHook : ListHook<R> {
+    static constexpr std::uint32_t none = (std::numeric_limits<std::uint32_t>::max)();
+    std::uint32_t slot = none; // its place among the candidates
+
+    [[nodiscard]] bool is_candidate() const noexcept { return slot != none; }
+};
+
 /// A table of entries, and a hand that sweeps over it. It repeats what a sweep has to know, so that a sweep
-/// reads the table alone. The slot of an entry stands in the edge of its node.
+/// reads the table alone.
 template <class R>
 class Candidates {
 public:
@@ -42,43 +52,41 @@ public:
 
     /// Adds an entry, or changes it. Requires: there is memory for one more; see reserve.
     void set(R& record, float level, float wish) noexcept {
-        ObservedEdge& edge = record.node->hook;
-        if (edge.slot == ObservedEdge::none) {
-            edge.slot = static_cast<std::uint32_t>(table_.size());
+        if (!record.hook.is_candidate()) {
+            record.hook.slot = static_cast<std::uint32_t>(table_.size());
             table_.push_back({});
         }
-        table_[edge.slot] = {&record, edge.last, level, wish};
+        table_[record.hook.slot] = {&record, record.node->hook.last, level, wish};
     }
     /// The uses of a candidate's edge changed.
-    void refresh(const ObservedEdge& edge, float level) noexcept {
-        table_[edge.slot].last = edge.last;
-        table_[edge.slot].level = level;
+    void refresh(const R& record, float level) noexcept {
+        table_[record.hook.slot].last = record.node->hook.last;
+        table_[record.hook.slot].level = level;
     }
     /// Without effect if the entry is no candidate.
     void remove(R& record) noexcept {
-        ObservedEdge& edge = record.node->hook;
-        if (edge.slot == ObservedEdge::none)
+        if (!record.hook.is_candidate())
             return;
+        const std::uint32_t slot = std::exchange(record.hook.slot, record.hook.none);
         const Candidate last = table_.back();
         table_.pop_back();
-        if (edge.slot < table_.size()) {
-            table_[edge.slot] = last;
-            last.record->node->hook.slot = edge.slot;
+        if (slot < table_.size()) {
+            table_[slot] = last;
+            last.record->hook.slot = slot;
             if (hand_ == table_.size())
-                hand_ = edge.slot; // it was to be the next
+                hand_ = slot; // it was to be the next
         }
-        edge.slot = ObservedEdge::none;
     }
 
     /// The hand comes to this candidate next. Without effect if the entry is no candidate.
     void bring_forward(const R& record) noexcept {
-        const std::uint32_t slot = record.node->hook.slot;
-        if (slot == ObservedEdge::none)
+        if (!record.hook.is_candidate())
             return;
+        const std::uint32_t slot = record.hook.slot;
         hand_ = (hand_ == 0 || hand_ > table_.size() ? table_.size() : hand_) - 1;
         std::swap(table_[slot], table_[hand_]);
         for (const std::size_t moved : {std::size_t{slot}, hand_})
-            table_[moved].record->node->hook.slot = static_cast<std::uint32_t>(moved);
+            table_[moved].record->hook.slot = static_cast<std::uint32_t>(moved);
     }
 
     /// Moves the hand over the next `n` candidates. Returns the one for which `worth(candidate)` is least;
@@ -103,14 +111,14 @@ public:
                 obsolete[obsolete[0] != nullptr ? 1 : 0] = &each;
         }
         if (const Candidate* other = obsolete[found == obsolete[0] ? 1 : 0])
-            hand_ = other->record->node->hook.slot;
+            hand_ = other->record->hook.slot;
         return found;
     }
 
     [[nodiscard]] bool check_invariants() const noexcept {
         for (std::size_t i = 0; i < table_.size(); ++i) {
             const R& record = *table_[i].record;
-            if (record.node->hook.slot != i || !record.is_entry || record.is_aside() ||
+            if (record.hook.slot != i || !record.is_entry || record.is_aside() ||
                 table_[i].last != record.node->hook.last)
                 return false;
         }

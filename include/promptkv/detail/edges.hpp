@@ -160,12 +160,12 @@ private:
             if (hook.is_tail && is_later)
                 hook.last = now;
         } else if (is_later) {
-            order_.used(hook, use_of(node, now));
+            order_.used(node, use_of(node, now));
         } else if (hook.is_new_part && now != hook.last) {
             const std::uint32_t last = std::exchange(hook.last, now);
-            order_.used(hook, use_of(node, last));
+            order_.used(node, use_of(node, last));
         } else if (hook.is_new_part) {
-            order_.separated(hook);
+            order_.separated(node);
         }
     }
 
@@ -174,7 +174,7 @@ private:
             use(*above, now);
     }
     void born(Node& node, std::uint32_t now) noexcept {
-        order_.born(node.hook, siblings(node.parent, 0), use_of(node, now));
+        order_.born(node, siblings(node.parent, 0), use_of(node, now));
     }
 
     /// A request stored, or would have stored, the key at a node: what the request added to its prompt says
@@ -189,7 +189,7 @@ private:
             return;
         for (Node* used = &node; used != nullptr; used = used->parent) {
             if (used->hook.is_observed() && used->hook.last == now)
-                order_.hint(used->hook, *said);
+                order_.hint(*used, *said);
         }
     }
     /// What a request says by the tokens that it adds, unless the caller gives a hint.

@@ -48,14 +48,14 @@ public:
     /// The request uses the first `n` tokens of an edge of `length` tokens.
     void use(ObservedEdge& edge, std::size_t n, std::size_t length) noexcept {
         const bool is_known = edge.uses > 0;
-        const std::size_t part = is_known ? edge.part_of(length) : 0;
+        const std::size_t part = is_known ? edge.later_part() : 0;
         if (part > 0)
             use_run(number_of(edge.part_last), part, (std::min)(n, part));
         if (n > part)
             use_run(is_known ? number_of(edge.last) : 0, n - part, n - part);
         if (is_known && n < length) {
             edge.part_last = static_cast<std::uint32_t>(number_);
-            edge.set_part((std::max)(n, part), length);
+            edge.part = static_cast<std::uint32_t>((std::max)(n, part));
         }
     }
     /// The request uses tokens that no edge has.

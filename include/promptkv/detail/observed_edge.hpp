@@ -17,8 +17,6 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// used, the requests between its last two uses, its siblings at first, its length, a hint of the caller's,
 /// its tier. Numbers without a bound are features by their order of magnitude.
 struct ObservedEdge {
-    static constexpr std::uint32_t none = (std::numeric_limits<std::uint32_t>::max)();
-
     /// A request uses an edge, or makes it.
     struct Use {
         std::uint32_t request;
@@ -26,13 +24,12 @@ struct ObservedEdge {
         std::uint32_t tier = 0; // as a feature
     };
 
-    std::uint32_t last = 0;          // the request that used it last
-    std::uint32_t interval = 0;      // that is open; 0: none
-    std::uint32_t slot = none;       // its place among the candidates
-    std::uint32_t part_last = 0;     // for LruWatch: the request that used its first part last
-    std::uint32_t features : 24 = 0; // of its last use
-    std::uint32_t part : 8 = 0;      // how long that part is, as a share of 255; 0: there is none
-    std::uint16_t uses = 0;          // 0: it was not observed yet
+    std::uint32_t last = 0;      // the request that used it last
+    std::uint32_t interval = 0;  // that is open; 0: none
+    std::uint32_t features = 0;  // of its last use
+    std::uint32_t part = 0;      // for LruWatch: tokens of a first part that was used later
+    std::uint32_t part_last = 0; // the request that used that part last
+    std::uint16_t uses = 0;      // 0: it was not observed yet
     std::uint8_t key = 0; // decides whether it is observed while only a share of the edges is
     std::uint8_t siblings : 4 = 0; // when it was made, as a feature
     bool is_new_part : 1 = false;  // the first part of an edge that was split and not used since
@@ -45,9 +42,7 @@ struct ObservedEdge {
 
     /// It was made, below a node that has `children` with it; 0: at the root.
     void begin(std::size_t children, const Use& use) noexcept {
-        const std::uint32_t own_slot = slot;
         *this = ObservedEdge{};
-        slot = own_slot;
         uses = 1;
         siblings = siblings_feature(children) & 15U;
         describe(0, use);
@@ -61,25 +56,22 @@ struct ObservedEdge {
     /// What it becomes when a request continues it, perhaps the one that used it last.
     [[nodiscard]] ObservedEdge continued(const Use& use) const noexcept {
         ObservedEdge edge = *this;
-        edge.slot = none;
         edge.is_obsolete = false;
         if (is_later(use.request, last))
             edge.use_again(use);
         return edge;
     }
     void set_hint(std::uint32_t hint) noexcept {
-        features = ((features & 0xf0ffffU) | (std::min)(hint, 15U) << 16U) & 0xffffffU;
+        features = (features & ~0xf0000U) | (std::min)(hint, 15U) << 16U;
     }
 
     // what RadixNode asks for ////////////////////////////////////////////////
 
-    [[nodiscard]] ObservedEdge first_part(std::size_t tokens, std::size_t of) noexcept {
-        const std::size_t later = part_of(of);
+    [[nodiscard]] ObservedEdge first_part(std::uint32_t tokens) noexcept {
         ObservedEdge first = *this;
-        first.set_part((std::min)(later, tokens), tokens);
-        set_part(later - (std::min)(later, tokens), of - tokens);
+        first.part = (std::min)(later_part(), tokens);
+        part = later_part() - first.part;
         first.interval = 0;
-        first.slot = none;
         first.is_new_part = true;
         first.is_obsolete = false;
         return first;
@@ -88,29 +80,25 @@ struct ObservedEdge {
     void hand_over(ObservedEdge& above) noexcept {
         const std::uint32_t part_above = above.part;
         above = *this;
-        above.part = part_above & 255U;
+        above.part = part_above;
         interval = 0;
-        slot = none;
         is_obsolete = false;
         is_tail = true;
     }
-    void join(const ObservedEdge& above, std::size_t tokens_above, std::size_t tokens) noexcept {
-        const std::uint32_t own_slot = slot;
-        std::size_t later = part_of(tokens) > 0 ? tokens_above + part_of(tokens) : 0;
-        const std::size_t later_above = above.part_of(tokens_above);
+    void join(const ObservedEdge& above, std::uint32_t tokens_above) noexcept {
+        const std::uint32_t later = later_part(), later_above = above.later_part();
         const std::uint32_t last_above = later_above == tokens_above ? above.part_last : above.last;
         if (!is_observed()) {
             *this = above;
-            later = later_above;
         } else if (is_later(last_above, later > 0 ? part_last : last)) {
+            part = tokens_above;
             part_last = last_above;
-            later = tokens_above;
-        } else if (later == 0 && later_above > 0) {
+        } else if (later > 0) {
+            part = tokens_above + later;
+        } else {
+            part = later_above;
             part_last = above.part_last;
-            later = later_above;
         }
-        set_part(later, tokens_above + tokens);
-        slot = own_slot;
     }
 
     // the part that was used later than the rest /////////////////////////////
@@ -118,23 +106,17 @@ struct ObservedEdge {
     [[nodiscard]] static bool is_later(std::uint32_t request, std::uint32_t other) noexcept {
         return static_cast<std::int32_t>(request - other) > 0;
     }
-    /// Tokens of that part, of an edge of `tokens` tokens.
-    [[nodiscard]] std::size_t part_of(std::size_t tokens) const noexcept {
-        return part == 0 || !is_later(part_last, last)
-                   ? 0
-                   : (std::max<std::size_t>)(1, tokens * part / 255);
-    }
-    void set_part(std::size_t n, std::size_t tokens) noexcept {
-        part = n == 0 ? 0U : static_cast<std::uint32_t>((n * 255 + tokens - 1) / tokens) & 255U;
+    /// Tokens of that part; 0: there is none, or all was used since.
+    [[nodiscard]] std::uint32_t later_part() const noexcept {
+        return is_later(part_last, last) ? part : 0;
     }
 
 private:
     void describe(std::uint32_t gap_feature, const Use& use) noexcept {
         last = use.request;
-        features = (uses_feature(uses) | gap_feature << 4U | std::uint32_t{siblings} << 8U |
-                    log_feature(use.tokens) << 12U | (features & 0xf0000U) |
-                    (std::min)(use.tier, 15U) << 20U) &
-                   0xffffffU;
+        features = uses_feature(uses) | gap_feature << 4U | std::uint32_t{siblings} << 8U |
+                   log_feature(use.tokens) << 12U | (features & 0xf0000U) |
+                   (std::min)(use.tier, 15U) << 20U;
     }
     [[nodiscard]] static std::uint8_t siblings_feature(std::size_t children) noexcept {
         if (children == 0)

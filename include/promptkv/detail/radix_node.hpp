@@ -20,9 +20,8 @@ namespace promptkv::inline PROMPTKV_ABI::detail {
 /// A node with the edge from its parent.
 ///
 /// `Slot` holds the node's value: an optional or a pointer, false where there is none. `Hook` is a
-/// victim policy's state of the node. It is empty, or has `first_part(tokens, of)`, which a new node gets that
-/// takes the first part of the edge, and `join(upper, tokens_above, tokens)`, for an edge that is joined with
-/// the one above.
+/// victim policy's state of the node. It is empty, or has `first_part(tokens)`, which a new node gets that takes
+/// the first part of the edge, and `join(above, tokens_above)`, for an edge that is joined with the one above.
 template <class Slot, class Token, class Hook>
 struct RadixNode {
     using Children = ChildIndex<RadixNode, Token>;

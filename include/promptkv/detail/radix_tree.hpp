@@ -136,7 +136,7 @@ public:
         lower->parent = upper;
         upper->children.add(*lower->edge(), lower, lower->nearest_depth());
         if constexpr (!std::is_empty_v<Hook>)
-            upper->hook = lower->hook.first_part(upper->edge_length, upper->edge_length + rest);
+            upper->hook = lower->hook.first_part(upper->edge_length);
         if (lower->remembered() && leads_to_entry(upper))
             remembered_ -= upper->edge_length;
         bytes_ += upper->children.nbytes();
@@ -399,7 +399,7 @@ private:
         child->parent = node->parent;
         node->parent->children.replace(node->slot, child);
         if constexpr (!std::is_empty_v<Hook>)
-            child->hook.join(node->hook, joined, child->edge_length - joined);
+            child->hook.join(node->hook, joined);
         if (child->remembered() && leads_to_entry(child))
             remembered_ += joined;
         bytes_ -= node->children.nbytes();

@@ -79,8 +79,6 @@ public:
         // the payload is cut before. Else nothing is cut that may come to nothing.
         if (former != nullptr && is_refused())
             return take_back();
-        if (former != nullptr)
-            parts_.withdraw(*former);
         PROMPTKV_TRY {
             linked = &parts_.index.link(spot, model, tokens, std::move(record));
             if (session != 0 && spot.home == nullptr)
