@@ -58,7 +58,7 @@ const std::vector<std::uint32_t>& ages() {
 /// The worth of every level and age, and the levels of a few kinds.
 std::vector<float> table_of(const ReuseLesson& lesson) {
     std::vector<float> table;
-    for (int level = 0; level < ReuseLesson::n_levels; ++level) {
+    for (std::size_t level = 0; level < ReuseLesson::n_levels; ++level) {
         for (const std::uint32_t age : ages())
             table.push_back(lesson.worth((std::min)(static_cast<float>(level), top_level), age));
     }
@@ -79,7 +79,7 @@ float worth_of(const ReuseLesson& lesson, std::uint32_t features, std::uint32_t 
 /// Whether older state is worth less, whatever the kind.
 bool falls_with_age(const ReuseLesson& lesson) {
     bool falls = true;
-    for (int level = 0; level < ReuseLesson::n_levels; ++level) {
+    for (std::size_t level = 0; level < ReuseLesson::n_levels; ++level) {
         const float at = (std::min)(static_cast<float>(level), top_level);
         for (std::size_t i = 1; i < ages().size() && ages()[i] < 700'000; ++i)
             falls = falls && lesson.worth(at, ages()[i]) < lesson.worth(at, ages()[i - 1]);
