@@ -288,7 +288,7 @@ public:
     {
         if (n >= length_)
             return std::nullopt;
-        const std::size_t keep = (n + block_tokens_ - 1) / block_tokens_;
+        const std::size_t keep = blocks_of(n);
         std::optional<BlockKV> tail(std::in_place, block_tokens_);
         tail->length_ = length_ - (keep * block_tokens_ < length_ ? keep * block_tokens_ : length_);
         if (!move_blocks(keep, *tail))
@@ -300,7 +300,7 @@ public:
     /// O(blocks from there on); throws what `f` throws.
     template <class F>
     void for_each_block(std::size_t from, F&& f) const {
-        for (std::size_t i = (from + block_tokens_ - 1) / block_tokens_; i < blocks_.size(); ++i)
+        for (std::size_t i = blocks_of(from); i < blocks_.size(); ++i)
             f(blocks_[i].use(), blocks_[i].nbytes(), InUse{blocks_[i]});
     }
 
@@ -336,12 +336,16 @@ private:
         }
     };
 
+    /// How many blocks the first `n` tokens are in. `block_tokens` may be any number.
+    [[nodiscard]] std::size_t blocks_of(std::size_t n) const noexcept {
+        return n / block_tokens_ + (n % block_tokens_ > 0 ? 1 : 0);
+    }
+
     [[nodiscard]] BlockKV first(std::size_t n) const {
         PROMPTKV_ASSERT(n <= length_);
         BlockKV prefix(block_tokens_);
-        const std::size_t whole = (n + block_tokens_ - 1) / block_tokens_;
         prefix.blocks_.assign(blocks_.begin(),
-                              blocks_.begin() + static_cast<std::ptrdiff_t>(whole));
+                              blocks_.begin() + static_cast<std::ptrdiff_t>(blocks_of(n)));
         for (const block_type& block : prefix.blocks_)
             prefix.block_bytes_ += block.nbytes();
         prefix.length_ = n;

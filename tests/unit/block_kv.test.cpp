@@ -19,6 +19,7 @@ using namespace promptkv_test;
 using promptkv::BlockKV;
 using promptkv::BlockUse;
 using promptkv::SharedBlock;
+using promptkv::unlimited;
 
 /// What for_each_block shows, as "size" and "!" where the block is in use, one after the other.
 template <class KV>
@@ -291,6 +292,20 @@ TEST_CASE("for_each_block shows each block from a token on, in order") {
     CHECK(shown(kv, 99).empty());
     const Blocks first = kv.clone_prefix(1);
     CHECK(shown(kv, 0) == "2! 3 1 ");
+}
+
+TEST_CASE("BlockKV may have one block, however many tokens come") {
+    const std::size_t size = GENERATE(unlimited, unlimited - 1);
+    Blocks kv = blocks("abc", size);
+    const Blocks prefix = kv.clone_prefix(2);
+    CHECK(text_of(prefix) == "ab");
+    CHECK(prefix.nbytes() == 3);
+    int visited = 0;
+    kv.for_each_block(2, [&visited](auto&&...) { ++visited; });
+    CHECK(visited == 0);
+    CHECK(kv.truncate(2)->blocks().empty());
+    CHECK(text_of(kv) == "ab");
+    CHECK(kv.nbytes() == 3);
 }
 
 TEST_CASE("adopt_blocks takes the other's whole blocks, and returns its own") {
