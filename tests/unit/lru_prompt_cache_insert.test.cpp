@@ -43,6 +43,7 @@ using namespace promptkv_test;
 using promptkv::LRUPromptCache;
 using promptkv::Outcome;
 using promptkv::Tier;
+using promptkv::unlimited;
 
 using Cache = LRUPromptCache<Tape>;
 
@@ -428,6 +429,16 @@ TEST_CASE("A payload that is larger than the budget is stored up to half of the 
     CHECK(cache.stats().stored_in_part == 1);
     CHECK(cache.stats().stored == 1);
     CHECK(cache.check_invariants());
+}
+
+TEST_CASE("A part may be up to a budget that is nearly the largest number") {
+    constexpr std::size_t quarter = unlimited / 4 + 1;
+    Cache cache({.max_bytes = unlimited - 1, .max_partial = 1});
+    const Shape shape{.bytes_per_token = quarter, .overhead = quarter - 1};
+    const auto inserted = store(cache, "abc", Tier::user, shape);
+    CHECK(inserted.outcome == Outcome::stored);
+    CHECK(inserted.tokens == 2);
+    CHECK(cache.nbytes() == 3 * quarter - 1);
 }
 
 TEST_CASE("No part is stored where that is not wanted or not possible") {

@@ -212,10 +212,10 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
     if (!can_part || n == 0)
         return {over ? Outcome::too_large : Outcome::no_room, 0, nullptr};
 
-    const std::size_t most =
-        over ? static_cast<std::size_t>(static_cast<double>(max_bytes) *
-                                        (std::min)(parts.options.max_partial, 1.0))
-             : max_bytes;
+    const double share = parts.options.max_partial;
+    const std::size_t most = over && share < 1
+                                 ? static_cast<std::size_t>(static_cast<double>(max_bytes) * share)
+                                 : max_bytes;
     const std::size_t step =
         incoming.kv != nullptr ? detail::block_tokens(*incoming.kv) : parts.block_tokens;
     const auto fits = [&](std::size_t first) {
