@@ -375,14 +375,39 @@ TEST_CASE("A reservation for nothing is declined where leases take all the room"
 
 using LeavingBlocks = Leaving<Blocks>;
 
-TEST_CASE("No payload is destroyed under the cache's lock where a part of it is kept") {
+TEST_CASE("No payload is destroyed under the cache's lock where a part of it is kept or declined") {
     promptkv::BasicPromptCache<LeavingBlocks, std::string, std::int32_t, Tier, promptkv::ReuseOrder,
                                Watched>
         cache({.max_bytes = 8});
     const std::string text = "abcdefghijklmnop";
+    const bool is_declined = GENERATE(false, true);
+    if (is_declined)
+        cache.insert("m", key("qrstuvwx"), LeavingBlocks(blocks("qrstuvwx")), Tier::system);
+    LeavingBlocks::under_lock = false;
     const auto inserted = cache.insert("m", key(text), LeavingBlocks(blocks(text)), Tier::user);
-    CHECK(inserted.tokens == 4);
+    CHECK(inserted.tokens == (is_declined ? 0 : 4));
     CHECK_FALSE(LeavingBlocks::under_lock);
+}
+
+TEST_CASE("An insert answers what left because its part was larger than it seemed") {
+    struct Row {
+        std::size_t overhead;
+        std::string_view text;
+        std::size_t evicted;
+        std::size_t cut;
+    };
+    const Row row = GENERATE(Row{5, "ij", 0, 2}, Row{6, "ijklm", 1, 1});
+    CAPTURE(row.overhead);
+    PromptCache<Tape> cache({.max_bytes = 12});
+    store(cache, "abc", Tier::system, {.overhead = row.overhead});
+    std::size_t removals = 0;
+    cache.set_removal_listener([&removals](const auto&) { ++removals; });
+    const auto inserted = store(cache, row.text, Tier::assistant, {.overhead = row.overhead});
+    CHECK(inserted.tokens == 1);
+    CHECK(inserted.evicted == row.evicted);
+    CHECK(inserted.cut == row.cut);
+    CHECK(removals == row.evicted + row.cut);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("An insert keeps the part for which there is room") {

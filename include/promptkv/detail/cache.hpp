@@ -199,8 +199,10 @@ public:
                 .store(spot, model, tokens.first(decision.tokens),
                        {kv, detail::bytes_of_first(incoming, decision.tokens), is_part, tier,
                         options, inserted, leftovers.cut_off, leftovers.given_up});
-            if (leftovers.whole && inserted.outcome == Outcome::declined)
+            if (leftovers.whole && inserted.outcome == Outcome::declined) {
+                leftovers.given_up.emplace(std::move(kv)); // to be destroyed without a lock
                 detail::hand_back(kv, *leftovers.whole);
+            }
             if (inserted.tokens < tokens.size() && inserted.tokens > 0)
                 ++parts_.stats.stored_in_part;
         }

@@ -232,7 +232,7 @@ private:
         if (!evicted.declined && part.kept < record.length()) {
             evicted.declined = !cut_incoming(record, part.kept, added, insert);
             if (!evicted.declined) // in case that the cut freed less than was thought
-                make_room_beside(record, added);
+                evicted += make_room_beside(record, added);
         }
         return evicted;
     }
