@@ -57,10 +57,12 @@ public:
         return left;
     }
     [[nodiscard]] bool is_sound() const {
-        return ledger.check_invariants([this](auto f) {
+        std::vector<promptkv::detail::PayloadLease<Blocks>> pins;
+        const auto each_entry = [this](auto f) {
             for (R* record : entries_)
                 f(*record);
-        });
+        };
+        return ledger.check_invariants(each_entry, pins);
     }
 
     Ledger ledger;

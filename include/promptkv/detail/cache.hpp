@@ -365,10 +365,10 @@ public:
         return all.nbytes();
     }
 
-    [[nodiscard]] bool check_invariants() const {
+    [[nodiscard]] bool check_invariants(std::vector<PayloadLease<KV>>& pins) const {
         const auto each_entry = [&](auto f) { parts_.order.for_each(f); };
         bool sound = parts_.index.check_invariants() && parts_.order.check_invariants() &&
-                     parts_.ledger.check_invariants(each_entry);
+                     parts_.ledger.check_invariants(each_entry, pins);
         parts_.index.for_each_home([&](const Partition<R>& home) {
             for (const auto& session : home.sessions)
                 sound = sound && session.second->last_of_session &&

@@ -239,9 +239,11 @@ public:
         }
     }
 
-    /// Counts what entries and leases hold anew and compares. `each_entry(f)` calls f(record).
+    /// Counts what entries and leases hold anew and compares. `each_entry(f)` calls f(record). `pins`: see
+    /// Leases::blocks.
     template <class EachEntry>
-    [[nodiscard]] bool check_invariants(EachEntry each_entry) const {
+    [[nodiscard]] bool check_invariants(EachEntry each_entry,
+                                        std::vector<PayloadLease<KV>>& pins) const {
         std::size_t entries = 0, bytes = 0, referenced = 0;
         std::array<Sums, tier_traits<TierEnum>::count> tiers{};
         std::unordered_map<const BlockUse*, std::uint32_t> blocks;
@@ -266,8 +268,11 @@ public:
                     record.payload->nbytes == kv_traits<KV>::nbytes(record.kv());
         });
         leases_.for_each([&](Payload& payload) {
-            if (payload.record == nullptr && payload.share_lease()) {
-                const PayloadLease<KV> pin(&payload);
+            if (payload.record != nullptr)
+                return;
+            auto& pin = pins.emplace_back();
+            if (payload.share_lease()) {
+                pin.reset(&payload);
                 count(payload);
             }
         });
