@@ -140,10 +140,9 @@ private:
         return true;
     }
     [[nodiscard]] bool has_room_beside_pinned(std::size_t nbytes) const noexcept {
-        const std::size_t max_bytes = parts_.options.max_bytes;
         const Ledger<R>& ledger = parts_.ledger;
-        return nbytes <= less(max_bytes, ledger.pinned_at_most()) ||
-               nbytes <= less(max_bytes, more(ledger.leases().staying().nbytes, ledger.reserved()));
+        const std::size_t pinned = more(ledger.leases().staying().nbytes, ledger.reserved());
+        return nbytes <= less(parts_.options.max_bytes, pinned);
     }
 
     /// Nothing in here can fail.
