@@ -14,7 +14,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <span>
 #include <string>
@@ -290,17 +289,11 @@ private:
             commands.add({"SET", std::move(name), ""}, 2, value);
     }
 
-    /// What a header says; its checksum is checked when the record is read.
+    /// What is known of a record whose header is sound; else nbytes is 0.
     [[nodiscard]] static RecordInfo info_of(std::span<const std::byte> start) noexcept {
         detail::RecordHeader header;
-        if (start.size() < sizeof header)
-            return {};
-        std::memcpy(&header, start.data(), sizeof header);
-        const bool is_plain = header.codec == 0;
-        const bool known =
-            detail::may_be_header(header) && header.version == detail::record_version &&
-            (!is_plain || header.block_bytes + header.state_bytes == header.stored_bytes);
-        return known ? header.info() : RecordInfo{};
+        return detail::read_header(start, header) == RecordFault::none ? header.info()
+                                                                       : RecordInfo{};
     }
 
     template <class F>

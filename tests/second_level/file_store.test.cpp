@@ -195,12 +195,12 @@ TEST_CASE("a damaged file is set aside and never served") {
             with([](auto& bytes) { bytes.push_back('x'); });
         }
         SECTION("a header that is flipped somewhere") {
-            const std::size_t at =
-                GENERATE(range(std::size_t{0}, std::size_t{152}, std::size_t{7}));
+            const std::size_t at = GENERATE(
+                range(std::size_t{0}, sizeof(promptkv::detail::RecordHeader), std::size_t{5}));
             with([&](auto& bytes) { bytes[at] = static_cast<char>(bytes[at] ^ 4); });
         }
         SECTION("of an older or a newer format") {
-            const char version = GENERATE(char{0}, char{2});
+            const char version = GENERATE(char{1}, char{3});
             with([&](auto& bytes) { bytes[8] = version; });
         }
         SECTION("something else") {
@@ -226,8 +226,9 @@ TEST_CASE("a damaged file is set aside and never served") {
         evict_to_store(process);
         CHECK(process.load(key) == 4);
     }
-    SECTION("in the payload: found when it is read") {
-        const std::size_t at = GENERATE(std::size_t{192}, std::size_t{250}, std::size_t{291});
+    SECTION("in the tokens, behind them or in the payload: found when it is read") {
+        const std::size_t at = GENERATE(std::size_t{136}, std::size_t{151}, std::size_t{160},
+                                        std::size_t{192}, std::size_t{250}, std::size_t{291});
         with([&](auto& bytes) { bytes[at] = static_cast<char>(bytes[at] ^ 1); });
         Process process(folder.options());
         CHECK(process.store.stats().records == 1);

@@ -274,8 +274,9 @@ TEST_CASE("a part that loads well is kept") {
             REQUIRE(read_record(record, view) == RecordFault::none);
             const std::size_t at = view.header.payload_at();
             record[at] = std::byte{0xee};
-            view.header.payload_check = promptkv::detail::checksum(std::span(record).subspan(at));
-            view.header.header_check = promptkv::detail::header_check(view.header, view.tokens);
+            view.header.body_check =
+                promptkv::detail::checksum(std::span(record).subspan(sizeof view.header));
+            view.header.header_check = promptkv::detail::header_check(view.header);
             std::memcpy(record.data(), &view.header, sizeof view.header);
         });
         const auto load = levels.load(sequence(1, 16));

@@ -6,6 +6,8 @@
 #include "counting_new.hpp"
 #include "redis_server.hpp"
 
+#include <promptkv/zstd_codec.hpp>
+
 #include <new>
 #include <thread>
 
@@ -213,6 +215,29 @@ TEST_CASE("a header that cannot be right is a miss, and is written anew") {
     CHECK(one.end == LoadEnd::absent);
     one.put(key);
     CHECK(one.load(key) == 4);
+}
+
+TEST_CASE("nor are the sizes of a compressed record believed that are damaged") {
+    const RedisServer server;
+    RedisStore store(server.options());
+    Cache cache({.max_bytes = std::size_t{1} << 20U});
+    promptkv::SecondLevel<Cache, RedisStore, promptkv::ZstdCodec> second(
+        cache, store, {.fingerprint = fingerprint, .block_tokens = block_tokens});
+    const Tokens key = sequence(1, 4);
+    const auto put = [&] {
+        KV kv(block_tokens);
+        kv.append(Bytes{std::vector<std::byte>(5000, std::byte{7})}, block_tokens);
+        cache.insert("m", key, std::move(kv), Tier::user);
+        CHECK(second.flush(soon()));
+        evict_all(cache);
+    };
+    put();
+    const std::string name = server.ask({"EVAL", "return redis.call('keys', '*')[1]", "0"});
+    server.ask({"SETRANGE", name,
+                std::to_string(offsetof(promptkv::detail::RecordHeader, block_bytes) + 5), "x"});
+    CHECK(second.prefetch("m", key, {.min_remaining = 0}).end() == LoadEnd::absent);
+    put();
+    CHECK(second.prefetch("m", key, {.min_remaining = 0}).tokens() == 4);
 }
 
 TEST_CASE("a server that is down is not asked again at once") {

@@ -18,7 +18,7 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// The format of names and records. A record of another version is never read.
-inline constexpr std::uint32_t record_version = 1;
+inline constexpr std::uint32_t record_version = 2;
 
 [[nodiscard]] inline std::uint64_t checksum(std::span<const std::byte> bytes) noexcept {
     return XXH3_64bits(bytes.data(), bytes.size());

@@ -61,8 +61,8 @@ struct RecordHeader {
     std::uint64_t block_bytes = 0; // of the payload before it was compressed
     std::uint64_t state_bytes = 0;
     std::uint64_t stored_bytes = 0; // of the payload as it is
-    std::uint64_t payload_check = 0;
-    std::uint64_t header_check = 0; // of all above, with the tokens
+    std::uint64_t body_check = 0;   // of all that follows the header
+    std::uint64_t header_check = 0; // of all above
 
     [[nodiscard]] std::uint64_t payload_at() const noexcept {
         return (sizeof(RecordHeader) + std::uint64_t{tokens} * token_bytes + 63) / 64 * 64;
@@ -85,32 +85,15 @@ struct RecordView {
 
 inline constexpr std::uint32_t max_record_tokens = std::uint32_t{1} << 20U;
 
-[[nodiscard]] inline std::uint64_t header_check(const RecordHeader& header,
-                                                std::span<const std::byte> tokens) {
-    const std::uint64_t parts[] = {
-        checksum(std::as_bytes(std::span(&header, 1)).first(offsetof(RecordHeader, header_check))),
-        checksum(tokens)};
-    return checksum(std::as_bytes(std::span(parts)));
+[[nodiscard]] inline std::uint64_t header_check(const RecordHeader& header) noexcept {
+    return checksum(
+        std::as_bytes(std::span(&header, 1)).first(offsetof(RecordHeader, header_check)));
 }
 
-/// Whether the sizes in a header are ones that a record can have.
-[[nodiscard]] inline bool may_be_header(const RecordHeader& header) noexcept {
-    return header.magic == RecordHeader{}.magic && header.tokens <= max_record_tokens &&
-           header.token_bytes <= 8;
-}
-
-/// How many bytes of a record `read_header` needs; 0: `start` is no header.
-[[nodiscard]] inline std::uint64_t header_bytes(std::span<const std::byte> start) noexcept {
-    RecordHeader header;
-    if (start.size() < sizeof header)
-        return 0;
-    std::memcpy(&header, start.data(), sizeof header);
-    return may_be_header(header) ? header.payload_at() : 0;
-}
-
-/// Reads the start of a record: header and tokens, which `start` must hold, and maybe more.
-[[nodiscard]] inline RecordFault read_header(std::span<const std::byte> start, RecordView& view) {
-    RecordHeader& header = view.header;
+/// Reads the header of a record, which `start` begins with, and checks it: its sizes can be relied on before
+/// anything else of the record was read.
+[[nodiscard]] inline RecordFault read_header(std::span<const std::byte> start,
+                                             RecordHeader& header) noexcept {
     if (start.size() < sizeof header)
         return RecordFault::not_a_record;
     std::memcpy(&header, start.data(), sizeof header);
@@ -118,23 +101,24 @@ inline constexpr std::uint32_t max_record_tokens = std::uint32_t{1} << 20U;
         return RecordFault::not_a_record;
     if (header.version != record_version)
         return RecordFault::version;
-    if (!may_be_header(header) || start.size() < header.payload_at())
-        return RecordFault::damaged;
-    view.tokens = start.subspan(sizeof header, std::size_t{header.tokens} * header.token_bytes);
-    const bool is_sound = header.header_check == header_check(header, view.tokens) &&
+    const bool is_sound = header.header_check == header_check(header) &&
                           (header.kind == RecordKind::block || header.kind == RecordKind::end);
     return is_sound ? RecordFault::none : RecordFault::damaged;
 }
 
 /// Reads a whole record and checks it.
-[[nodiscard]] inline RecordFault read_record(std::span<const std::byte> record, RecordView& view) {
-    if (const RecordFault fault = read_header(record, view); fault != RecordFault::none)
+[[nodiscard]] inline RecordFault read_record(std::span<const std::byte> record,
+                                             RecordView& view) noexcept {
+    const RecordHeader& header = view.header;
+    if (const RecordFault fault = read_header(record, view.header); fault != RecordFault::none)
         return fault;
-    if (record.size() != view.header.nbytes())
+    const std::uint64_t at = header.payload_at();
+    if (record.size() < at || record.size() - at != header.stored_bytes ||
+        checksum(record.subspan(sizeof header)) != header.body_check)
         return RecordFault::damaged;
-    view.payload = record.subspan(static_cast<std::size_t>(view.header.payload_at()));
-    return checksum(view.payload) == view.header.payload_check ? RecordFault::none
-                                                               : RecordFault::damaged;
+    view.tokens = record.subspan(sizeof header, std::size_t{header.tokens} * header.token_bytes);
+    view.payload = record.subspan(static_cast<std::size_t>(at));
+    return RecordFault::none;
 }
 
 } // namespace detail
@@ -183,11 +167,9 @@ void finish_record(std::vector<std::byte>& record, std::vector<std::byte>& packe
             record.insert(record.end(), packed.begin(), packed.end());
         }
     }
-    const std::span<const std::byte> all(record);
-    header.stored_bytes = all.size() - at;
-    header.payload_check = checksum(all.subspan(at));
-    header.header_check = header_check(
-        header, all.subspan(sizeof header, std::size_t{header.tokens} * header.token_bytes));
+    header.stored_bytes = record.size() - at;
+    header.body_check = checksum(std::span(record).subspan(sizeof header));
+    header.header_check = header_check(header);
     std::memcpy(record.data(), &header, sizeof header);
 }
 

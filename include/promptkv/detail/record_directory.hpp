@@ -19,7 +19,6 @@
 #include <span>
 #include <string>
 #include <system_error>
-#include <vector>
 
 #include <sys/file.h>
 
@@ -63,20 +62,17 @@ public:
         return open_at(root_, Path(record).c_str(), O_RDONLY | O_NONBLOCK); // it may be a pipe
     }
     /// What is known of a record whose header is sound; else nbytes is 0.
-    [[nodiscard]] RecordInfo read_info(const BlockName& record) const {
+    [[nodiscard]] RecordInfo read_info(const BlockName& record) const noexcept {
         return read_info(open(record));
     }
-    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) {
+    [[nodiscard]] static RecordInfo read_info(const Descriptor& file) noexcept {
         if (!file)
             return {};
-        std::vector<std::byte> start(4096);
-        start.resize(read_start(file, start));
-        if (const std::uint64_t needed = header_bytes(start); needed > start.size()) {
-            start.resize(needed);
-            start.resize(read_start(file, start));
-        }
-        RecordView view;
-        return read_header(start, view) == RecordFault::none ? view.header.info() : RecordInfo{};
+        std::array<std::byte, sizeof(RecordHeader)> start{};
+        RecordHeader header;
+        const std::size_t n = read_start(file, start);
+        return read_header(std::span(start).first(n), header) == RecordFault::none ? header.info()
+                                                                                   : RecordInfo{};
     }
     /// False: it is still there.
     [[nodiscard]] bool remove(const BlockName& record) const noexcept {

@@ -305,7 +305,7 @@ private:
         if (!waits) {
             store.get(std::span(&info.name, 1), [&](std::size_t, std::span<const std::byte> bytes) {
                 RecordView view;
-                if (read_header(bytes, view) == RecordFault::none)
+                if (read_record(bytes, view) == RecordFault::none)
                     compare(view.tokens);
                 else
                     begins = true; // nobody can say
