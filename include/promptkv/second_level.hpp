@@ -245,7 +245,7 @@ public:
                     core_->forget(entry->model, entry->tokens);
             }
         }
-        all = core_->writer.queue.wait_empty(deadline) && all;
+        all = core_->writer.queue.wait_written(deadline) && all;
         // The first is to be the most recently used one, for the next start as well.
         if constexpr (Core::store_keeps_order) {
             for (; !written.empty() && Clock::now() < deadline; written.pop_back())
@@ -256,7 +256,7 @@ public:
 
     /// Waits until all that waited is written. False: the deadline came first.
     bool wait_written(Clock::time_point deadline) {
-        return core_->writer.queue.wait_empty(deadline);
+        return core_->writer.queue.wait_written(deadline);
     }
 
     /// Frees at least `nbytes` bytes of an engine's pool, if they can be: first what only waits to be written,

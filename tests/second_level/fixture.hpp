@@ -230,6 +230,8 @@ public:
         return !is_down;
     }
     void put(std::span<const RecordWrite> writes, std::span<PutResult> results) {
+        if (on_put)
+            on_put();
         std::unique_lock lock(mutex_);
         ++puts;
         changed_.notify_all();
@@ -298,6 +300,7 @@ public:
     std::size_t gets = 0;
     std::size_t puts = 0;
     std::function<void()> on_get;
+    std::function<void()> on_put;
 
 private:
     struct Stored {

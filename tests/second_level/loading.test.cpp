@@ -118,6 +118,25 @@ TEST_CASE("a block that keys of several tiers share comes back in the most persi
     CHECK(levels.store.size() == 4);
 }
 
+TEST_CASE("a tier that rises while the record is written is written too") {
+    Levels levels;
+    const Tokens key = sequence(1, 4);
+    levels.store.hold(false, true);
+    promptkv_test::store(levels.cache, key, Tier::user);
+    evict_all(levels.cache);
+    levels.store.wait_for_puts(1);
+    for (const Tier tier : {Tier::assistant, Tier::user, Tier::system, Tier::system}) {
+        promptkv_test::store(levels.cache, key, tier);
+        evict_all(levels.cache);
+    }
+    CHECK(levels.second.stats().stored_already == 3);
+    levels.store.hold(false, false);
+    REQUIRE(levels.second.wait_written(soon()));
+    CHECK(levels.second.stats().written == 2);
+    CHECK(levels.second.stats().bytes_waiting == 0);
+    CHECK(levels.load(key).lease({.min_remaining = 0}).tier() == Tier::system);
+}
+
 TEST_CASE("a hybrid key comes back in its own tier") {
     MemoryStore store;
     HybridCache cache;

@@ -4,6 +4,7 @@
 #include "catch.hpp"
 #include "fixture.hpp"
 
+#include <atomic>
 #include <memory>
 #include <thread>
 
@@ -194,6 +195,43 @@ TEST_CASE("what follows a refused record is refused with it, and no longer than 
     promptkv_test::store(cache, sequence(1, 12));
     CHECK(second.flush(soon()));
     CHECK(store.size() == 3);
+}
+
+TEST_CASE("a flush ends although evictions do not") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store);
+    std::atomic<bool> goes_on{true};
+    store.on_put = [&, first = 0]() mutable {
+        if (goes_on) { // something waits at each time
+            promptkv_test::store(cache, sequence(1000 * ++first, 4));
+            evict_all(cache);
+        }
+    };
+    promptkv_test::store(cache, sequence(-100, 12));
+    CHECK(second.flush(soon()));
+    CHECK(second.locate("m", sequence(-100, 12), 0).tokens == 12);
+    CHECK(second.wait_written(soon()));
+    goes_on = false;
+    CHECK(second.wait_written(soon()));
+    CHECK(second.stats().bytes_waiting == 0);
+}
+
+TEST_CASE("a flush does not wait for loads") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 4));
+    second.write_all(cache);
+    store.hold(true, false);
+    auto load = second.prefetch("m", sequence(1, 4), {.min_remaining = 0});
+    store.wait_for_gets(1);
+    promptkv_test::store(cache, sequence(100, 4));
+    CHECK(second.flush(soon()));
+    CHECK(store.size() == 2);
+    store.hold(false, false);
+    CHECK(load.wait());
+    CHECK(load.end() == LoadEnd::loaded);
 }
 
 TEST_CASE("a flush says so where an evict drops what it had queued") {

@@ -34,11 +34,14 @@ struct WaitingRecord {
     std::optional<SharedBlock<typename Types::Block>> block;
     std::shared_ptr<const typename Types::State> state;
     std::size_t nbytes = 0;
+    std::uint64_t number = 0; // in the queue
     std::uint64_t spares = RecordWrite::spares_nothing;
 
     [[nodiscard]] const BlockName& name() const noexcept { return header.name; }
-    /// The same record is offered once more: its key may be of a more persistent tier. What the writer holds is
-    /// not told.
+    [[nodiscard]] bool covers(const WaitingRecord& same) const noexcept {
+        return header.tier >= same.header.tier;
+    }
+    /// The same record is offered once more: its key may be of a more persistent tier.
     void merge(const WaitingRecord& same) noexcept {
         header.tier = (std::max)(header.tier, same.header.tier);
         spares = (std::min)(spares, same.spares);

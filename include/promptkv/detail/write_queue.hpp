@@ -10,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <list>
 #include <mutex>
@@ -19,7 +20,8 @@
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
 /// Records that wait for the writer's thread, in their order. The front one may be in the writer's hands;
-/// it counts and is found until it is written. `Item` has `name()`, `nbytes`, `info()` and `merge(same)`.
+/// it counts and is found until it is written. `Item` has `name()`, `nbytes`, `number`, `info()`, `merge(same)` and
+/// `covers(same)`: whether writing it is enough for both.
 ///
 /// What leaves is destroyed outside of the lock: a block's destructor is the caller's code.
 /// Thread safety: all functions; `take` and `finish` are the writer's.
@@ -45,14 +47,17 @@ public:
         if (closed_)
             return Pushed::closed;
         if (const auto found = where_.find(one.front().name()); found != where_.end()) {
-            if (!in_hand_ || found->second != items_.begin())
+            const bool is_in_hand = in_hand_ && found->second == items_.begin();
+            if (!is_in_hand)
                 found->second->merge(one.front());
-            return Pushed::present;
+            if (!is_in_hand || found->second->covers(one.front()))
+                return Pushed::present;
         }
         if (!fits())
             return Pushed::full;
-        where_.emplace(one.front().name(), one.begin());
+        where_.insert_or_assign(one.front().name(), one.begin());
         nbytes_ += nbytes;
+        one.front().number = ++pushed_;
         items_.splice(items_.end(), one);
         work_.notify_one();
         return Pushed::queued;
@@ -132,10 +137,12 @@ public:
         return drop(~std::size_t{0}, [](const Item&) { return std::size_t{1}; });
     }
 
-    /// Waits until nothing waits; false: the deadline came first.
-    bool wait_empty(Clock::time_point deadline) {
+    /// Waits until nothing waits of what waits now; false: the deadline came first.
+    bool wait_written(Clock::time_point deadline) {
         std::unique_lock lock(mutex_);
-        return changed_.wait_until(lock, deadline, [this] { return items_.empty(); });
+        return changed_.wait_until(lock, deadline, [this, last = pushed_] {
+            return items_.empty() || items_.front().number > last;
+        });
     }
 
     /// From now on nothing is added, and the writer gets nothing.
@@ -150,10 +157,12 @@ public:
 
     // the writer /////////////////////////////////////////////////////////////
 
-    /// The next item, once there is one and nobody reads. Null: the queue was closed.
+    /// The next item, once there is one, and nobody reads or somebody hurries. Null: the queue was closed.
     [[nodiscard]] const Item* take() {
         std::unique_lock lock(mutex_);
-        work_.wait(lock, [this] { return closed_ || (!items_.empty() && readers_ == 0); });
+        work_.wait(lock, [this] {
+            return closed_ || (!items_.empty() && (readers_ == 0 || hurries_ > 0));
+        });
         if (closed_)
             return nullptr;
         in_hand_ = true;
@@ -174,7 +183,7 @@ public:
         std::unique_lock lock(mutex_);
         changed_.wait_for(lock, time, [this] { return closed_ || hurries_ > 0; });
     }
-    /// While it lives the writer does not pause.
+    /// While it lives the writer neither pauses nor waits for readers.
     class Hurry {
     public:
         explicit Hurry(WriteQueue& queue) : queue_(queue) {
@@ -183,6 +192,7 @@ public:
                 ++queue_.hurries_;
             }
             queue_.changed_.notify_all();
+            queue_.work_.notify_one();
         }
         Hurry(const Hurry&) = delete;
         Hurry& operator=(const Hurry&) = delete;
@@ -219,7 +229,8 @@ public:
 private:
     void remove(typename Items::iterator item, Items& gone) {
         nbytes_ -= item->nbytes;
-        where_.erase(item->name());
+        if (const auto found = where_.find(item->name()); found->second == item)
+            where_.erase(found); // else it waits once more
         gone.splice(gone.end(), items_, item);
     }
 
@@ -230,6 +241,7 @@ private:
     Items items_;
     std::unordered_map<BlockName, typename Items::iterator> where_;
     std::size_t nbytes_ = 0;
+    std::uint64_t pushed_ = 0;
     std::size_t readers_ = 0;
     std::size_t hurries_ = 0;
     bool in_hand_ = false;
