@@ -294,7 +294,7 @@ public:
         if (core_->loader.is_in_memory(cache_, *load)) {
             // It has ended.
         } else if constexpr (!Types::is_concurrent) {
-            core_->loader.run(cache_, *load, core_->home(load->model));
+            make(*load);
         } else {
             {
                 const std::lock_guard lock(loads_mutex_);
@@ -391,6 +391,9 @@ private:
         return bytes;
     }
 
+    void make(Load& load) {
+        core_->loader.run(cache_, load, [&] { return core_->home(load.model); });
+    }
     void serve_loads() {
         for (;;) {
             std::shared_ptr<Load> load;
@@ -405,12 +408,7 @@ private:
                 if (closed_)
                     load->is_cancelled.store(true, std::memory_order_relaxed);
             }
-            detail::RecordHome home;
-            try {
-                home = core_->home(load->model);
-            } catch (...) { // nothing has this root
-            }
-            core_->loader.run(cache_, *load, home);
+            make(*load);
             const std::lock_guard lock(loads_mutex_);
             running_.erase(std::ranges::find(running_, load));
         }

@@ -2,8 +2,13 @@
 // SecondLevel: what a prompt gets back, and why not.
 
 #include "catch.hpp"
+#include "counting_new.hpp"
 #include "fixture.hpp"
 
+#include <cstring>
+#include <new>
+#include <optional>
+#include <stdexcept>
 #include <thread>
 
 namespace of_loading {
@@ -13,6 +18,17 @@ using MemorySecond = Second<Cache, MemoryStore>;
 
 std::size_t count(const promptkv::SecondLevelStats& stats, RecordFault fault) {
     return static_cast<std::size_t>(stats.faults[static_cast<std::size_t>(fault)]);
+}
+
+/// Changes a record's block to one that `make_block` refuses.
+void make_refused(std::vector<std::byte>& record) {
+    promptkv::detail::RecordView view;
+    REQUIRE(read_record(record, view) == RecordFault::none);
+    record[view.header.payload_at()] = std::byte{0xee};
+    view.header.body_check =
+        promptkv::detail::checksum(std::span(record).subspan(sizeof view.header));
+    view.header.header_check = promptkv::detail::header_check(view.header);
+    std::memcpy(record.data(), &view.header, sizeof view.header);
 }
 
 struct Levels {
@@ -287,16 +303,8 @@ TEST_CASE("a part that loads well is kept") {
     }
     SECTION("when make_block refuses") {
         levels.store.change([](const RecordInfo& info, std::vector<std::byte>& record) {
-            if (info.depth != 12)
-                return;
-            promptkv::detail::RecordView view;
-            REQUIRE(read_record(record, view) == RecordFault::none);
-            const std::size_t at = view.header.payload_at();
-            record[at] = std::byte{0xee};
-            view.header.body_check =
-                promptkv::detail::checksum(std::span(record).subspan(sizeof view.header));
-            view.header.header_check = promptkv::detail::header_check(view.header);
-            std::memcpy(record.data(), &view.header, sizeof view.header);
+            if (info.depth == 12)
+                make_refused(record);
         });
         const auto load = levels.load(sequence(1, 16));
         CHECK(load.tokens() == 12);
@@ -333,6 +341,61 @@ TEST_CASE("a part that loads well is kept") {
         CHECK(load.end() == LoadEnd::deadline);
         CHECK(load.tokens() == 0);
     }
+}
+
+struct RemoteStore : MemoryStore {
+    static constexpr bool is_local = false;
+};
+
+TEST_CASE("what make_block refuses stays in a store that machines share") {
+    RemoteStore store;
+    Cache cache;
+    Second<Cache, RemoteStore> second(cache, store);
+    promptkv_test::store(cache, sequence(1, 8));
+    second.write_all(cache);
+    store.change([](const RecordInfo&, std::vector<std::byte>& record) { make_refused(record); });
+    CHECK(second.prefetch("m", sequence(1, 8)).end() == LoadEnd::bad_record);
+    CHECK(count(second.stats(), RecordFault::refused) == 1);
+    CHECK(store.size() == 2); // another machine may have room for it
+}
+
+TEST_CASE("what a load says that memory serves is pinned, whichever allocation fails") {
+    const Tokens key = sequence(1, 16);
+    bool struck = true;
+    for (std::size_t skip = 0; struck; ++skip) {
+        CAPTURE(skip);
+        Levels levels;
+        levels.put(key);
+        promptkv_test::store(levels.cache, sequence(1, 8));
+        std::optional<MemorySecond::Prefetch> load;
+        {
+            FailingNew failing(skip);
+            try {
+                load = levels.second.prefetch("m", key, {.min_remaining = 0});
+            } catch (const std::bad_alloc&) {
+            }
+            struck = failing.stop();
+        }
+        evict_all(levels.cache);
+        const std::size_t reused = levels.cache.probe("m", key, {.min_remaining = 0}).reused();
+        CHECK(reused == (load ? load->tokens() : 0));
+        CHECK(levels.cache.check_invariants());
+        load.reset();
+        evict_to_store(levels);
+        CHECK(levels.load(key).tokens() == 16);
+    }
+}
+
+TEST_CASE("a load says where the caller's fingerprint_of_model throws") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(
+        cache, store, {.fingerprint_of_model = [](const std::string&) -> promptkv::Fingerprint {
+            throw std::runtime_error("fingerprint_of_model");
+        }});
+    auto load = second.prefetch("m", sequence(1, 8));
+    CHECK(load.wait());
+    CHECK(load.end() == LoadEnd::no_memory);
 }
 
 TEST_CASE("a prompt that is in memory already is a load that has ended") {

@@ -101,25 +101,30 @@ public:
         return true;
     }
 
-    /// Does a load, from the first step to the last.
-    void run(Cache& cache, Load<Types>& load, const RecordHome& home) {
-        LoadEnd end = LoadEnd::no_memory;
+    /// Does a load, from the first step to the last. `home()`: where its records are. A reader's thread must go
+    /// on: nothing is thrown.
+    template <class Home>
+    void run(Cache& cache, Load<Types>& load, Home home) {
+        LoadEnd end = load.interrupted();
         std::size_t tokens = 0;
         std::size_t loaded = 0;
         typename Cache::Lease pin;
         try {
-            end = load.interrupted();
             if (end == LoadEnd::running)
-                end = run(cache, load, home, tokens, loaded);
+                end = run(cache, load, home(), tokens, loaded);
+        } catch (...) {
+            end = LoadEnd::no_memory;
+        }
+        try {
             if (tokens > 0)
                 pin = cache.pin(load.model, Tokens(load.prompt).first(tokens));
-            if (tokens > 0 && !pin) { // it was evicted before it could be pinned
-                tokens = loaded = 0;
-                if (end == LoadEnd::loaded || end == LoadEnd::in_memory)
-                    end = LoadEnd::no_room;
-            }
-        } catch (...) { // a reader's thread must go on
+        } catch (...) { // the model's hash threw
             end = LoadEnd::no_memory;
+        }
+        if (tokens > 0 && !pin) { // it was evicted before it could be pinned
+            tokens = loaded = 0;
+            if (end == LoadEnd::loaded || end == LoadEnd::in_memory)
+                end = LoadEnd::no_room;
         }
         finish(load, end, tokens, loaded, std::move(pin));
     }
@@ -346,8 +351,9 @@ private:
         }
         stats_.change(
             [&](SecondLevelStats& stats) { ++stats.faults[static_cast<std::size_t>(fault)]; });
-        // In a store that machines share, another one may know the codec.
-        const bool is_others = fault == RecordFault::codec && !Store::is_local;
+        // In a store that machines share, another one may know the codec, and have room for the block.
+        const bool is_others =
+            (fault == RecordFault::codec || fault == RecordFault::refused) && !Store::is_local;
         const bool is_in_its_place = fault == RecordFault::other_name && header.name == step.name;
         if (!is_in_its_place && !is_others)
             store_.set_aside(step.name);
