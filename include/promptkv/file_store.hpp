@@ -162,6 +162,8 @@ public:
     /// What was set aside is deleted as well: nobody can say whose state it is.
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
+        const std::lock_guard writing(
+            writing_); // a file that is renamed meanwhile is another record's
         for (const BlockName& name : names) {
             std::unique_lock lock(mutex_);
             Records gone = forget(name);
@@ -176,10 +178,8 @@ public:
             stays(gone.front().nbytes);
             remains_.splice(remains_.end(), gone);
         }
-        if (!options_.read_only) {
-            const std::lock_guard writing(writing_); // a write may need their names
+        if (!options_.read_only)
             remove_leftovers();
-        }
         const std::lock_guard lock(mutex_);
         stats_.erased += erased;
         return erased;
@@ -188,6 +188,7 @@ public:
     void set_aside(const BlockName& name) {
         if (options_.read_only)
             return;
+        const std::lock_guard writing(writing_);
         const std::lock_guard lock(mutex_);
         if (const Records gone = forget(name); !gone.empty())
             move_aside(name, gone.front().nbytes);
@@ -225,8 +226,10 @@ private:
     };
 
     void scan() {
-        stats_.left_over = directory_.empty("tmp");
-        directory_.for_each_aside([this](std::uint64_t size) { count_aside(size); });
+        counter_ = static_cast<std::uint64_t>(detail::file_time_now()); // unlike the last process's
+        directory_.empty("tmp", [this](std::uint64_t) { ++stats_.left_over; });
+        directory_.for_each_left("tmp", [this](std::uint64_t size) { stays(size); });
+        directory_.for_each_left("aside", [this](std::uint64_t size) { count_aside(size); });
         struct Found {
             detail::FileTime used;
             RecordInfo info;
@@ -329,15 +332,18 @@ private:
     /// Deletes what was set aside, and erased records that could not be removed before: some of these are tried
     /// in a call. False: there was nothing, or it is still there. Under `writing_`, or at the start.
     bool remove_leftovers() {
-        std::uint64_t freed = 0;
+        bool has_aside = false;
         Records remains;
         {
             const std::lock_guard lock(mutex_);
-            freed = std::exchange(aside_, 0);
+            has_aside = aside_ > 0;
             remains.swap(remains_);
         }
-        if (freed > 0)
-            directory_.empty("aside");
+        std::uint64_t aside = 0; // what is gone of it
+        if (has_aside)
+            directory_.empty("aside",
+                             [&](std::uint64_t size) { aside += detail::disk_bytes(size); });
+        std::uint64_t freed = 0;
         for (std::size_t n = (std::min)(remains.size(), std::size_t{64}); n > 0; --n) {
             if (directory_.remove(remains.front().name)) {
                 freed += detail::disk_bytes(remains.front().nbytes);
@@ -348,8 +354,10 @@ private:
         }
         const std::lock_guard lock(mutex_);
         remains_.splice(remains_.end(), remains);
-        used_ -= freed;
-        return freed > 0;
+        aside = (std::min)(aside, aside_); // a file may have grown
+        aside_ -= aside;
+        used_ -= aside + freed;
+        return aside + freed > 0;
     }
     /// A file could not be removed or moved: its bytes are still there. Under the lock.
     void stays(std::uint64_t size) noexcept {

@@ -8,9 +8,11 @@
 #include <promptkv/zstd_codec.hpp>
 
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <new>
 #include <random>
+#include <thread>
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -311,6 +313,63 @@ TEST_CASE("what was set aside is deleted before any record") {
     CHECK(process.store.stats().records == 2);
     CHECK(process.store.stats().evicted == 0);
     CHECK(folder.bytes_on_disk() == 8192);
+}
+
+TEST_CASE("what two processes set aside under one name is counted once each") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    const fs::path file = folder.records().at(0);
+    for (int process = 1; process <= 2; ++process) {
+        write_file(file, std::vector<char>(100, 'x'));
+        const FileStore store(folder.options());
+        CHECK(store.stats().nbytes == folder.bytes_on_disk());
+        CHECK(store.stats().nbytes == static_cast<std::uint64_t>(process) * 4096);
+    }
+}
+
+TEST_CASE(
+    "a record that is erased or set aside while it is written is there or not, as the store says") {
+    const Folder folder;
+    FileStore store(folder.options());
+    RecordInfo info;
+    info.name = BlockName{7, 7};
+    const std::vector<std::byte> bytes(5000);
+    const auto write = [&] {
+        const RecordWrite one{info, bytes};
+        PutResult result = PutResult::failed;
+        store.put(std::span(&one, 1), std::span(&result, 1));
+    };
+    constexpr int times = 300;
+    std::atomic<int> begun{0};
+    std::atomic<int> ended{0};
+    std::thread writer([&] {
+        for (int i = 1; i <= times; ++i) {
+            while (begun < i)
+                std::this_thread::yield();
+            write();
+            ended = i;
+        }
+    });
+    std::mt19937 random(7);
+    int wrong = 0;
+    for (int i = 1; i <= times; ++i) {
+        write();
+        begun = i;
+        const auto until = Clock::now() + std::chrono::microseconds(random() % 100);
+        while (Clock::now() < until) {
+        }
+        if (i % 2 == 0)
+            store.erase(std::span(&info.name, 1));
+        else
+            store.set_aside(info.name);
+        while (ended < i)
+            std::this_thread::yield();
+        wrong += store.stats().records == folder.records().size() ? 0 : 1;
+        store.erase(std::span(&info.name, 1));
+    }
+    writer.join();
+    CHECK(wrong == 0);
+    CHECK(store.stats().nbytes == folder.bytes_on_disk());
 }
 
 TEST_CASE("files of others stay where they are, and are counted") {
@@ -616,6 +675,27 @@ TEST_CASE("a file that stays where it is keeps no other one") {
     }
     CHECK(folder.records().empty());
     set_modes(folders, 0700);
+}
+
+TEST_CASE("what was set aside or left over, and cannot be deleted, stays in the account") {
+    const Folder folder;
+    const Unprivileged unprivileged(folder);
+    if (!unprivileged.works)
+        return;
+    put(folder.options(), {sequence(1, 4)});
+    write_file(folder.records().at(0), std::vector<char>(100, 'x'));
+    write_file(folder.path() + "/tmp/torn", std::vector<char>(10'000, 'x'));
+    const std::vector<fs::path> both = {folder.path() + "/tmp", folder.path() + "/aside"};
+    set_modes({both[0]}, 0500);
+    Process process(folder.options());
+    set_modes({both[1]}, 0500);
+    CHECK(process.store.stats().nbytes == 4 * 4096);
+    process.second.erase("m", sequence(1, 4));
+    CHECK(process.store.stats().nbytes == folder.bytes_on_disk());
+    set_modes(both, 0700);
+    process.second.erase("m", sequence(1, 4)); // tries once more
+    CHECK(process.store.stats().nbytes == 3 * 4096);
+    CHECK(process.store.stats().nbytes == folder.bytes_on_disk());
 }
 
 TEST_CASE("a record that is written anew is not counted beside its erased one") {

@@ -110,10 +110,7 @@ public:
 
     /// Bytes of a file with a record's path; 0: there is none.
     [[nodiscard]] std::uint64_t size_of(const char* file) const noexcept {
-        struct stat status {};
-        if (::fstatat(root_.get(), file, &status, AT_SYMLINK_NOFOLLOW) != 0)
-            return 0;
-        return static_cast<std::uint64_t>(status.st_size);
+        return size_in(root_, file);
     }
     [[nodiscard]] std::uint64_t size_of(const BlockName& record) const noexcept {
         return size_of(Path(record).c_str());
@@ -131,27 +128,25 @@ public:
     bool move_aside(const BlockName& record, std::uint64_t number) const noexcept {
         return move_aside(Path(record).c_str(), number);
     }
-    /// Deletes what is in "tmp" or "aside"; returns how many files that were.
-    std::size_t empty(const char* folder) const noexcept {
-        std::size_t files = 0;
+    /// Deletes what is in "tmp" or "aside"; calls `f(size)` for each file that is gone.
+    template <class F>
+    void empty(const char* folder, F f) const {
         for_each_in(root_, folder, [&](const char* file, const Descriptor& in) {
-            files += ::unlinkat(in.get(), file, 0) == 0 ? 1U : 0U;
+            const std::uint64_t size = size_in(in, file);
+            if (::unlinkat(in.get(), file, 0) == 0)
+                f(size);
         });
-        return files;
     }
 
     // the start //////////////////////////////////////////////////////////////
 
     // What is not seen would not be in the account: then these throw FileStoreError.
 
-    /// Calls `f(size)` for each file that was set aside.
+    /// Calls `f(size)` for each file in "tmp" or "aside".
     template <class F>
-    void for_each_aside(F f) const {
-        require(for_each_in(root_, "aside", [&](const char* file, const Descriptor& in) {
-            struct stat status {};
-            if (::fstatat(in.get(), file, &status, AT_SYMLINK_NOFOLLOW) == 0)
-                f(static_cast<std::uint64_t>(status.st_size));
-        }));
+    void for_each_left(const char* folder, F f) const {
+        require(for_each_in(root_, folder,
+                            [&](const char* file, const Descriptor& in) { f(size_in(in, file)); }));
     }
 
     /// Calls `sound(info, time)` for each record whose header is sound, `bad(path, size)` for each other file
@@ -186,6 +181,14 @@ public:
     }
 
 private:
+    [[nodiscard]] static std::uint64_t size_in(const Descriptor& folder,
+                                               const char* file) noexcept {
+        struct stat status {};
+        if (::fstatat(folder.get(), file, &status, AT_SYMLINK_NOFOLLOW) != 0)
+            return 0;
+        return static_cast<std::uint64_t>(status.st_size);
+    }
+
     /// "4f/4f3a...", without an allocation: what is read and removed must not depend on memory.
     class Path {
     public:
