@@ -320,14 +320,14 @@ private:
     }
 
     /// Moves a file that is not in the account out of the way. `file`: a record's name or a path. `size`: as it
-    /// is known; the file may have grown. Under the lock, or at the start.
+    /// is known; it may be another one now. Under the lock, or at the start.
     template <class File>
     void move_aside(const File& file, std::uint64_t size) {
-        size = (std::max)(size, directory_.size_of(file));
+        const std::uint64_t now = directory_.size_of(file);
         if (directory_.move_aside(file, ++counter_))
-            count_aside(size);
+            count_aside(now);
         else if (errno != ENOENT)
-            stays(size);
+            stays((std::max)(size, now));
     }
     /// Deletes what was set aside, and erased records that could not be removed before: some of these are tried
     /// in a call. False: there was nothing, or it is still there. Under `writing_`, or at the start.

@@ -250,7 +250,13 @@ TEST_CASE("a damaged file is set aside and never served") {
         SECTION("flipped") {
             with([](auto& bytes) { bytes[20] = 'z'; });
         }
+        SECTION("with more behind it") {
+            with([](auto& bytes) { bytes.resize(10'000); });
+        }
         CHECK(process.load(key) == 0);
+        CHECK(process.store.stats().nbytes == folder.bytes_on_disk());
+        process.second.erase("m", key);
+        CHECK(process.store.stats().nbytes == 0);
     }
     SECTION("removed while the process runs: it is no hit any more") {
         Process process(folder.options());
