@@ -229,8 +229,9 @@ public:
 private:
     void remove(typename Items::iterator item, Items& gone) {
         nbytes_ -= item->nbytes;
-        if (const auto found = where_.find(item->name()); found->second == item)
-            where_.erase(found); // else it waits once more
+        if (const auto found = where_.find(item->name());
+            found != where_.end() && found->second == item) // else it waits, or waited, once more
+            where_.erase(found);
         gone.splice(gone.end(), items_, item);
     }
 
