@@ -203,6 +203,7 @@ public:
 
     bool find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
         const std::lock_guard lock(mutex_);
+        ++finds;
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto found = records_.find(key(names[i]));
             infos[i] = found != records_.end() && !is_down ? found->second.info : RecordInfo{};
@@ -297,6 +298,7 @@ public:
     std::uint64_t name_mask = ~std::uint64_t{0}; // of the low half; with fewer bits names collide
     bool is_down = false;
     bool is_full = false;
+    std::size_t finds = 0; // calls
     std::size_t gets = 0;
     std::size_t puts = 0;
     std::function<void()> on_get;

@@ -146,11 +146,16 @@ TEST_CASE("a tier that rises while the record is written is written too") {
         evict_all(levels.cache);
     }
     CHECK(levels.second.stats().stored_already == 3);
+    const bool is_dropped = GENERATE(false, true);
+    if (is_dropped)
+        levels.second.evict(100);
     levels.store.hold(false, false);
     REQUIRE(levels.second.wait_written(soon()));
-    CHECK(levels.second.stats().written == 2);
+    CHECK(levels.second.stats().dropped_for_pool == (is_dropped ? 1 : 0));
+    CHECK(levels.second.stats().written == (is_dropped ? 1 : 2));
     CHECK(levels.second.stats().bytes_waiting == 0);
-    CHECK(levels.load(key).lease({.min_remaining = 0}).tier() == Tier::system);
+    CHECK(levels.load(key).lease({.min_remaining = 0}).tier() ==
+          (is_dropped ? Tier::user : Tier::system));
 }
 
 TEST_CASE("a hybrid key comes back in its own tier") {
@@ -646,6 +651,21 @@ TEST_CASE("the longest of several ends is loaded, and blocks in memory are not r
     CHECK(load.tokens() == 17);
     CHECK(levels.store.gets - gets == 3); // blocks 2 and 3, and the end
     CHECK(levels.cache.check_invariants());
+}
+
+TEST_CASE(
+    "the end of a hybrid key is found in few steps, however far it is from the prompt's end") {
+    HybridLevels levels;
+    Tokens other = sequence(1, 400);
+    other.push_back(-1);
+    promptkv_test::store(levels.cache, sequence(1, 9));
+    promptkv_test::store(levels.cache, other); // its end is of no use
+    evict_all(levels.cache);
+    REQUIRE(levels.second.flush(soon()));
+    levels.store.finds = 0;
+    const auto load = levels.second.prefetch("m", sequence(1, 410));
+    CHECK(load.tokens() == 9);
+    CHECK(levels.store.finds == 3); // of 100 blocks, and of 403 tokens by 256
 }
 
 TEST_CASE("what the cache only remembers is loaded like what it forgot") {

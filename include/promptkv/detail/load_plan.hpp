@@ -69,26 +69,22 @@ public:
             while (found < at + n && blocks[found].nbytes > 0)
                 ++found;
         }
+        const std::size_t n = plan.held + found;
+        const std::size_t last =
+            n * block_tokens_ + block_tokens_ - 1; // of these blocks and an end
         if constexpr (Types::has_states) {
-            const std::size_t longest = less(prompt.size(), min_remaining);
-            for (std::size_t n = plan.held + found + 1;
-                 n-- > 0 && plan.tokens == plan.in_memory && !is_over();) {
-                if (find_end(plan, names, prompt.first(longest), n)) {
-                    const std::uint8_t tier = plan.tier; // the end's: it is of this key alone
-                    for (std::size_t i = 0; plan.held + i < n; ++i)
-                        plan.add(blocks[i]);
-                    plan.tier = tier;
-                    break;
-                }
-                if ((n + 1) * block_tokens_ <= plan.in_memory)
-                    break;
+            const std::size_t most = (std::min)(last, less(prompt.size(), min_remaining));
+            if (find_end(plan, names, prompt, most, is_over)) {
+                const std::uint8_t tier = plan.tier; // the end's: it is of this key alone
+                for (std::size_t i = 0; plan.held + i < plan.tokens / block_tokens_; ++i)
+                    plan.add(blocks[i]);
+                plan.tier = tier;
             }
         } else {
             for (std::size_t i = 0; i < found; ++i)
                 plan.add(blocks[i]);
-            const std::size_t n = plan.held + found;
             plan.tokens = (std::max)(plan.tokens, n * block_tokens_);
-            find_end(plan, names, prompt, n);
+            find_end(plan, names, prompt, (std::min)(last, prompt.size()), is_over);
         }
         return plan;
     }
@@ -107,25 +103,29 @@ private:
         }
     }
 
-    /// The longest end record after the first `n` blocks; adds it to the plan.
-    bool find_end(LoadPlan& plan, BlockNames<Token>& names, Tokens prompt, std::size_t n) {
-        const std::size_t from = n * block_tokens_;
-        if (from > prompt.size())
-            return false;
-        const std::size_t most = (std::min)(prompt.size() - from, block_tokens_ - 1);
-        std::vector<BlockName> ends;
-        for (std::size_t rest = Types::has_states ? 0 : 1; rest <= most; ++rest)
-            ends.push_back(names.end(plan.chain[n], prompt.subspan(from, rest)));
-        std::vector<RecordInfo> infos(ends.size());
-        find(plan, ends, infos);
-        for (std::size_t i = ends.size(); i-- > 0;) {
-            const std::size_t total = from + i + (Types::has_states ? 0 : 1);
-            if (infos[i].nbytes == 0 || total <= plan.tokens)
-                continue;
-            plan.tokens = total;
-            plan.end = ends[i];
-            plan.add(infos[i]);
-            return true;
+    /// The longest end record of a key with more tokens than the plan has, and at most `most`; adds it to the plan.
+    template <class IsOver>
+    bool find_end(LoadPlan& plan, BlockNames<Token>& names, Tokens prompt, std::size_t most,
+                  IsOver is_over) {
+        while (most > plan.tokens && !is_over()) {
+            const std::size_t least = most - (std::min)(window, most - plan.tokens);
+            std::vector<BlockName> ends;
+            for (std::size_t n = least + 1; n <= most; ++n) {
+                const std::size_t rest = n % block_tokens_;
+                ends.push_back(
+                    names.end(plan.chain[n / block_tokens_], prompt.subspan(n - rest, rest)));
+            }
+            std::vector<RecordInfo> infos(ends.size());
+            find(plan, ends, infos);
+            for (std::size_t i = ends.size(); i-- > 0;) {
+                if (infos[i].nbytes == 0)
+                    continue;
+                plan.tokens = least + 1 + i;
+                plan.end = ends[i];
+                plan.add(infos[i]);
+                return true;
+            }
+            most = least;
         }
         return false;
     }
