@@ -358,12 +358,15 @@ TEST_CASE("payloads of other blocks are not written") {
 TEST_CASE("the rate of writing is limited, but not for a flush") {
     MemoryStore store;
     Cache cache;
-    MemorySecond second(cache, store, {.bytes_per_second = 1}); // a block takes minutes
+    const double rate = GENERATE(1.0, 1e-12, 1e-300); // a block takes minutes, or ages
+    MemorySecond second(cache, store, {.bytes_per_second = rate});
     promptkv_test::store(cache, sequence(1, 12));
     evict_all(cache);
     store.wait_for_puts(1);
     promptkv_test::store(cache, sequence(100, 4));
     SECTION("it is destroyed at once, although the writer sleeps") {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        CHECK(store.size() == 1);
         CHECK(second.stats().bytes_waiting <= 300 + 48);
     }
     SECTION("a flush ends the writer's sleep") {

@@ -7,6 +7,7 @@
 #include <promptkv/detail/saturating.hpp>
 #include <promptkv/version.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -180,8 +181,9 @@ public:
     }
     /// Sleeps, unless the queue is closed or somebody hurries.
     void pause(std::chrono::duration<double> time) {
+        constexpr std::chrono::duration<double> longest = std::chrono::hours(1'000'000); // of a clock
         std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, time, [this] { return closed_ || hurries_ > 0; });
+        changed_.wait_for(lock, (std::min)(time, longest), [this] { return closed_ || hurries_ > 0; });
     }
     /// While it lives the writer neither pauses nor waits for readers.
     class Hurry {
