@@ -203,6 +203,23 @@ TEST_CASE("a server that goes away costs misses, and is used again when it is ba
     CHECK(one.load(sequence(1, 8)) == 0);
 }
 
+TEST_CASE("a server that became a replica is left, so that its successor can be found") {
+    const RedisServer server;
+    Machine one(server.options());
+    one.put(sequence(1, 4));
+    REQUIRE(one.written);
+    server.ask({"REPLICAOF", "127.0.0.1", "1"});
+    one.put(sequence(100, 4));
+    CHECK_FALSE(one.written);
+    CHECK(one.store.stats().refused > 0);
+    CHECK(one.load(sequence(1, 4)) == 4); // it may be read
+    const auto connects = one.store.stats().connects;
+    server.ask({"REPLICAOF", "NO", "ONE"});
+    one.put(sequence(200, 4));
+    CHECK(one.written);
+    CHECK(one.store.stats().connects == connects + 1);
+}
+
 TEST_CASE("a header that cannot be right is a miss, and is written anew") {
     const RedisServer server;
     Machine one(server.options());

@@ -185,6 +185,11 @@ private:
             }
         }
         wait_ = std::chrono::milliseconds(0);
+        // After a failover the address may lead to another server: the next call asks there.
+        if (std::ranges::any_of(replies, [](const RedisReply& reply) {
+                return reply->type == REDIS_REPLY_ERROR && text_of(reply).starts_with("READONLY");
+            }))
+            context_.reset();
     }
 
     void failed(Ran& ran) {
