@@ -171,7 +171,8 @@ public:
     }
 
     /// Also what is left of records whose first piece is gone, or that another process cut otherwise. Where the
-    /// server does not answer nothing is erased: `failed` and `unavailable` count that.
+    /// server does not answer, or does not let this user delete, nothing is erased: `failed`, `unavailable` and
+    /// `refused` count that.
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
         for_windows(names, [&](std::span<const BlockName> some) {

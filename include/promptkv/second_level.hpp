@@ -87,6 +87,7 @@ public:
         std::size_t block_tokens = 0; ///< of every payload; must be given
         WriteWhen write = WriteWhen::evicted;
         std::size_t min_tokens = 0; ///< shorter keys are not written
+        /// Of state and tokens. Each record takes a few hundred bytes more.
         std::size_t queue_bytes = std::size_t{256} << 20U;
         double bytes_per_second = 0; ///< the most that is written; 0: no limit
         std::size_t readers = 2;     ///< threads that load
@@ -215,8 +216,8 @@ public:
     }
 
     /// Writes what memory holds and the store does not, the most persistent and most recent first, before a
-    /// shutdown. Where the store is too small, the first stay. The cache evicts nothing meanwhile. False: the
-    /// deadline came first, or something was refused or dropped.
+    /// shutdown. Where the store is too small, the first stay. Until all is queued the cache evicts none of it;
+    /// loads do not hold the writes up. False: the deadline came first, or something was refused or dropped.
     bool flush(Clock::time_point deadline) {
         const std::uint64_t refused = core_->refusals();
         const typename Core::Writer::Queue::Hurry hurry(core_->writer.queue); // whatever the rate
@@ -254,7 +255,7 @@ public:
         return all && core_->refusals() == refused;
     }
 
-    /// Waits until all that waited is written. False: the deadline came first.
+    /// Waits until all that waits now is written. False: the deadline came first.
     bool wait_written(Clock::time_point deadline) {
         return core_->writer.queue.wait_written(deadline);
     }
@@ -349,7 +350,8 @@ public:
             core_->forget_if([](const RecordInfo&) { return true; });
         return entries + cache_.clear();
     }
-    /// Removes the records of all other fingerprints. Returns how many.
+    /// Removes the records of all other fingerprints. Returns how many. Those of another `block_tokens` stay:
+    /// another second level may use them.
     std::size_t erase_other_than(std::span<const Fingerprint> fingerprints) {
         return core_->forget_if([&](const RecordInfo& info) {
             return std::ranges::find(fingerprints, info.fingerprint) == fingerprints.end();
