@@ -181,9 +181,11 @@ public:
     }
     /// Sleeps, unless the queue is closed or somebody hurries.
     void pause(std::chrono::duration<double> time) {
-        constexpr std::chrono::duration<double> longest = std::chrono::hours(1'000'000); // of a clock
+        constexpr std::chrono::duration<double> longest =
+            std::chrono::hours(1'000'000); // of a clock
         std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, (std::min)(time, longest), [this] { return closed_ || hurries_ > 0; });
+        changed_.wait_for(lock, (std::min)(time, longest),
+                          [this] { return closed_ || hurries_ > 0; });
     }
     /// While it lives the writer neither pauses nor waits for readers.
     class Hurry {
