@@ -72,7 +72,8 @@ void for_each_counter(const RedisStoreStats& s, F f) {
 /// their own, and go past writes. A server that is down or slow costs a time-out, then nothing until it is
 /// tried again. Anybody who can write to the server can plant state: protect it. TLS needs a proxy.
 ///
-/// `erase_below`, `erase_model` and `erase_other_than` of a second level scan all keys of the server.
+/// `erase_below`, `erase_model` and `erase_other_than` of a second level scan all keys of the server. They leave
+/// records that another version of the format wrote.
 /// Thread safety: all functions.
 class RedisStore {
 public:

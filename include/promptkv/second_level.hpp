@@ -198,8 +198,8 @@ public:
 
     // writing ////////////////////////////////////////////////////////////////
 
-    /// Tells of a payload that is about to be stored: before `insert` or `commit`, which move it away. Has an
-    /// effect with WriteWhen::inserted.
+    /// Tells of a payload that is about to be stored: before `insert` or `commit`, which move it away. `kv` may
+    /// hold the beginning of `tokens` alone, as for a commit. Has an effect with WriteWhen::inserted.
     void inserted(ModelView model, Tokens tokens, const KV& kv, TierEnum tier) {
         if (core_->options.write == WriteWhen::inserted)
             core_->offer(model, tokens, kv, tier);

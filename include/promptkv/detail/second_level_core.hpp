@@ -111,6 +111,9 @@ public:
             stats.add(&SecondLevelStats::dropped_no_payload);
             return false;
         }
+        // A commit may hold fewer tokens than were reserved: its last block is no block of the longer key.
+        if (terms.first == 0)
+            tokens = tokens.first((std::min)(tokens.size(), kv.length()));
         if (tokens.size() < options.min_tokens) {
             stats.add(&SecondLevelStats::dropped_too_short);
             return true;

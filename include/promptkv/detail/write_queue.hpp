@@ -209,7 +209,7 @@ public:
         WriteQueue& queue_;
     };
 
-    /// While it lives the writer begins nothing: reads go before writes.
+    /// While it lives the writer begins nothing, unless somebody hurries: reads go before writes.
     class Reading {
     public:
         explicit Reading(WriteQueue& queue) : queue_(queue) {
