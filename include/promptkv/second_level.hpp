@@ -385,11 +385,15 @@ private:
     /// See WriteQueue::drop. Returns the bytes freed.
     template <class Freed>
     std::size_t drop_waiting(std::size_t nbytes, Freed freed) {
-        const auto dropped = core_->writer.queue.drop(nbytes, freed);
+        const auto dropped = core_->writer.queue.drop(nbytes, [&](const auto& record) {
+            const std::size_t frees = freed(record);
+            if (frees > 0) // before a flush sees that nothing waits
+                core_->stats.add(&SecondLevelStats::dropped_for_pool);
+            return frees;
+        });
         std::size_t bytes = 0;
         for (const auto& record : dropped)
             bytes += record.freed();
-        core_->stats.add(&SecondLevelStats::dropped_for_pool, dropped.size());
         return bytes;
     }
 

@@ -202,12 +202,15 @@ public:
     static constexpr bool is_local = true;
 
     bool find(std::span<const BlockName> names, std::span<RecordInfo> infos) {
-        const std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
         ++finds;
         for (std::size_t i = 0; i < names.size(); ++i) {
             const auto found = records_.find(key(names[i]));
             infos[i] = found != records_.end() && !is_down ? found->second.info : RecordInfo{};
         }
+        lock.unlock();
+        if (on_found)
+            on_found();
         return !is_down;
     }
     template <class F>
@@ -301,6 +304,7 @@ public:
     std::size_t finds = 0; // calls
     std::size_t gets = 0;
     std::size_t puts = 0;
+    std::function<void()> on_found;
     std::function<void()> on_get;
     std::function<void()> on_put;
 

@@ -572,6 +572,25 @@ TEST_CASE("a block that waits to be written is found") {
     CHECK(store.size() == 3);
 }
 
+TEST_CASE("a record is found that is written while it is looked for") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 4));
+    evict_all(cache);
+    store.wait_for_puts(1);
+    store.on_found = [&, reader = std::this_thread::get_id()] {
+        if (std::this_thread::get_id() == reader) { // the store did not have it
+            store.hold(false, false);
+            CHECK(second.wait_written(soon()));
+        }
+    };
+    CHECK(second.locate("m", sequence(1, 4), 0).tokens == 4);
+    store.on_found = nullptr;
+    CHECK(second.prefetch("m", sequence(1, 4), {.min_remaining = 0}).tokens() == 4);
+}
+
 TEST_CASE("reads go before writes") {
     MemoryStore store;
     SharedCache cache;

@@ -5,7 +5,9 @@
 #include "fixture.hpp"
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 
 namespace {
@@ -258,6 +260,61 @@ TEST_CASE("a flush says so where an evict drops what it had queued") {
     store.hold(false, false);
     flushes.join();
     CHECK(second.stats().dropped_for_pool > 0);
+    CHECK_FALSE(all);
+}
+
+/// A State that says when it is asked for its size.
+struct Asked {
+    static inline std::function<void()> when_asked;
+
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        if (when_asked)
+            when_asked();
+        return 1;
+    }
+    void write_block(promptkv::BlockSink&) const {}
+    static std::optional<Asked> make_block(std::span<const std::byte>) { return Asked{}; }
+};
+
+TEST_CASE("what an evict drops is counted before a flush can end") {
+    using AskedKV = promptkv::BlockKV<Bytes, Asked>;
+    using AskedCache = promptkv::ConcurrentPromptCache<AskedKV>;
+    MemoryStore store;
+    AskedCache cache;
+    Second<AskedCache, MemoryStore> second(cache, store);
+    const auto insert = [&](const Tokens& key) {
+        AskedKV kv(block_tokens);
+        kv.append(state_of(key, 100), block_tokens);
+        kv.set_state(Asked{});
+        cache.insert("m", key, std::move(kv), Tier::user);
+    };
+    store.hold(false, true);
+    insert(sequence(100, 4));
+    insert(sequence(200, 4));
+    evict_all(cache); // one record is being written, three wait
+    store.wait_for_puts(1);
+    insert(sequence(300, 4));
+    const std::size_t before = second.stats().bytes_waiting;
+    std::atomic<bool> has_ended{false};
+    bool all = true;
+    std::thread flushes([&] {
+        all = second.flush(soon());
+        has_ended = true;
+    });
+    while (second.stats().bytes_waiting <= before + 116)
+        std::this_thread::yield();
+    // The size of what is dropped is asked for twice, the second time when it has left the queue.
+    Asked::when_asked = [&, evicts = std::this_thread::get_id(), times = 0]() mutable {
+        if (std::this_thread::get_id() != evicts || ++times != 2)
+            return;
+        store.hold(false, false);
+        while (!has_ended)
+            std::this_thread::yield();
+    };
+    CHECK(second.evict(1) == 1);
+    CHECK(has_ended);
+    flushes.join();
+    Asked::when_asked = nullptr;
     CHECK_FALSE(all);
 }
 

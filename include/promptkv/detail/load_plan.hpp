@@ -92,15 +92,15 @@ public:
 private:
     static constexpr std::size_t window = 256; // records that a store is asked for at once
 
-    /// Looks in the queue and in the store.
+    /// Looks in the queue, then in the store: what is written meanwhile is in one of them.
     void find(LoadPlan& plan, std::span<const BlockName> names, std::span<RecordInfo> infos) {
+        std::vector<RecordInfo> waiting(names.size());
+        for (std::size_t i = 0; i < names.size(); ++i)
+            writer_.queue.visit(
+                names[i], [&](const typename Writer::Waiting& item) { waiting[i] = item.info(); });
         plan.works = store_.find(names, infos) && plan.works;
-        for (std::size_t i = 0; i < names.size(); ++i) {
-            if (infos[i].nbytes == 0)
-                writer_.queue.visit(names[i], [&](const typename Writer::Waiting& item) {
-                    infos[i] = item.info();
-                });
-        }
+        for (std::size_t i = 0; i < names.size(); ++i)
+            infos[i] = infos[i].nbytes > 0 ? infos[i] : waiting[i];
     }
 
     /// The longest end record of a key with more tokens than the plan has, and at most `most`; adds it to the plan.
