@@ -358,6 +358,7 @@ TEST_CASE("what make_block refuses stays in a store that machines share") {
     Second<Cache, RemoteStore> second(cache, store);
     promptkv_test::store(cache, sequence(1, 8));
     second.write_all(cache);
+    REQUIRE(second.wait_written(soon())); // it asks whether the store has what it evicts
     store.change([](const RecordInfo&, std::vector<std::byte>& record) { make_refused(record); });
     CHECK(second.prefetch("m", sequence(1, 8)).end() == LoadEnd::bad_record);
     CHECK(count(second.stats(), RecordFault::refused) == 1);
