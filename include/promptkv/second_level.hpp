@@ -107,12 +107,12 @@ public:
         Prefetch() = default;
         Prefetch(Prefetch&&) noexcept = default;
         Prefetch& operator=(Prefetch&& other) noexcept {
-            cancel();
+            release();
             cache_ = other.cache_;
             load_ = std::move(other.load_);
             return *this;
         }
-        ~Prefetch() { cancel(); }
+        ~Prefetch() { release(); }
 
         /// Waits until the load ended, or for its deadline. Returns whether it ended.
         bool wait() {
@@ -145,6 +145,14 @@ public:
         friend SecondLevel;
         Prefetch(Cache& cache, std::shared_ptr<Load> load)
             : cache_(&cache), load_(std::move(load)) {}
+        void release() noexcept {
+            cancel();
+            if (load_ == nullptr)
+                return;
+            Lease pin; // a reader's thread may have the load for a moment longer, but not this
+            const std::lock_guard lock(load_->mutex);
+            pin = std::move(load_->pin);
+        }
         template <class T>
         [[nodiscard]] T locked(T Load::*member) const {
             const std::lock_guard lock(load_->mutex);

@@ -113,6 +113,26 @@ TEST_CASE("loads that are under way end when the second level does") {
     CHECK(cache.check_invariants());
 }
 
+TEST_CASE("what a load pinned can be evicted as soon as its handle has ended") {
+    MemoryStore store;
+    SharedCache cache;
+    Second<SharedCache, MemoryStore> second(cache, store, {.readers = 4});
+    promptkv_test::store(cache, sequence(1, 16));
+    second.write_all(cache);
+    int pinned = 0;
+    for (int i = 0; i < 300; ++i) {
+        {
+            auto one = second.prefetch("m", sequence(1, 16));
+            auto other = second.prefetch("m", sequence(1, 12));
+            REQUIRE(one.wait());
+            REQUIRE(other.wait());
+        }
+        evict_all(cache);
+        pinned += cache.nbytes() == 0 ? 0 : 1;
+    }
+    CHECK(pinned == 0);
+}
+
 TEST_CASE("a second level that cannot be made ends the threads that it started") {
     bool struck = true;
     for (std::size_t skip = 0; struck; ++skip) {
