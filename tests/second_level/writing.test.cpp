@@ -132,7 +132,8 @@ TEST_CASE("WriteWhen::inserted writes what it is told of, at once") {
         auto room = cache.reserve("m", key, 200, Tier::user);
         KV part = payload_of(sequence(1, 6));
         second.inserted("m", key, part, Tier::user);
-        CHECK(room.commit(std::move(part)).tokens == 6);
+        const auto stored = room.commit(std::move(part));
+        CHECK(stored.tokens == 6);
         REQUIRE(second.wait_written(soon()));
         second.write_all(cache);
         auto load = second.prefetch("m", key, {.min_remaining = 0});
