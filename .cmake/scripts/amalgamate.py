@@ -56,6 +56,8 @@ def body(name, done, standard, out):
         text.pop(0)
     while text and not text[-1].strip():
         text.pop()
+    if not text:
+        comment = []  # it says what the header includes: here that is another choice
     # With its guard, so that a program may also include the part itself.
     title = f"// {name} " + "/" * max(0, 96 - len(name))
     out += [title, *comment, lines[guard], lines[guard + 1], "", *text, "", "#endif", ""]

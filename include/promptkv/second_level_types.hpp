@@ -159,7 +159,9 @@ namespace detail {
 
 /// The types of a cache whose payload is a BlockKV.
 template <class Cache>
-struct SecondLevelTypes;
+struct SecondLevelTypes {
+    static_assert(sizeof(Cache) == 0, "a second level needs a cache whose payload is a BlockKV");
+};
 
 template <class BlockType, class StateType, class ModelType, class TokenType, class TierEnumType,
           class Policy, class Mutex>

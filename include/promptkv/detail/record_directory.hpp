@@ -266,7 +266,7 @@ private:
         // The directory as well, where the file system can: somebody may delete all files in it.
         if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0 ||
             (::flock(root_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK))
-            refuse(Reason::locked, "has a writer already");
+            refuse(Reason::locked, "has a writer already; others can open it with read_only");
         for (const char* folder : {"tmp", "aside"}) {
             const bool is_new = ::mkdirat(root_.get(), folder, 0700) == 0;
             if ((!is_new && errno != EEXIST) || !open_at(root_, folder, O_RDONLY | O_DIRECTORY))
