@@ -74,8 +74,14 @@ json answer(const Call& call, Request request, const Format& format) {
         return true;
     };
     call.response.set_header("Cache-Control", "no-store");
-    call.response.set_chunked_content_provider(streaming ? "text/event-stream" : "application/json",
-                                               next, [job](bool) { job->cancel(); });
+    const char* const type = streaming ? "text/event-stream" : "application/json";
+    const auto release = [job](bool) { job->cancel(); };
+    if (call.http.version == "HTTP/1.0") { // it has no chunks: the connection's end is the answer's
+        call.response.set_header("Connection", "close");
+        call.response.set_content_provider(type, next, release);
+    } else {
+        call.response.set_chunked_content_provider(type, next, release);
+    }
     return nullptr;
 }
 

@@ -279,8 +279,9 @@ inline Request read_request(const Call& call, const json& fields, Tokens prompt)
     }
     Request r;
     r.prompt = std::move(prompt);
-    r.max_tokens = field(fields, "max_tokens", call.options.max_answer, std::size_t{1});
-    r.max_tokens = field(fields, "max_completion_tokens", r.max_tokens, std::size_t{1});
+    r.max_tokens = call.options.max_answer;
+    for (const char* name : {"n_predict", "max_tokens", "max_completion_tokens"})
+        r.max_tokens = field(fields, name, r.max_tokens, std::size_t{1});
     r.sampler = read_sampler(fields);
     const json stop = fields.value("stop", json());
     for (const json& text : stop.is_array() || stop.is_null() ? stop : json::array({stop})) {

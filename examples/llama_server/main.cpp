@@ -60,21 +60,17 @@ void add_options(CLI::App& cli, Options& o) {
     add("--store-max", store.max_disk_mib, "MiB, the most that a folder takes");
 }
 
-/// The library limits neither a body of unknown length, nor what a compressed one becomes, nor how many
-/// ranges of an answer are asked for.
+/// The library limits neither a body of unknown length nor what a compressed one becomes, and it would cut
+/// any answer, an error too, to the ranges that are asked for.
 httplib::Server::HandlerResponse refuse_unlimited(const httplib::Request& request,
                                                   httplib::Response& response) {
+    const_cast<httplib::Request&>(request).ranges.clear(); // NOLINT: it is no constant
     const bool has_body = request.method.starts_with('P'); // POST, PUT, PATCH
-    const bool is_limited = (!has_body || request.has_header("Content-Length")) &&
-                            !request.has_header("Transfer-Encoding") &&
-                            !request.has_header("Content-Encoding") && request.ranges.size() < 2;
-    if (has_body || !is_limited) // else the library cuts an answer, or an error, to these ranges
-        const_cast<httplib::Request&>(request).ranges.clear(); // NOLINT: it is no constant
-    if (is_limited)
+    if ((!has_body || request.has_header("Content-Length")) &&
+        !request.has_header("Transfer-Encoding") && !request.has_header("Content-Encoding")) {
         return httplib::Server::HandlerResponse::Unhandled;
-    send_error(request, response,
-               ApiError(411, "a body needs a Content-Length and no encoding; one range at most"));
-    response.set_header("Connection", "close"); // the body is unread
+    }
+    response.status = 411;
     return httplib::Server::HandlerResponse::Handled;
 }
 
@@ -109,15 +105,16 @@ void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
     http.Get("/cache/explain", to(explain_cache));
     http.Post("/cache/explain", to(explain_cache));
     http.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
-        if (response.body.empty()) { // else an endpoint has said it
-            const int status = response.status;
-            send_error(request, response,
-                       ApiError(status, status == 413 ? "the request is too large, or its content "
-                                                        "type is not application/json"
-                                        : status == 404 ? "there is no such endpoint"
-                                                        : "the request could not be read"));
-            response.set_header("Connection", "close"); // a part of the body may be unread
-        }
+        if (!response.body.empty()) // an endpoint has said it
+            return;
+        const int status = response.status;
+        send_error(request, response,
+                   ApiError(status, status == 404 ? "there is no such endpoint"
+                                    : status == 411
+                                        ? "a body needs a Content-Length and no encoding"
+                                        : "the request could not be read, or it is too "
+                                          "large for its content type"));
+        response.set_header("Connection", "close"); // a part of the body may be unread
     });
 }
 
@@ -156,10 +153,10 @@ int serve(Options& options) {
         std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(),
                     options.host.c_str(), port);
         std::fflush(stdout);
-        // An answer holds a thread until it is sent. Those that wait leave some for slow clients and for
-        // the other endpoints.
+        // A connection holds a thread as long as it lives, and a silent one lives for 5 s, a slow one
+        // for longer. So many of them leave threads for the others.
         const auto slots = static_cast<std::size_t>(options.engine.store.slots);
-        return new httplib::ThreadPool(slots + options.engine.max_waiting + 128);
+        return new httplib::ThreadPool(slots + options.engine.max_waiting + 1024);
     };
     http.set_payload_max_length(options.max_body_kib << 10U);
     http.set_tcp_nodelay(true);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Bad input, clients that go away or are slow, and very many of them.
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { get } from 'node:http'
 import { connect } from 'node:net'
@@ -75,26 +76,44 @@ test('a stop text ends the answer and is not in it', async () => {
   assert.equal(first.message.content, whole.slice(0, Math.min(...letters.map(each => whole.indexOf(each)))))
 })
 
+/// All that the server sends until it closes the connection.
+const raw = (head, body = '', more = 'Connection: close') => new Promise((resolve, reject) => {
+  const socket = connect(server.port, '127.0.0.1')
+  let text = ''
+  socket.on('data', data => { text += data })
+  socket.on('error', reject)
+  socket.on('close', () => resolve(text))
+  socket.write(`${head}\r\nHost: localhost\r\n${more}\r\n\r\n${body}`)
+})
+
 test('what the library does not limit is refused', async () => {
-  const raw = (head, body = '') => new Promise((resolve, reject) => {
-    const socket = connect(server.port, '127.0.0.1')
-    let text = ''
-    socket.on('data', data => { text += data })
-    socket.on('error', reject)
-    socket.on('close', () => resolve(text))
-    socket.write(`${head}\r\nHost: localhost\r\nConnection: close\r\n\r\n${body}`)
-  })
   const path = '/v1/chat/completions HTTP/1.1'
   for (const request of [
     [`POST ${path}\r\nTransfer-Encoding: chunked`, '2\r\n{}\r\n0\r\n\r\n'], [`POST ${path}`, '{}'],
-    [`POST ${path}\r\nContent-Encoding: gzip\r\nContent-Length: 2`, '{}'], ['GET / HTTP/1.1\r\nRange: bytes=0-1,-,-,-']]) {
-    const answer = await raw(...request)
-    assert.match(answer, /^HTTP\/1.1 411 [^]*Content-Type: application\/json[^]*"invalid_request_error"/, request[0])
-    assert.ok(answer.length < 1000, request[0]) // not once for each range
+    [`POST ${path}\r\nContent-Encoding: gzip\r\nContent-Length: 2`, '{}']]) {
+    assert.match(await raw(...request), /^HTTP\/1.1 411 [^]*Content-Type: application\/json[^]*"invalid_request_error"/, request[0])
   }
-  assert.match(await raw('POST /tokenize HTTP/1.1\r\nRange: bytes=0-1\r\nContent-Length: 2', '{}'), /^HTTP\/1.1 200 /)
-  assert.match(await raw('GET / HTTP/1.1\r\nRange: bytes=0-1'), /^HTTP\/1.1 206 /)
   assert.match(await raw('HEAD / HTTP/1.1'), /^HTTP\/1.1 200 /)
+})
+
+test('an answer, an error too, is whole whatever ranges are asked for', async () => {
+  for (const range of ['0-3', '-0', '99999999-', '0-1,-,-,-']) {
+    assert.match(await raw(`GET /props HTTP/1.1\r\nRange: bytes=${range}`), /^HTTP\/1.1 200 [^]*\}$/, range)
+    assert.match(await raw(`GET /none HTTP/1.1\r\nRange: bytes=${range}`), /^HTTP\/1.1 404 [^]*"not_found_error"\}\}$/, range)
+    assert.match(await raw(`POST /tokenize HTTP/1.1\r\nRange: bytes=${range}\r\nContent-Length: 2`, '{}'), /^HTTP\/1.1 200 [^]*\}$/, range)
+  }
+})
+
+test('a client of HTTP/1.0 gets an answer without chunks, which ends with the connection', async () => {
+  for (const stream of [false, true]) {
+    const body = JSON.stringify(chat('An old client.', { stream }))
+    const request = (version, more) => raw(`POST /v1/chat/completions HTTP/${version}\r\nContent-Length: ${body.length}`, body, more)
+    const [head, answer] = (await request('1.0', 'Connection: Keep-Alive')).split('\r\n\r\n')
+    assert.match(head, /^HTTP\/1.1 200 [^]*Connection: close/)
+    assert.doesNotMatch(head, /Transfer-Encoding/)
+    assert.match(answer, stream ? /^data: [^]*data: \[DONE\]\n\n$/ : /^\{.*\}$/)
+    assert.match(await request('1.1'), /Transfer-Encoding: chunked/)
+  }
 })
 
 test('an empty API key is refused: everybody has it', async () => {
@@ -146,13 +165,17 @@ test('a client that hangs up stops its sequence, and what was computed is kept',
 
 test('slow and silent clients stall nobody', async () => {
   const sockets = []
-  for (let i = 0; i < 100; ++i) {
+  for (let i = 0; i < 1000; ++i) {
     const socket = connect(server.port, '127.0.0.1')
     socket.on('error', () => {})
     socket.write(i % 2 ? '' : 'POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{')
     sockets.push(socket)
   }
-  assert.equal((await post(chat('A quick one.'))).status, 200)
+  await Promise.all(sockets.map(socket => once(socket, 'connect')))
+  const begun = Date.now()
+  const body = JSON.stringify(chat('A quick one.'))
+  assert.match(await raw(`POST /v1/chat/completions HTTP/1.1\r\nContent-Length: ${body.length}`, body), /^HTTP\/1.1 200 /)
+  assert.ok(Date.now() - begun < 4000, 'before the first of them is given up')
   for (const socket of sockets) socket.destroy()
 })
 

@@ -53,6 +53,8 @@ test('openai: completions take a text or tokens, streamed too', async () => {
     { Authorization: 'Bearer secret' })
   const tokens = await openai.completions.create({ ...body, prompt: json.tokens })
   assert.equal(tokens.choices[0].text, whole.choices[0].text)
+  const fewer = await openai.completions.create({ ...body, max_tokens: undefined, n_predict: 2 })
+  assert.equal(fewer.usage.completion_tokens, 2) // as llama-server has it
   let text = ''
   for await (const chunk of await openai.completions.create({ ...body, stream: true })) text += chunk.choices[0].text
   assert.equal(text, whole.choices[0].text)
