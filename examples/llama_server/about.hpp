@@ -42,26 +42,10 @@ inline json props(const Call& call) {
             {"cache_cuttable", call.engine.store().cuttable()}};
 }
 
-/// The text of a token; its bytes, where they are no whole characters.
-inline json piece_of(const LlamaText& text, llama_token token) {
-    const std::string piece = text.piece(token, true);
-    json shown = json::parse(dump(piece)); // with what is no UTF-8 replaced
-    if (shown != piece)
-        shown = std::vector<std::uint8_t>(piece.begin(), piece.end());
-    return shown;
-}
-
 inline json tokenize(const Call& call) {
-    const LlamaText& text = call.engine.text();
-    const bool with_pieces = field(call.fields, "with_pieces", false);
-    json list = json::array();
-    for (const llama_token token : text.tokenize(field<std::string>(call.fields, "content", ""),
-                                                 field(call.fields, "add_special", false),
-                                                 field(call.fields, "parse_special", true))) {
-        list.push_back(with_pieces ? json{{"id", token}, {"piece", piece_of(text, token)}}
-                                   : json(token));
-    }
-    return {{"tokens", list}};
+    return {{"tokens", call.engine.text().tokenize(field<std::string>(call.fields, "content", ""),
+                                                   field(call.fields, "add_special", false),
+                                                   field(call.fields, "parse_special", true))}};
 }
 
 /// What the cache counts, and the engine, under the names that llama-server and vLLM use.
@@ -152,8 +136,8 @@ inline json set_budget(const Call& call) {
         throw ApiError(403, "only the first API key may change the budget");
     const std::size_t most = call.options.cache_bytes();
     const auto max_bytes = field<std::size_t>(call.fields, "max_bytes", most, 0, most);
-    const std::size_t bytes = call.engine.store().set_max_bytes(max_bytes);
-    return {{"max_bytes", max_bytes}, {"bytes", bytes}};
+    call.engine.store().set_max_bytes(max_bytes);
+    return {{"max_bytes", max_bytes}};
 }
 
 } // namespace llama_server

@@ -60,8 +60,6 @@ public:
         show_slots();
         thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
     }
-    Engine(const Engine&) = delete;
-    Engine& operator=(const Engine&) = delete;
     ~Engine() {
         thread_.request_stop();
         thread_.join();

@@ -11,7 +11,6 @@
 #include <promptkv/second_level.hpp>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstdio>
 #include <exception>
@@ -119,16 +118,11 @@ public:
         each([&](const auto& view) {
             if (seen++ + std::min(limit, count) < count)
                 return;
-            std::size_t own_bytes = view.nbytes;            // that no other entry refers to
-            std::vector<std::array<std::size_t, 2>> blocks; // ranges of numbers
+            std::size_t shared_bytes = 0; // that other entries refer to, too
+            json blocks = json::array();
             for (const auto& block : view.kv.blocks()) {
-                own_bytes -= block.use().count() > 1 ? block.nbytes() : 0;
-                const std::size_t number =
-                    numbers.try_emplace(&*block, numbers.size()).first->second;
-                if (!blocks.empty() && blocks.back()[1] + 1 == number)
-                    blocks.back()[1] = number;
-                else
-                    blocks.push_back({number, number});
+                shared_bytes += block.use().count() > 1 ? block.nbytes() : 0;
+                blocks.push_back(numbers.try_emplace(&*block, numbers.size()).first->second);
             }
             const Block& last = *view.kv.blocks().back();
             const std::size_t shown = std::min<std::size_t>(view.tokens.size(), 24);
@@ -136,8 +130,7 @@ public:
                 {{"tokens", view.tokens.size()},
                  {"tier", name(view.tier)},
                  {"bytes", view.nbytes},
-                 {"own_bytes", own_bytes},
-                 {"shared_bytes", view.nbytes - own_bytes},
+                 {"shared_bytes", shared_bytes},
                  {"session", view.session},
                  {"age_s", std::chrono::duration<double>(Clock::now() - last.made).count()},
                  {"hits", last.uses.load()},
@@ -163,9 +156,8 @@ public:
     std::size_t erase_below(const std::string& model, TokenSpan prefix) override {
         return second_ ? second_->erase_below(model, prefix) : cache_.erase_below(model, prefix);
     }
-    std::size_t set_max_bytes(std::size_t max_bytes) override {
+    void set_max_bytes(std::size_t max_bytes) override {
         cache_.set_limits({.max_bytes = max_bytes});
-        return cache_.nbytes();
     }
     [[nodiscard]] std::vector<prometheus::MetricFamily> metrics() const override {
         auto families = promptkv_metrics::collect(cache_);

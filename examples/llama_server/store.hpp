@@ -65,8 +65,7 @@ public:
     virtual std::size_t erase_session(const std::string& model, std::uint64_t session) = 0;
     /// What begins with the prefix; all of the model where that is empty.
     virtual std::size_t erase_below(const std::string& model, TokenSpan prefix) = 0;
-    /// Returns the bytes that are held then.
-    virtual std::size_t set_max_bytes(std::size_t max_bytes) = 0;
+    virtual void set_max_bytes(std::size_t max_bytes) = 0;
     [[nodiscard]] virtual std::vector<prometheus::MetricFamily> metrics() const = 0;
 };
 

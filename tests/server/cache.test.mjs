@@ -26,11 +26,10 @@ test('the endpoints of llama-server answer', async () => {
   assert.deepEqual((await call('GET', '/health')).json, { status: 'ok' })
   assert.equal((await call('GET', '/props')).json.total_slots, 4)
   assert.equal((await call('GET', '/slots')).json.length, 4)
-  const { tokens } = (await call('POST', '/tokenize', { content: 'a cat', with_pieces: true })).json
-  assert.equal(tokens.map(token => token.piece).join('').trim(), 'a cat')
-  const turtle = (await call('POST', '/tokenize', { content: '\u{1f422}', with_pieces: true })).json.tokens
-  assert.ok(turtle.some(token => Array.isArray(token.piece))) // a token for each byte
-  assert.equal(Buffer.concat(turtle.map(token => Buffer.from(token.piece))).toString().trim(), '\u{1f422}')
+  const tokens = async body => (await call('POST', '/tokenize', body)).json.tokens
+  const cat = await tokens({ content: 'a cat' })
+  assert.ok(cat.length > 1 && cat.every(Number.isInteger))
+  assert.equal((await tokens({ content: 'a cat', add_special: true })).length, cat.length + 1)
 })
 
 test('an entry says how old it is, and how many requests used its last block', async () => {
@@ -52,7 +51,7 @@ test('entries share the blocks of their system prompt', async () => {
   assert.equal(entries.filter(entry => entry.tier === 'system').length, 1)
   assert.equal(entries.reduce((sum, entry) => sum + entry.bytes, 0), stats.bytes_referenced)
   assert.ok(bytes < stats.bytes_referenced)
-  for (const entry of entries) assert.equal(entry.blocks[0][0], 0, 'the first block is the same for all')
+  for (const entry of entries) assert.equal(entry.blocks[0], 0, 'the first block is the same for all')
   assert.equal(new Set(entries.map(entry => entry.session)).size, 3) // one, two, none
 })
 
