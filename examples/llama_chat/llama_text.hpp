@@ -95,11 +95,6 @@ public:
         return text;
     }
 
-    /// The tokens of a chat, up to where the model answers.
-    [[nodiscard]] Tokens prompt(const Chat& chat) const {
-        return tokenize(render(chat, true), true);
-    }
-
     /// How many leading tokens of `prompt` are those of `part`, a part of the chat that it renders.
     [[nodiscard]] std::size_t tokens_of(const Chat& part, TokenSpan prompt) const {
         const Tokens tokens = tokenize(render(part, false), true);

@@ -16,9 +16,9 @@ namespace llama_server {
 inline Tokens prompt_of(const Call& call, bool answer_next) {
     const LlamaText& text = call.engine.text();
     if (const auto prompt = field<std::string>(call.fields, "prompt", ""); !prompt.empty())
-        return text.tokenize(prompt, true);
+        return read_tokens(call, prompt);
     const Chat chat = read_chat(call.fields);
-    Tokens tokens = text.prompt(chat);
+    Tokens tokens = read_tokens(call, text.render(chat, true));
     tokens.resize(answer_next ? tokens.size() : text.tokens_of(chat, tokens));
     return tokens;
 }
@@ -43,9 +43,9 @@ inline json props(const Call& call) {
 }
 
 inline json tokenize(const Call& call) {
-    return {{"tokens", call.engine.text().tokenize(field<std::string>(call.fields, "content", ""),
-                                                   field(call.fields, "add_special", false),
-                                                   field(call.fields, "parse_special", true))}};
+    return {{"tokens", read_tokens(call, field<std::string>(call.fields, "content", ""),
+                                   field(call.fields, "add_special", false),
+                                   field(call.fields, "parse_special", true))}};
 }
 
 /// What the cache counts, and the engine, under the names that llama-server and vLLM use.

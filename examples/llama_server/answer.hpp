@@ -179,16 +179,16 @@ inline json chat_completions(const Call& call) {
 }
 
 inline json completions(const Call& call) {
-    const LlamaText& text = call.engine.text();
     json prompt = call.fields.value("prompt", json());
     if (prompt.is_array() && prompt.size() == 1 && !prompt[0].is_number())
         prompt = json(prompt[0]); // of a list of prompts, the only one
     Tokens tokens;
     if (prompt.is_string()) {
-        tokens = text.tokenize(prompt.get<std::string>(), true);
+        tokens = read_tokens(call, prompt.get<std::string>());
     } else {
         const auto is_token = [&](const json& token) {
-            return token.is_number_integer() && token >= 0 && token < text.vocabulary_size();
+            return token.is_number_integer() && token >= 0 &&
+                   token < call.engine.text().vocabulary_size();
         };
         if (!prompt.is_array() || !std::ranges::all_of(prompt, is_token))
             throw ApiError(400, "'prompt' must be one text, or an array of tokens", "prompt");
@@ -288,7 +288,7 @@ inline json messages(const Call& call) {
 
 inline json count_tokens(const Call& call) {
     const Chat chat = read_chat(renamed(call.fields));
-    return {{"input_tokens", call.engine.text().prompt(chat).size()}};
+    return {{"input_tokens", read_tokens(call, call.engine.text().render(chat, true)).size()}};
 }
 
 } // namespace llama_server

@@ -126,28 +126,29 @@ inline void find_tenant(Call& call) {
     call.operates = key == keys.front();
 }
 
-inline json parse(const std::string& text) {
-    const auto limit_depth = [](int depth, json::parse_event_t, json&) {
-        if (depth > 64)
-            throw ApiError(400, "the JSON is nested too deeply");
+/// `most`: values, each of which takes many times the memory of its text.
+inline json parse(const std::string& text, std::size_t most) {
+    const auto limit = [&most](int depth, json::parse_event_t, json&) {
+        if (depth > 64 || most-- == 0)
+            throw ApiError(400, "the JSON is nested too deeply, or has too many values");
         return true;
     };
-    json value = json::parse(text, limit_depth, false);
+    json value = json::parse(text, limit, false);
     if (value.is_discarded())
         throw ApiError(400, "this is not valid JSON");
     return value;
 }
 
 /// The fields of the body, or of the query where it has none.
-inline json fields_of(const httplib::Request& http) {
+inline json fields_of(const httplib::Request& http, std::size_t most) {
     json fields = json::object();
     if (!http.body.empty() || (http.method == "POST" && http.params.empty()))
-        fields = parse(http.body);
+        fields = parse(http.body, most);
     if (!fields.is_object())
         throw ApiError(400, "the body must be a JSON object");
     if (fields.empty())
         for (const auto& [name, value] : http.params)
-            fields[name] = name == "messages" || name == "limit" ? parse(value) : json(value);
+            fields[name] = name == "messages" || name == "limit" ? parse(value, most) : json(value);
     return fields;
 }
 
@@ -191,7 +192,7 @@ inline void handle(const Options& options, Engine& engine, Endpoint endpoint,
         Call call{.options = options, .engine = engine, .http = http, .response = response};
         check_origin(call);
         find_tenant(call);
-        call.fields = fields_of(http);
+        call.fields = fields_of(http, 10'000 + options.engine.context_tokens); // all of a prompt
         if (const json answer = endpoint(call); !answer.is_null())
             response.set_content(dump(answer), "application/json");
     } catch (const ApiError& error) {
@@ -202,6 +203,17 @@ inline void handle(const Options& options, Engine& engine, Endpoint endpoint,
 }
 
 // chats and what is wished of an answer ////////////////////////////////////////////////////////
+
+/// The tokens of a client's text.
+/// Throws:     ApiError if it is far longer than what fits: the time that the engine's tokenizer takes for
+///             some texts grows with the square of their length.
+inline Tokens read_tokens(const Call& call, const std::string& text, bool begin = true,
+                          bool special = true) {
+    if (text.size() / 16 > call.options.engine.context_tokens)
+        throw ApiError(400, "the text is too long for the tokens of the context", "",
+                       "context_length_exceeded");
+    return call.engine.text().tokenize(text, begin, special);
+}
 
 /// The session of a conversation that a client names; 0 for an empty name. A session belongs to its model,
 /// and so to its tenant.
@@ -301,7 +313,7 @@ inline Request read_chat_request(const Call& call, const json& fields) {
     const LlamaText& text = call.engine.text();
     std::vector<Chat> breakpoints;
     const Chat chat = read_chat(fields, &breakpoints);
-    Request request = read_request(call, fields, text.prompt(chat));
+    Request request = read_request(call, fields, read_tokens(call, text.render(chat, true)));
     const auto mark = [&](const Chat& part) {
         const bool system = part.back().role == "system";
         const std::size_t tokens = text.tokens_of(part, request.prompt);

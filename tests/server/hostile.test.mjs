@@ -25,6 +25,7 @@ test('bad bodies are refused with an error that says what is wrong', async () =>
   for (const [body, status, says] of [
     ['', 400, 'JSON'], ['{', 400, 'JSON'], ['[]', 400, 'object'], ['\xff{}', 400, 'JSON'],
     [`{"messages":${deep}`, 400, ''], [`{"messages":${deep}${']'.repeat(20000)}}`, 400, 'deeply'],
+    [`{"a":[${'[],'.repeat(20000)}1]}`, 400, 'values'],
     [{}, 400, 'messages'], [{ messages: [] }, 400, 'messages'], [{ messages: [1] }, 400, 'object'],
     [{ messages: [{ role: 'king', content: 'x' }] }, 400, 'king'],
     [{ messages: [{ role: 'user', content: 5 }] }, 400, 'content'],
@@ -51,6 +52,16 @@ test('bad bodies are refused with an error that says what is wrong', async () =>
   assert.equal((await call('DELETE', '/cache')).status, 400)
   assert.equal((await call('DELETE', '/cache?model=other')).status, 404)
   assert.equal((await call('GET', '/nothing')).json.error.type, 'not_found_error')
+})
+
+test('a text that takes the tokenizer very long is refused at once', async t => {
+  const bytes = await start(t, '--model', 'random') // each character is its bytes
+  const content = 'a'.repeat(5e5), begun = Date.now()
+  for (const [path, body] of [['/v1/chat/completions', chat(content)], ['/v1/completions', { prompt: content }], ['/tokenize', { content }]]) {
+    const { status, json } = await bytes.call('POST', path, body)
+    assert.deepEqual([status, json.error.code], [400, 'context_length_exceeded'], path)
+  }
+  assert.ok(Date.now() - begun < 5000)
 })
 
 test('unknown fields and odd text change nothing', async () => {
