@@ -51,9 +51,11 @@ json answer(const Call& call, Request request, const Format& format) {
         throw ApiError(503, "too many requests are waiting", "", "overloaded");
     const auto next = [=, text = std::string(), first = true](std::size_t,
                                                               httplib::DataSink& sink) mutable {
+        if (!sink.is_writable())
+            return false; // the client is gone: that cancels the request
         const std::optional<Job::News> news = job->wait(std::chrono::milliseconds(100));
         if (!news)
-            return sink.is_writable(); // false where the client is gone: that cancels the request
+            return true;
         const Result& result = news->result;
         std::string data;
         if (result.finish == Finish::failed) {
