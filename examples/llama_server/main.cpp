@@ -153,7 +153,7 @@ int serve(Options& options) {
         std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(),
                     options.host.c_str(), port);
         std::fflush(stdout);
-        // A connection holds a thread as long as it lives, and a silent one lives for 5 s, a slow one
+        // A connection holds a thread as long as it lives, and a silent one lives for 10 s, a slow one
         // for longer. So many of them leave threads for the others.
         const auto slots = static_cast<std::size_t>(options.engine.store.slots);
         return new httplib::ThreadPool(slots + options.engine.max_waiting + 1024);
@@ -165,6 +165,7 @@ int serve(Options& options) {
         setsockopt(listener = socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     });
     http.set_keep_alive_max_count(1000);
+    http.set_keep_alive_timeout(10); // also for the first byte
     http.set_read_timeout(10);
     http.set_write_timeout(10);
     add_routes(http, options, engine);
