@@ -61,6 +61,7 @@ void add_all(Families& to, const std::string& prefix, const Stats& stats,
 }
 
 /// The counters and gauges of a cache whose tiers have names.
+/// Complexity: O(all blocks and tokens), under the cache's lock, for `promptkv_blocks`.
 template <class KV, class Model, class Token, class TierEnum, class Policy, class Mutex>
 [[nodiscard]] Families
 collect(const promptkv::BasicPromptCache<KV, Model, Token, TierEnum, Policy, Mutex>& cache) {
@@ -74,6 +75,17 @@ collect(const promptkv::BasicPromptCache<KV, Model, Token, TierEnum, Policy, Mut
     add(to, "promptkv_bytes", "Bytes held; a shared block counts once.", cache.nbytes());
     add(to, "promptkv_limit_bytes", "The budget.", cache.limits().max_bytes);
     add(to, "promptkv_index_bytes", "Bytes of the index, beside the budget.", cache.index_nbytes());
+    if constexpr (promptkv::BlockPayload<KV>) {
+        double blocks = 0; // each holder of a block adds its share
+        cache.for_each([&](const auto& entry) {
+            promptkv::kv_traits<KV>::for_each_block(
+                entry.kv, 0, [&](const promptkv::BlockUse& use, std::size_t, bool) {
+                    blocks += 1.0 / std::max(1U, use.count());
+                });
+        });
+        add(to, "promptkv_blocks", "Blocks of all entries; a shared block counts once.",
+            static_cast<std::size_t>(blocks + 0.5));
+    }
     return to;
 }
 

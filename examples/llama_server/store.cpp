@@ -130,6 +130,7 @@ public:
                 {{"tokens", view.tokens.size()},
                  {"tier", name(view.tier)},
                  {"bytes", view.nbytes},
+                 {"own_bytes", view.nbytes - shared_bytes},
                  {"shared_bytes", shared_bytes},
                  {"session", view.session},
                  {"age_s", std::chrono::duration<double>(Clock::now() - last.made).count()},

@@ -51,6 +51,10 @@ test('entries share the blocks of their system prompt', async () => {
   assert.equal(entries.filter(entry => entry.tier === 'system').length, 1)
   assert.equal(entries.reduce((sum, entry) => sum + entry.bytes, 0), stats.bytes_referenced)
   assert.ok(bytes < stats.bytes_referenced)
+  for (const entry of entries) assert.equal(entry.own_bytes + entry.shared_bytes, entry.bytes)
+  assert.ok(entries.some(entry => entry.own_bytes > 0) && entries.every(entry => entry.shared_bytes > 0))
+  const blocks = new Set(entries.flatMap(entry => entry.blocks)).size
+  assert.match((await call('GET', '/metrics')).text, new RegExp(`^promptkv_blocks ${blocks}$`, 'm'))
   for (const entry of entries) assert.equal(entry.blocks[0], 0, 'the first block is the same for all')
   assert.equal(new Set(entries.map(entry => entry.session)).size, 3) // one, two, none
 })
