@@ -247,6 +247,7 @@ TEST_CASE("nor are the sizes of a compressed record believed that are damaged") 
         cache.insert("m", key, std::move(kv), Tier::user);
         CHECK(second.flush(soon()));
         evict_all(cache);
+        CHECK(second.wait_written(soon())); // what is evicted waits to be compared with the store
     };
     put();
     const std::string name = server.ask({"EVAL", "return redis.call('keys', '*')[1]", "0"});
