@@ -97,8 +97,7 @@ template <class R>
     options.align = std::max<std::size_t>(options.align, 1);
     const std::size_t limit = less(n_tokens, options.min_remaining);
     const std::size_t least = std::max<std::size_t>(options.min_reuse, 1);
-    Choice<R> best;
-    best.spot = spot;
+    Choice<R> best{spot};
     MissReason miss = spot.common() > 0 ? MissReason::not_cuttable : MissReason::nothing_shared;
     const auto note = [&](MissReason reason) { miss = (std::max)(miss, reason); };
     bool best_is_whole = false;

@@ -43,17 +43,17 @@ template <class R>
 std::uint64_t count_lookup(Parts<R>& parts, const Choice<R>& choice,
                            typename R::Tokens tokens) noexcept {
     using Counter = std::uint64_t Stats::*;
-    constexpr std::array<Counter, 4> hits{nullptr, &Stats::hits_exact, &Stats::hits_shorter,
-                                          &Stats::hits_longer};
+    static constexpr std::array<Counter, 4> hits{nullptr, &Stats::hits_exact, &Stats::hits_shorter,
+                                                 &Stats::hits_longer};
     // Null: no lookup misses for this reason.
-    constexpr std::array<Counter, 8> misses{nullptr,
-                                            &Stats::missed_nothing_shared,
-                                            nullptr,
-                                            &Stats::missed_evicted,
-                                            &Stats::missed_not_cuttable,
-                                            &Stats::missed_needs_last_token,
-                                            &Stats::missed_leased,
-                                            &Stats::missed_below_min_reuse};
+    static constexpr std::array<Counter, 8> misses{nullptr,
+                                                   &Stats::missed_nothing_shared,
+                                                   nullptr,
+                                                   &Stats::missed_evicted,
+                                                   &Stats::missed_not_cuttable,
+                                                   &Stats::missed_needs_last_token,
+                                                   &Stats::missed_leased,
+                                                   &Stats::missed_below_min_reuse};
     Stats& stats = parts.stats;
     ++stats.lookups;
     stats.tokens_requested += tokens.size();
