@@ -78,7 +78,7 @@ concept HasTruncate = requires(KV& kv, std::size_t n) {
 /// | function                        | answer                                                      |
 /// |---------------------------------|-------------------------------------------------------------|
 /// | `write_block(const Block&, sink)` | calls `sink(bytes)` with each piece of its bytes, on the writer's thread |
-/// | `make_block(bytes)`             | the block of these bytes, as std::optional. Empty: the bytes are bad, and the store loses the record. Where only memory is short, throw. A member is static |
+/// | `make_block(bytes)`             | the block of these bytes, as std::optional. Empty: the bytes are bad, and a store of this machine's loses the record. Where only memory is short, throw. A member is static |
 ///
 /// Do not round `reusable_prefix` down to blocks: `FetchOptions::align` does that for a lookup.
 ///
