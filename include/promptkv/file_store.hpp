@@ -227,7 +227,8 @@ private:
 
     void scan() {
         counter_ = static_cast<std::uint64_t>(detail::file_time_now()); // unlike the last process's
-        directory_.empty("tmp", [this](std::uint64_t) { ++stats_.left_over; });
+        directory_.empty(
+            "tmp", [this](std::uint64_t, bool is_gone) { stats_.left_over += is_gone ? 1U : 0U; });
         directory_.for_each_left("tmp", [this](std::uint64_t size) { stays(size); });
         directory_.for_each_left("aside", [this](std::uint64_t size) { count_aside(size); });
         struct Found {
@@ -332,17 +333,19 @@ private:
     /// Deletes what was set aside, and erased records that could not be removed before: some of these are tried
     /// in a call. False: there was nothing, or it is still there. Under `writing_`, or at the start.
     bool remove_leftovers() {
-        bool has_aside = false;
+        std::uint64_t aside = 0;
         Records remains;
         {
             const std::lock_guard lock(mutex_);
-            has_aside = aside_ > 0;
+            aside = aside_;
             remains.swap(remains_);
         }
-        std::uint64_t aside = 0; // what is gone of it
-        if (has_aside)
-            directory_.empty("aside",
-                             [&](std::uint64_t size) { aside += detail::disk_bytes(size); });
+        std::uint64_t left = 0; // of what was set aside
+        const auto count = [&](std::uint64_t size, bool is_gone) {
+            left += is_gone ? 0 : detail::disk_bytes(size);
+        };
+        if (aside > 0 && !directory_.empty("aside", count))
+            left = aside;
         std::uint64_t freed = 0;
         for (std::size_t n = (std::min)(remains.size(), std::size_t{64}); n > 0; --n) {
             if (directory_.remove(remains.front().name)) {
@@ -354,7 +357,7 @@ private:
         }
         const std::lock_guard lock(mutex_);
         remains_.splice(remains_.end(), remains);
-        aside = (std::min)(aside, aside_); // a file may have grown
+        aside = detail::less(aside, left); // others may have deleted some of it
         aside_ -= aside;
         used_ -= aside + freed;
         return aside + freed > 0;

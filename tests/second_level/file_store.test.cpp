@@ -909,6 +909,18 @@ TEST_CASE("an erase leaves nothing that was set aside") {
     CHECK(folder.bytes_on_disk() == 0);
 }
 
+TEST_CASE("what somebody else deleted of what was set aside leaves the account") {
+    const Folder folder;
+    put(folder.options(), {sequence(1, 4)});
+    write_file(folder.records().at(0), std::vector<char>(100, 'x'));
+    Process process(folder.options());
+    CHECK(process.store.stats().nbytes == 4096);
+    for (const auto& file : fs::directory_iterator(folder.path() + "/aside"))
+        fs::remove(file);
+    process.second.erase("m", sequence(1, 4));
+    CHECK(process.store.stats().nbytes == 0);
+}
+
 TEST_CASE("a write that cannot have room deletes nothing") {
     const Folder folder;
     FileStoreOptions options = folder.options();

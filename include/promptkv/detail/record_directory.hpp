@@ -128,14 +128,13 @@ public:
     bool move_aside(const BlockName& record, std::uint64_t number) const noexcept {
         return move_aside(Path(record).c_str(), number);
     }
-    /// Deletes what is in "tmp" or "aside"; calls `f(size)` for each file that is gone.
+    /// Deletes what is in "tmp" or "aside"; calls `f(size, is_gone)` for each file. False: not all was seen.
     template <class F>
-    void empty(const char* folder, F f) const {
-        for_each_in(root_, folder, [&](const char* file, const Descriptor& in) {
-            const std::uint64_t size = size_in(in, file);
-            if (::unlinkat(in.get(), file, 0) == 0)
-                f(size);
-        });
+    bool empty(const char* folder, F f) const {
+        return for_each_in(root_, folder, [&](const char* file, const Descriptor& in) {
+                   const std::uint64_t size = size_in(in, file);
+                   f(size, ::unlinkat(in.get(), file, 0) == 0);
+               }) == 0;
     }
 
     // the start //////////////////////////////////////////////////////////////
