@@ -592,6 +592,49 @@ TEST_CASE("a record is found that is written while it is looked for") {
     CHECK(second.prefetch("m", sequence(1, 4), {.min_remaining = 0}).tokens() == 4);
 }
 
+TEST_CASE("a record is loaded that is written while the one before it is read") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 4));
+    second.write_all(cache);
+    REQUIRE(second.wait_written(soon()));
+    store.hold(false, true);
+    promptkv_test::store(cache, sequence(1, 8));
+    evict_all(cache);
+    store.wait_for_puts(2); // the second block is being written
+    store.on_get = [&, gets = 0]() mutable {
+        if (++gets == 2) { // the store did not have it
+            store.hold(false, false);
+            CHECK(second.wait_written(soon()));
+        }
+    };
+    auto load = second.prefetch("m", sequence(1, 8), {.min_remaining = 0});
+    CHECK(load.end() == LoadEnd::loaded);
+    CHECK(load.tokens() == 8);
+}
+
+TEST_CASE("a record is found while it is written, though it waited once more and was dropped") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    MemorySecond second(cache, store);
+    const Tokens key = sequence(1, 4);
+    promptkv_test::store(cache, key, Tier::assistant);
+    evict_all(cache);
+    store.wait_for_puts(1);
+    promptkv_test::store(cache, key, Tier::system);
+    evict_all(cache);
+    CHECK(second.evict(1) == 100);
+    CHECK(second.locate("m", key, 0).tokens == 4);
+    store.hold(false, false);
+    REQUIRE(second.wait_written(soon()));
+    CHECK(store.size() == 1);
+    CHECK(second.stats().bytes_waiting == 0);
+    CHECK_FALSE(second.erase("m", key)); // it was in the store alone
+    CHECK(second.locate("m", key, 0).tokens == 0);
+}
+
 TEST_CASE("reads go before writes") {
     MemoryStore store;
     SharedCache cache;

@@ -267,6 +267,7 @@ private:
         std::size_t next = 0;
         LoadEnd end = LoadEnd::loaded;
         while (end == LoadEnd::loaded && next < all.size()) {
+            const std::size_t first = next;
             if (const LoadEnd why = load.interrupted(); why != LoadEnd::running)
                 return why;
             if (take_waiting(all[next], prompt, kv)) {
@@ -295,7 +296,9 @@ private:
             }
             if (!works && end == LoadEnd::vanished)
                 end = LoadEnd::store_failed;
-            if (end == LoadEnd::vanished && take_waiting(all[next], prompt, kv)) {
+            if (end == LoadEnd::vanished && next > first) {
+                end = LoadEnd::loaded; // it may have waited until now: both are asked anew
+            } else if (end == LoadEnd::vanished && take_waiting(all[next], prompt, kv)) {
                 ++next; // it was evicted meanwhile
                 end = LoadEnd::loaded;
             }

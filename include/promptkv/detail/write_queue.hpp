@@ -233,8 +233,10 @@ public:
 private:
     void remove(typename Items::iterator item, Items& gone) {
         nbytes_ -= item->nbytes;
-        if (const auto found = where_.find(item->name());
-            found != where_.end() && found->second == item) // else it waits, or waited, once more
+        const auto found = where_.find(item->name());
+        if (in_hand_ && item->name() == items_.front().name())
+            found->second = items_.begin(); // it waited once more; what is being written stays
+        else if (found->second == item)     // else it waits once more
             where_.erase(found);
         gone.splice(gone.end(), items_, item);
     }
