@@ -2,12 +2,15 @@
 // LruShadow: the hits of LRU caches of several sizes.
 
 #include <promptkv/detail/lru_shadow.hpp>
+#include <promptkv/detail/lru_watch.hpp>
+#include <promptkv/detail/observed_edge.hpp>
 
 #include "catch.hpp"
 
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <vector>
 
 namespace {
 
@@ -61,6 +64,27 @@ TEST_CASE("A size that is never full takes a bounded number of slots") {
     CHECK(hits_of(requests - 40'000) == 110);
     CHECK(hits_of(requests - 60'000) == 100);
     CHECK(hits_of(10) == 100);
+}
+
+TEST_CASE("An edge that was cut within the part that was used later uses no more than it has") {
+    promptkv::detail::LruWatch watch(false, std::vector<std::size_t>{100});
+    std::uint64_t request = 0;
+    const auto begin = [&] { watch.begin(++request, 100, 1); };
+    promptkv::detail::ObservedEdge edge;
+    begin();
+    watch.use_new(100);
+    edge.begin(0, {1, 100, 0});
+    begin();
+    watch.use(edge, 80, 100);
+    begin();
+    watch.use_new(45);
+    promptkv::detail::ObservedEdge other;
+    other.begin(0, {3, 45, 0});
+    begin();
+    watch.use(edge, 50, 50); // its last 50 tokens were evicted
+    begin();
+    watch.use(other, 45, 45); // LRU holds both: 95 tokens
+    CHECK(watch.curve()[0].hit_ratio == Approx((80 + 50 + 45) / 320.0));
 }
 
 } // namespace

@@ -48,7 +48,8 @@ public:
     /// The request uses the first `n` tokens of an edge of `length` tokens.
     void use(ObservedEdge& edge, std::size_t n, std::size_t length) noexcept {
         const bool is_known = edge.uses > 0;
-        const std::size_t part = is_known ? edge.later_part() : 0;
+        const std::size_t part = // the edge may have been cut within it
+            is_known ? (std::min<std::size_t>)(edge.later_part(), length) : 0;
         if (part > 0)
             use_run(number_of(edge.part_last), part, (std::min)(n, part));
         if (n > part)
