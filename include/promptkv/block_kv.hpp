@@ -141,6 +141,9 @@ public:
         return static_cast<std::size_t>(counted_.use_count()) > counted_->use.count();
     }
 
+    /// Whether nobody else holds the block.
+    [[nodiscard]] bool is_sole_holder() const noexcept { return counted_.use_count() == 1; }
+
     /// Whether both point to the same block.
     friend bool operator==(const SharedBlock&, const SharedBlock&) = default;
 

@@ -319,6 +319,34 @@ TEST_CASE("what an evict drops is counted before a flush can end") {
     CHECK_FALSE(all);
 }
 
+TEST_CASE("evict does not count what waits and somebody else holds") {
+    MemoryStore store;
+    store.hold(false, true);
+    Cache cache;
+    MemorySecond second(cache, store);
+    promptkv_test::store(cache, sequence(1, 4));
+    evict_all(cache);
+    store.wait_for_puts(1);
+    SECTION("a request") {
+        promptkv_test::store(cache, sequence(100, 4));
+        const auto fetched = cache.fetch_nearest("m", sequence(100, 4), {.min_remaining = 0});
+        REQUIRE(fetched);
+        evict_all(cache);
+        CHECK(second.evict(1) == 0);
+    }
+    SECTION("the writer: the same block waits once more") {
+        {
+            const auto load =
+                second.prefetch("m", sequence(1, 4), {.tier = Tier::system, .min_remaining = 0});
+            REQUIRE(load.tokens() == 4);
+        }
+        evict_all(cache);
+        CHECK(second.evict(1) == 0);
+    }
+    store.hold(false, false);
+    REQUIRE(second.wait_written(soon()));
+}
+
 TEST_CASE("evict drops what waits before it evicts, and what it evicts is not written") {
     MemoryStore store;
     store.hold(false, true);

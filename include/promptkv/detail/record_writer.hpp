@@ -46,10 +46,10 @@ struct WaitingRecord {
         header.tier = (std::max)(header.tier, same.header.tier);
         spares = (std::min)(spares, same.spares);
     }
-    /// Bytes of state that go with it: no entry, lease or other record has them.
+    /// Bytes of state that go with it: no entry, lease, other record or copy of a payload has them.
     [[nodiscard]] std::size_t freed() const noexcept {
         std::size_t bytes = 0;
-        if (block && block->use().count() == 0)
+        if (block && block->is_sole_holder())
             bytes = block->nbytes();
         if constexpr (Types::has_states) {
             if (state.use_count() == 1)
