@@ -354,7 +354,7 @@ private:
         }
         stats_.change(
             [&](SecondLevelStats& stats) { ++stats.faults[static_cast<std::size_t>(fault)]; });
-        // In a store that machines share, another one may know the codec, and have room for the block.
+        // In a store that machines share, another one may know the codec, or be able to make the block.
         const bool is_others =
             (fault == RecordFault::codec || fault == RecordFault::refused) && !Store::is_local;
         const bool is_in_its_place = fault == RecordFault::other_name && header.name == step.name;
