@@ -50,6 +50,7 @@ public:
         observe(before_);
         if constexpr (requires { KV::on_end; }) {
             KV::on_end = [this] {
+                const SparedNew spared; // the check allocates
                 expect(cache_->check_invariants(), "a payload was destroyed in a broken cache");
             };
         }
