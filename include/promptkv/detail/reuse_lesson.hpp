@@ -97,7 +97,7 @@ public:
 
 private:
     static constexpr std::uint32_t open = 0xff;
-    static constexpr float middle = n_levels / 2; // the level of a kind without weights
+    static constexpr float middle = float{n_levels} / 2; // the level of a kind without weights
     static constexpr float prior = 0.1F; // without data: hazard prior / (age + 1), LRU's order
     // how many intervals a guess counts for: of all kinds' hazards, of a weight, of a level's hazards
     static constexpr double trust_all = 300, trust_weight = 30, trust_level = 30;
