@@ -162,8 +162,8 @@ public:
     /// What was set aside is deleted as well: nobody can say whose state it is.
     std::size_t erase(std::span<const BlockName> names) {
         std::size_t erased = 0;
-        const std::lock_guard writing(
-            writing_); // a file that is renamed meanwhile is another record's
+        // A file that is renamed meanwhile is another record's.
+        const std::lock_guard writing(writing_);
         for (const BlockName& name : names) {
             std::unique_lock lock(mutex_);
             Records gone = forget(name);

@@ -181,8 +181,8 @@ public:
     }
     /// Sleeps, unless the queue is closed or somebody hurries.
     void pause(std::chrono::duration<double> time) {
-        constexpr std::chrono::duration<double> longest =
-            std::chrono::hours(1'000'000); // of a clock
+        // A clock counts to a few hundred years.
+        constexpr std::chrono::duration<double> longest = std::chrono::hours(1'000'000);
         std::unique_lock lock(mutex_);
         changed_.wait_for(lock, (std::min)(time, longest),
                           [this] { return closed_ || hurries_ > 0; });
