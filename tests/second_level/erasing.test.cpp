@@ -54,9 +54,7 @@ TEST_CASE("an erase cancels what waits to be written") {
     store.hold(false, true);
     Cache cache;
     Second<Cache, MemoryStore> second(cache, store);
-    promptkv_test::store(cache, sequence(100, 4));
-    evict_all(cache);
-    store.wait_for_puts(1); // the writer is busy with another key
+    evict_to_writer(cache, store, sequence(100, 4)); // the writer is busy with another key
     promptkv_test::store(cache, sequence(1, 12));
     evict_all(cache);
     CHECK_FALSE(second.erase("m", sequence(1, 12)));
@@ -71,9 +69,7 @@ TEST_CASE("an erase waits for the record that is being written") {
     store.hold(false, true);
     Cache cache;
     Second<Cache, MemoryStore> second(cache, store);
-    promptkv_test::store(cache, sequence(1, 4));
-    evict_all(cache);
-    store.wait_for_puts(1);
+    evict_to_writer(cache, store, sequence(1, 4));
     std::thread erases([&] { second.erase("m", sequence(1, 4)); });
     store.hold(false, false);
     erases.join();

@@ -327,6 +327,15 @@ private:
     bool holds_puts = false;
 };
 
+/// Stores a key and evicts everything. Returns when the writer puts the first record into a store that holds puts.
+template <class SomeCache>
+void evict_to_writer(SomeCache& cache, MemoryStore& below, const Tokens& key,
+                     Tier tier = Tier::assistant) {
+    store(cache, key, tier);
+    evict_all(cache);
+    below.wait_for_puts(1);
+}
+
 inline const promptkv::Fingerprint fingerprint = promptkv::fingerprint_of("weights 1");
 
 template <class SomeCache, class Store>

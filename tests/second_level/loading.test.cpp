@@ -557,9 +557,7 @@ TEST_CASE("a block that waits to be written is found") {
     Cache cache;
     MemorySecond second(cache, store);
     const Tokens key = sequence(1, 10);
-    promptkv_test::store(cache, key);
-    evict_all(cache);
-    store.wait_for_puts(1); // one record is being written, two wait
+    evict_to_writer(cache, store, key); // one record is being written, two wait
     CHECK(second.locate("m", key, 0).tokens == 10);
     auto load = second.prefetch("m", key, {.min_remaining = 0});
     CHECK(load.end() == LoadEnd::loaded);
@@ -578,9 +576,7 @@ TEST_CASE("a record is found that is written while it is looked for") {
     store.hold(false, true);
     Cache cache;
     MemorySecond second(cache, store);
-    promptkv_test::store(cache, sequence(1, 4));
-    evict_all(cache);
-    store.wait_for_puts(1);
+    evict_to_writer(cache, store, sequence(1, 4));
     store.on_found = [&, reader = std::this_thread::get_id()] {
         if (std::this_thread::get_id() == reader) { // the store did not have it
             store.hold(false, false);
@@ -620,9 +616,7 @@ TEST_CASE("a record is found while it is written, though it waited once more and
     Cache cache;
     MemorySecond second(cache, store);
     const Tokens key = sequence(1, 4);
-    promptkv_test::store(cache, key, Tier::assistant);
-    evict_all(cache);
-    store.wait_for_puts(1);
+    evict_to_writer(cache, store, key, Tier::assistant);
     promptkv_test::store(cache, key, Tier::system);
     evict_all(cache);
     CHECK(second.evict(1) == 100);

@@ -324,9 +324,7 @@ TEST_CASE("evict does not count what waits and somebody else holds") {
     store.hold(false, true);
     Cache cache;
     MemorySecond second(cache, store);
-    promptkv_test::store(cache, sequence(1, 4));
-    evict_all(cache);
-    store.wait_for_puts(1);
+    evict_to_writer(cache, store, sequence(1, 4));
     SECTION("a request") {
         promptkv_test::store(cache, sequence(100, 4));
         const auto fetched = cache.fetch_nearest("m", sequence(100, 4), {.min_remaining = 0});
@@ -352,9 +350,7 @@ TEST_CASE("evict drops what waits before it evicts, and what it evicts is not wr
     store.hold(false, true);
     Cache cache;
     MemorySecond second(cache, store);
-    promptkv_test::store(cache, sequence(1, 12));
-    evict_all(cache);
-    store.wait_for_puts(1); // one is in the writer's hands
+    evict_to_writer(cache, store, sequence(1, 12)); // one is in the writer's hands
     promptkv_test::store(cache, sequence(100, 12));
     CHECK(second.evict(150) >= 200);
     CHECK(cache.size() == 1);
@@ -414,9 +410,7 @@ TEST_CASE("it may be destroyed while writes are pending") {
     store.hold(false, true);
     Cache cache;
     auto second = std::make_unique<MemorySecond>(cache, store);
-    promptkv_test::store(cache, sequence(1, 40));
-    evict_all(cache);
-    store.wait_for_puts(1);
+    evict_to_writer(cache, store, sequence(1, 40));
     std::thread ends([&] { second.reset(); });
     store.hold(false, false);
     ends.join();
@@ -455,9 +449,7 @@ TEST_CASE("the rate of writing is limited, but not for a flush") {
     Cache cache;
     const double rate = GENERATE(1.0, 1e-12, 1e-300); // a block takes minutes, or ages
     MemorySecond second(cache, store, {.bytes_per_second = rate});
-    promptkv_test::store(cache, sequence(1, 12));
-    evict_all(cache);
-    store.wait_for_puts(1);
+    evict_to_writer(cache, store, sequence(1, 12));
     promptkv_test::store(cache, sequence(100, 4));
     SECTION("it is destroyed at once, although the writer sleeps") {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
