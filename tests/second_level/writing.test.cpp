@@ -212,10 +212,10 @@ TEST_CASE("what follows a refused record is refused with it, and no longer than 
 }
 
 TEST_CASE("a flush ends although evictions do not") {
+    std::atomic<bool> goes_on{true}; // the writer may read it until `second` is destroyed
     MemoryStore store;
     SharedCache cache;
     Second<SharedCache, MemoryStore> second(cache, store);
-    std::atomic<bool> goes_on{true};
     store.on_put = [&, first = 0]() mutable {
         if (goes_on) { // something waits at each time
             promptkv_test::store(cache, sequence(1000 * ++first, 4));
