@@ -289,7 +289,9 @@ public:
         return Erasing<R>(parts_, reservations_, call.gone);
     }
     std::size_t trim_to(CacheLimits trimmed, Call& call) noexcept {
-        return Eviction<R>(parts_, call.gone).make_room(trimmed, 0, 0).entries;
+        Eviction<R> eviction(parts_, call.gone);
+        eviction.make_room(trimmed, 0, 0);
+        return eviction.evicted().entries;
     }
     void set_limits(CacheLimits limits, Call& call) noexcept {
         parts_.options.max_bytes = limits.max_bytes;
@@ -298,7 +300,9 @@ public:
     }
     /// Evicts one victim. Its blocks are in use until it is destroyed, at the end of the call.
     auto evict(std::size_t nbytes, Call& call) noexcept {
-        return Eviction<R>(parts_, call.gone).evict(nbytes);
+        Eviction<R> eviction(parts_, call.gone);
+        eviction.evict(nbytes);
+        return eviction.evicted();
     }
     void set_listener(std::shared_ptr<const Listener> listener) noexcept {
         mutex_.lock();
@@ -388,7 +392,7 @@ private:
     /// Evicts what was leased when a limit was lowered.
     void keep_limits(Call& call) noexcept {
         if (size() > limits().max_entries || nbytes() > limits().max_bytes)
-            Eviction<R>(parts_, call.gone).make_room(limits(), 0, 0);
+            trim_to(limits(), call);
     }
 
     // deciding ///////////////////////////////////////////////////////////////

@@ -24,7 +24,7 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// The evictions and other removals of a cache. Each says what it did.
+/// The evictions and other removals of one call.
 template <class R>
 class Eviction {
 public:
@@ -32,19 +32,11 @@ public:
     using Node = typename R::Node;
     using Payload = typename R::Payload;
 
+    /// What was evicted.
     struct Evicted {
         std::size_t entries = 0;
         std::size_t cuts = 0;
-        std::size_t bytes = 0; // freed
-        bool declined = false; // the incoming entry was the victim, and nothing of it would be left
-
-        Evicted& operator+=(const Evicted& other) noexcept {
-            entries += other.entries;
-            cuts += other.cuts;
-            bytes += other.bytes;
-            declined = declined || other.declined;
-            return *this;
-        }
+        std::size_t bytes = 0; // freed by `evict`
     };
 
     Eviction(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), gone_(gone) {}
@@ -58,46 +50,45 @@ public:
     };
     /// Evicts until `nbytes` more bytes in `entries` more entries fit into the limits, or nothing is left
     /// to evict. Where the policy says that `incoming`, an entry that is being stored, is the victim itself,
-    /// `give_up(wanted)` lowers `nbytes`, or sets it aside; false: it is declined. 0 bytes are wanted where it
-    /// is one entry too many. It is no victim where it was set aside.
+    /// `give_up(wanted)` lowers `nbytes`, or sets it aside; false: nothing of it would be left. 0 bytes are wanted
+    /// where it is one entry too many. It is no victim where it was set aside.
+    /// Returns:  false where the incoming entry is declined.
     /// Requires: both are within the limits.
     template <class GiveUp = Nothing>
-    Evicted make_room(CacheLimits limits, const std::size_t& nbytes, std::size_t entries,
-                      const R* incoming = nullptr, GiveUp give_up = {}) noexcept {
+    bool make_room(CacheLimits limits, const std::size_t& nbytes, std::size_t entries,
+                   const R* incoming = nullptr, GiveUp give_up = {}) noexcept {
         incoming_ = incoming;
-        Evicted evicted;
-        while (!evicted.declined) {
+        bool is_kept = true;
+        while (is_kept) {
             const bool is_crowded = parts_.ledger.size() > limits.max_entries - entries;
             const std::size_t lacking =
                 less(parts_.ledger.nbytes(), less(limits.max_bytes, nbytes));
             if (!is_crowded && lacking == 0)
                 break;
             const std::size_t wanted = is_crowded ? 0 : lacking; // bytes; 0: an entry
-            if (is_crowded ? evict_entry(evicted) : evict_bytes(wanted, false, evicted))
+            if (is_crowded ? evict_entry() : (evict_bytes(wanted) || drop_passed()))
                 continue;
-            const bool is_incoming = std::exchange(evicted.declined, false);
-            if (!is_crowded && drop_passed(false, evicted))
-                continue;
-            if (!is_incoming)
+            if (!incoming_is_next_)
                 break;
-            evicted.declined = !give_up((std::min)(wanted, nbytes));
+            is_kept = give_up((std::min)(wanted, nbytes));
         }
         put_back_passed();
-        return evicted;
+        return is_kept;
     }
 
     /// Evicts one victim, for `nbytes` bytes that nobody outside of the cache uses.
-    Evicted evict(std::size_t nbytes) noexcept {
-        Evicted evicted;
-        if (!evict_bytes(nbytes, true, evicted))
-            static_cast<void>(drop_passed(true, evicted));
+    void evict(std::size_t nbytes) noexcept {
+        in_use_ = true;
+        if (!evict_bytes(nbytes))
+            static_cast<void>(drop_passed());
         put_back_passed();
-        return evicted;
     }
 
+    /// What all this evicted.
+    [[nodiscard]] const Evicted& evicted() const noexcept { return evicted_; }
+
     /// An entry leaves the policy, the account and, unless its key is to be reported, the index.
-    /// Returns the bytes that this freed.
-    std::size_t remove(R& record, RemovalReason reason) noexcept {
+    void remove(R& record, RemovalReason reason) noexcept {
         if (record.last_of_session)
             record.home->sessions.erase(record.session);
         parts_.order.leave(record);
@@ -122,19 +113,18 @@ public:
                 parts_.index.unlink(record);
             parts_.resident_leaf(above);
         }
-        return left.freed;
     }
 
 private:
     static constexpr int max_chances = 64;
 
-    /// The policy's victim. Null: there is none, or it is the incoming entry, which `evicted` notes. Leased
-    /// entries that come up are set aside until their last lease ends.
-    [[nodiscard]] R* candidate(Evicted& evicted) noexcept {
+    /// The policy's victim. Null: there is none, or it is the incoming entry. Leased entries that come up are
+    /// set aside until their last lease ends.
+    [[nodiscard]] R* candidate() noexcept {
         for (;;) {
             R* record = parts_.order.victim(tiers_);
-            evicted.declined = record != nullptr && record == incoming_;
-            if (record == nullptr || evicted.declined)
+            incoming_is_next_ = record != nullptr && record == incoming_;
+            if (record == nullptr || incoming_is_next_)
                 return nullptr;
             if (!record->payload->set_aside())
                 return record;
@@ -158,39 +148,36 @@ private:
         parts_.make_recent(record);
     }
 
-    bool evict_entry(Evicted& evicted) noexcept {
-        R* record = candidate(evicted);
-        while (record != nullptr && has_chance(*record)) {
+    bool evict_entry() noexcept {
+        while (R* record = candidate()) {
+            if (!has_chance(*record)) {
+                drop(thinnest(*record));
+                return true;
+            }
             take_chance(*record);
-            record = candidate(evicted);
         }
-        if (record != nullptr)
-            drop(thinnest(*record), evicted);
-        return record != nullptr;
+        return false;
     }
 
-    /// Evicts `wanted` bytes, or fewer where the victim has fewer. `in_use`: what is used outside of the
-    /// cache does not count as freed. False: no entry can free anything.
-    bool evict_bytes(std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
-        while (R* record = candidate(evicted)) {
+    /// Evicts `wanted` bytes, or fewer where the victim has fewer. False: no entry can free anything.
+    bool evict_bytes(std::size_t wanted) noexcept {
+        while (R* record = candidate()) {
             if (has_chance(*record)) {
                 if (cut(*record, wanted,
-                        std::max<std::size_t>(record->chance, detail::least_cut(*record)), in_use,
-                        evicted))
+                        std::max<std::size_t>(record->chance, detail::least_cut(*record))))
                     return true;
                 take_chance(*record);
                 continue;
             }
             R& thinned = thinnest(*record);
-            if (evict_from(thinned, wanted, in_use, evicted) ||
-                (&thinned != record && evict_from(*record, wanted, in_use, evicted)))
+            if (evict_from(thinned, wanted) || (&thinned != record && evict_from(*record, wanted)))
                 return true;
             bool found = false;
             int asked = 0;
             std::uint32_t steps = Index<R>::Tree::max_steps;
             Index<R>::Tree::for_each_beyond(record->node, steps, [&](Node* node) {
                 R& longer = *node->value;
-                found = may_leave(longer) && evict_from(longer, wanted, in_use, evicted);
+                found = may_leave(longer) && evict_from(longer, wanted);
                 return !found && ++asked < max_longer;
             });
             if (found)
@@ -200,7 +187,7 @@ private:
                 // What it shares may be held by an entry that it continues, which is no candidate.
                 R* above = detail::prefix_of(*record);
                 if (above != nullptr && may_leave(*above)) {
-                    if (evict_from(*above, wanted, in_use, evicted))
+                    if (evict_from(*above, wanted))
                         return true;
                     pass_over(*above);
                 }
@@ -210,12 +197,12 @@ private:
     }
 
     /// False: dropping the entry would free nothing.
-    bool evict_from(R& record, std::size_t wanted, bool in_use, Evicted& evicted) noexcept {
-        if (cut(record, wanted, detail::least_cut(record), in_use, evicted))
+    bool evict_from(R& record, std::size_t wanted) noexcept {
+        if (cut(record, wanted, detail::least_cut(record)))
             return true;
-        if (Ledger<R>::held_alone(record, 0, in_use) == 0)
+        if (Ledger<R>::held_alone(record, 0, in_use_) == 0)
             return false;
-        drop(record, evicted, in_use);
+        drop(record);
         return true;
     }
 
@@ -232,7 +219,7 @@ private:
     }
     /// Entries that hold the same blocks free nothing one by one: drops one of them. False: the blocks of
     /// those that were passed over are held by leases and reservations as well, or memory ran out.
-    bool drop_passed(bool in_use, Evicted& evicted) noexcept {
+    bool drop_passed() noexcept {
         R* found = nullptr;
         if constexpr (BlockPayload<KV>) {
             PROMPTKV_TRY {
@@ -245,18 +232,18 @@ private:
                     [&](R& record, const BlockUse& use, std::size_t, bool used_outside) {
                         const auto seen = passed.find(&use);
                         if (seen != passed.end() && seen->second == use.count() &&
-                            !(in_use && used_outside))
+                            !(in_use_ && used_outside))
                             found = &record; // in the end the first that was passed over
                     });
             }
             PROMPTKV_CATCH_ALL { // the first that was passed over is dropped whole
-                for (R* each = in_use ? nullptr : passed_; each != nullptr; each = each->next)
+                for (R* each = in_use_ ? nullptr : passed_; each != nullptr; each = each->next)
                     found = each;
             }
         }
         put_back_passed();
         if (found != nullptr)
-            drop(*found, evicted, in_use);
+            drop(*found);
         return found != nullptr;
     }
 
@@ -272,17 +259,16 @@ private:
 
     // whole entries ////////////////////////////////////////////////////////////
 
-    void drop(R& record, Evicted& evicted, bool in_use = false) noexcept {
-        const std::size_t alone = in_use ? Ledger<R>::held_alone(record, 0, true) : 0;
+    void drop(R& record) noexcept {
+        evicted_.bytes += in_use_ ? Ledger<R>::held_alone(record, 0, true) : 0;
         const std::size_t tier = detail::tier_index(record.tier);
         ++parts_.stats.evicted;
         ++parts_.tiers[tier].evicted;
         if (!record.used)
             ++parts_.stats.evicted_unused;
         parts_.stats.tokens_evicted += record.length();
-        const std::size_t freed = remove(record, RemovalReason::evicted);
-        ++evicted.entries;
-        evicted.bytes += in_use ? alone : freed;
+        ++evicted_.entries;
+        remove(record, RemovalReason::evicted);
     }
 
     /// In the place of a superseded entry: the one on the same path without branches whose removal leaves
@@ -329,22 +315,21 @@ private:
 
     /// Cuts the tail off an entry, down to `least` tokens at most, so that `wanted` bytes are freed.
     /// False: it cannot be cut so, or is better dropped; nothing has changed.
-    bool cut(R& record, std::size_t wanted, std::size_t least, bool in_use,
-             Evicted& evicted) noexcept {
+    bool cut(R& record, std::size_t wanted, std::size_t least) noexcept {
         if constexpr (TruncatablePayload<KV>) {
             if (parts_.is_mlx_lm() || record.payload->nbytes == 0)
                 return false;
-            const std::size_t kept = detail::cut_point(record, wanted, least, in_use);
+            const std::size_t kept = detail::cut_point(record, wanted, least, in_use_);
             if (kept == 0 || kept >= record.length() || detail::others_serve(record, kept))
                 return false;
-            return cut_to(record, kept, in_use, evicted);
+            return cut_to(record, kept);
         } else {
             return false;
         }
     }
 
     /// Cuts an entry to its first `kept` tokens. False: memory ran out, and nothing has changed.
-    bool cut_to(R& record, std::size_t kept, bool in_use, Evicted& evicted) noexcept {
+    bool cut_to(R& record, std::size_t kept) noexcept {
         std::unique_ptr<R> left(new (std::nothrow) R());
         if (left == nullptr)
             return false;
@@ -361,7 +346,7 @@ private:
             parts_.resident_leaf(&record);
             return false;
         }
-        const bool count_alone = BlockPayload<KV> && in_use;
+        const bool count_alone = BlockPayload<KV> && in_use_;
         const std::size_t alone = count_alone ? Ledger<R>::held_alone(record, kept, true) : 0;
         auto cut = parts_.ledger.cut(record, kept);
         if (cut.tail)
@@ -375,8 +360,8 @@ private:
         ++parts_.tiers[detail::tier_index(record.tier)].cut;
         parts_.stats.tokens_evicted += length - kept;
         parts_.index.note_evicted(cut.freed);
-        ++evicted.cuts;
-        evicted.bytes += count_alone ? alone : cut.freed;
+        ++evicted_.cuts;
+        evicted_.bytes += count_alone ? alone : cut.freed;
         left->home = record.home;
         left->tier = record.tier;
         left->reason = RemovalReason::cut;
@@ -384,13 +369,16 @@ private:
         left->left_bytes = cut.nbytes;
         gone_.push(*left.release());
         if (cut.freed == 0) // nothing was gained: it can only be dropped
-            drop(record, evicted);
+            drop(record);
         return true;
     }
 
     Parts<R>& parts_;
     Removals<R>& gone_;
+    Evicted evicted_;
     const R* incoming_ = nullptr;
+    bool incoming_is_next_ = false; // it is the policy's victim
+    bool in_use_ = false;           // what is used outside of the cache does not count as freed
     std::size_t tiers_ = tier_traits<typename R::TierEnum>::count; // the first ones may give
     int chances_ = max_chances;
     R* passed_ = nullptr; // a chain, the last that was passed over first

@@ -96,16 +96,16 @@ public:
         }
         const bool fits = !options.spare_upper_tiers ||
                           detail::fits_below(parts_, tier, incoming, reserved.tokens, held, 0, 1);
-        typename Eviction<R>::Evicted evicted;
-        if (fits)
-            evicted = make_room(held, reserved, spot, incoming, tier, options, gone);
-        reserved.evicted = evicted.entries;
-        reserved.cut = evicted.cuts;
+        Eviction<R> eviction(parts_, gone);
+        const bool is_declined =
+            fits && !make_room(eviction, held, reserved, spot, incoming, tier, options);
+        reserved.evicted = eviction.evicted().entries;
+        reserved.cut = eviction.evicted().cuts;
         const bool is_short =
             !fits || (options.spare_upper_tiers &&
                       parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held));
-        if (evicted.declined || is_short) {
-            reserved.outcome = evicted.declined ? Outcome::declined : Outcome::no_room;
+        if (is_declined || is_short) {
+            reserved.outcome = is_declined ? Outcome::declined : Outcome::no_room;
             reserved.tokens = 0;
             return;
         }
@@ -201,13 +201,11 @@ private:
         BlockPayload<KV> && (PrefixClonable<KV> || SharedPrefixPayload<KV>);
 
     /// Makes room for `held` bytes. A policy that declines compares what is to come with what is there, and
-    /// may lower the reservation's tokens, and `held` with them.
-    auto make_room(std::size_t& held, [[maybe_unused]] Reserved& reserved,
+    /// may lower the reservation's tokens, and `held` with them. False: it declines.
+    bool make_room(Eviction<R>& eviction, std::size_t& held, [[maybe_unused]] Reserved& reserved,
                    [[maybe_unused]] const Spot<R>& spot,
                    [[maybe_unused]] const Incoming<KV>& incoming,
-                   [[maybe_unused]] typename R::TierEnum tier,
-                   [[maybe_unused]] const InsertOptions& options, Removals<R>& gone) {
-        Eviction<R> eviction(parts_, gone);
+                   [[maybe_unused]] typename R::TierEnum tier, const InsertOptions& options) {
         if (options.spare_upper_tiers)
             eviction.spare_above(tier);
         if constexpr (observes_edges<typename R::Policy>) {
@@ -222,10 +220,10 @@ private:
                 const auto give_up = [&](std::size_t wanted) {
                     return give_up_part(wanted, held, reserved, incoming);
                 };
-                const auto evicted =
+                const bool is_kept =
                     eviction.make_room(parts_.limits(), held, 0, &to_come, give_up);
                 parts_.order.resident_leaf(to_come, false);
-                return evicted;
+                return is_kept;
             }
         }
         return eviction.make_room(parts_.limits(), held, 0);

@@ -176,10 +176,10 @@ private:
                                                                 : parts_.prefix_bared_by(record));
         if (!Policy::declines || former != nullptr)
             parts_.set_aside(record);
-        const auto evicted = make_room_for(record, added, supersedes, insert);
-        insert.inserted.evicted = evicted.entries;
-        insert.inserted.cut = evicted.cuts;
-        if (Policy::declines && evicted.declined) {
+        const bool is_kept = make_room_for(record, added, supersedes, insert);
+        insert.inserted.evicted = eviction_.evicted().entries;
+        insert.inserted.cut = eviction_.evicted().cuts;
+        if (Policy::declines && !is_kept) {
             decline(record, added, turn, insert);
             return;
         }
@@ -188,33 +188,28 @@ private:
     }
 
     /// Evicts others until the incoming entry, which needs `added` bytes, fits; or a part of it, which lowers
-    /// `added`, where the policy wants no more.
-    auto make_room_for(R& record, std::size_t& added, bool supersedes,
+    /// `added`, where the policy wants no more. False: the policy wants nothing of it.
+    bool make_room_for(R& record, std::size_t& added, bool supersedes,
                        const Insert& insert) noexcept {
         if (insert.options.spare_upper_tiers)
             eviction_.spare_above(insert.tier);
-        auto evicted = make_room_sparing(record, added, supersedes, insert);
-        if (!evicted.declined && insert.options.spare_upper_tiers && !has_room_for(added)) {
-            eviction_.spare_above(static_cast<TierEnum>(tier_traits<TierEnum>::count - 1));
-            evicted += make_room_beside(record, added); // the limits come first
-        }
-        return evicted;
-    }
-    /// Evicts others, and nothing of the incoming entry.
-    auto make_room_beside(R& record, std::size_t added) noexcept {
-        if (!record.is_aside())
-            parts_.set_aside(record);
-        return eviction_.make_room(parts_.limits(), added, 1);
-    }
-    [[nodiscard]] bool has_room_for(std::size_t added) const noexcept {
         const CacheLimits limits = parts_.limits();
-        return parts_.ledger.nbytes() <= less(limits.max_bytes, added) &&
-               parts_.ledger.size() < limits.max_entries;
+        const bool is_kept = Policy::declines ? offer(record, added, supersedes, insert)
+                                              : eviction_.make_room(limits, added, 1, &record);
+        const bool is_short = parts_.ledger.nbytes() > less(limits.max_bytes, added) ||
+                              parts_.ledger.size() >= limits.max_entries;
+        if (is_kept && is_short) { // a cut freed less than was thought, or entries were spared
+            if (!record.is_aside())
+                parts_.set_aside(record);
+            eviction_.make_room(limits, added, 1, &record);
+            eviction_.spare_above(static_cast<TierEnum>(tier_traits<TierEnum>::count - 1));
+            eviction_.make_room(limits, added, 1, &record); // the limits come first
+        }
+        return is_kept;
     }
-    auto make_room_sparing(R& record, std::size_t& added, bool supersedes,
-                           const Insert& insert) noexcept {
-        if (!Policy::declines)
-            return eviction_.make_room(parts_.limits(), added, 1, &record);
+    /// Makes room where the incoming entry may be the policy's victim itself: it gives up its tail then. False:
+    /// nothing of it would be left.
+    bool offer(R& record, std::size_t& added, bool supersedes, const Insert& insert) noexcept {
         Part part{record.length(), 0};
         std::size_t needed = added;
         const auto give_up_some = [&](std::size_t wanted) {
@@ -227,13 +222,8 @@ private:
             parts_.set_aside(record); // it stands for others, and must stay
             return true;
         };
-        auto evicted = eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some);
-        if (!evicted.declined && part.kept < record.length()) {
-            evicted.declined = !cut_incoming(record, part.kept, added, insert);
-            if (!evicted.declined) // in case that the cut freed less than was thought
-                evicted += make_room_beside(record, added);
-        }
-        return evicted;
+        return eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some) &&
+               (part.kept == record.length() || cut_incoming(record, part.kept, added, insert));
     }
 
     /// How much of an incoming entry the policy wants.
