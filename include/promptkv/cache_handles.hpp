@@ -107,7 +107,7 @@ private:
         inserted.outcome = Outcome::cancelled;
         if (const std::shared_ptr<Cache> cache = cache_.lock()) {
             typename Cache::Call call(*cache);
-            inserted = cache->commit(reserved_, kv, call, whole);
+            inserted = cache->inserting(call).commit(reserved_, kv, whole);
         }
         reserved_ = {};
         return inserted;

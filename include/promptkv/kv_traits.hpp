@@ -321,14 +321,6 @@ void for_each_block([[maybe_unused]] const KV& kv, [[maybe_unused]] std::size_t 
         kv_traits<KV>::for_each_block(kv, from, f);
 }
 
-/// Assigns; a payload need not be assignable.
-template <class KV>
-void assign(std::optional<KV>& to, std::optional<KV>&& from) noexcept {
-    to.reset();
-    if (from)
-        to.emplace(std::move(*from));
-}
-
 /// A refused payload is the caller's again; it need not be assignable.
 template <class KV>
 void hand_back(KV& kv, KV& held) noexcept {

@@ -302,7 +302,7 @@ public:
     Inserted insert(ModelView model, Tokens tokens, KV&& kv, TierEnum tier,
                     InsertOptions options = {}) {
         Call call(*cache_);
-        return cache_->insert(model, tokens, kv, tier, options, call);
+        return cache_->inserting(call).insert(model, tokens, kv, tier, options);
     }
 
     /// Reserves room, calls `make()`, and commits: for state that must first be copied from a device.
@@ -336,7 +336,7 @@ public:
                                       TierEnum tier, InsertOptions options = {}) {
         Reservation room;
         Call call(*cache_);
-        cache_->reserve(model, tokens, nbytes, tier, options, call, room.reserved_);
+        cache_->inserting(call).reserve(model, tokens, nbytes, tier, options, room.reserved_);
         room.cache_ = cache_;
         return room;
     }
@@ -349,7 +349,7 @@ public:
     /// Complexity: as an insert, and the clone.
     bool mark(ModelView model, Tokens tokens, TierEnum tier) {
         Call call(*cache_);
-        return cache_->mark(model, tokens, tier, call);
+        return cache_->inserting(call).mark(model, tokens, tier);
     }
 
     // removal ////////////////////////////////////////////////////////////////

@@ -28,12 +28,28 @@ struct Incoming {
     bool is_reservation;
 };
 
+/// An entry that is to be made.
+template <class R>
+struct NewEntry {
+    typename R::ModelView model;
+    typename R::Tokens tokens;
+    Spot<R> spot; // locate(model, tokens)
+    typename R::TierEnum tier;
+    InsertOptions options;
+    bool own_is_present = false; // an entry of exactly this key makes it needless
+    bool whole_only = false;     // no part of the payload is stored
+};
+
 /// What becomes of it.
 template <class R>
 struct Decision {
     Outcome outcome = Outcome::no_room;
     std::size_t tokens = 0; // how much of the key is stored or present; 0: nothing
     R* present = nullptr;   // the entry that serves these tokens already
+
+    [[nodiscard]] bool stores() const noexcept {
+        return outcome == Outcome::stored || outcome == Outcome::replaced;
+    }
 };
 
 /// The bytes of its first `n` tokens: in proportion to the tokens, unless its blocks tell.
@@ -74,10 +90,12 @@ template <class KV>
     }
 }
 
-/// The bytes of the blocks of its first `n` tokens for which `f(use)` is true.
+/// The bytes of the blocks, of its first `n` tokens, that the cache may hold already and for which `f(use)` is true.
 template <class KV, class F>
-[[nodiscard]] std::size_t blocks_of_first(const Incoming<KV>& incoming, std::size_t n, F f) {
+[[nodiscard]] std::size_t held_of_first(const Incoming<KV>& incoming, std::size_t n, F f) {
     std::size_t nbytes = 0;
+    if (incoming.kv == nullptr)
+        return nbytes;
     const auto count = [&](std::size_t from, bool add) {
         detail::for_each_block(
             *incoming.kv, from, [&](const BlockUse& use, std::size_t block_bytes, const auto&) {
@@ -86,34 +104,29 @@ template <class KV, class F>
             });
     };
     count(0, true);
-    count(n, false);
+    count(detail::shared_of_first(incoming, n), false);
     return nbytes;
 }
 
-/// The bytes of the blocks of its first `n` tokens that the cache holds already.
-template <class KV>
-[[nodiscard]] std::size_t held_of_first(const Incoming<KV>& incoming, std::size_t n) noexcept {
-    return detail::blocks_of_first(incoming, n,
-                                   [](const BlockUse& use) { return use.count() > 0; });
-}
-
-/// Whether an incoming entry of its first `n` tokens, which needs `nbytes` more bytes, fits if no entry is
-/// evicted that is more persistent than `tier`. `held`: bytes of its blocks that the cache holds already, and
-/// that are not pinned. `entries`: 0 if it replaces one. Throws what an allocation throws.
+/// Whether it fits if no entry is evicted that is more persistent than its tier. Throws what an allocation throws.
 /// Complexity: O(tiers). Where the sums cannot tell, since blocks are shared with more persistent entries:
 /// O(blocks of up to 4,096 others); if these do not suffice, it does not fit.
 template <class R>
-[[nodiscard]] bool fits_below(const Parts<R>& parts, typename R::TierEnum tier,
-                              const Incoming<typename R::KV>& incoming, std::size_t n,
-                              std::size_t nbytes, std::size_t held, std::size_t entries) {
+[[nodiscard]] bool fits_below(const Parts<R>& parts, const NewEntry<R>& entry,
+                              const Incoming<typename R::KV>& incoming) {
     constexpr std::size_t most_asked = 4096;
     const Ledger<R>& ledger = parts.ledger;
+    const std::size_t n = entry.tokens.size();
+    const std::size_t held =
+        detail::held_of_first(incoming, n, [](const BlockUse& use) { return use.count() > 0; });
+    const std::size_t nbytes = less(detail::bytes_of_first(incoming, n), held);
+    const std::size_t entries = entry.spot.entry(n) != nullptr ? 0 : 1;
     const std::size_t wanted = less(more(ledger.nbytes(), nbytes), parts.options.max_bytes);
     const std::size_t crowd = less(ledger.size() + entries, parts.options.max_entries);
     if (wanted == 0 && crowd == 0)
         return true;
     std::size_t below = 0, n_below = 0;
-    for (std::size_t i = 0; i <= detail::tier_index(tier); ++i) {
+    for (std::size_t i = 0; i <= detail::tier_index(entry.tier); ++i) {
         const auto each = static_cast<typename R::TierEnum>(i);
         below = more(below, ledger.referenced(each));
         n_below += ledger.entries(each);
@@ -127,10 +140,10 @@ template <class R>
         return true;
     WouldFree<R> evicted;
     if (held > 0)
-        evicted.keep(*incoming.kv, n);
+        evicted.keep(*incoming.kv, detail::shared_of_first(incoming, n));
     std::size_t n_evicted = 0, n_asked = 0;
     parts.order.for_each([&](const R& record) {
-        const bool is_below = record.tier <= tier;
+        const bool is_below = record.tier <= entry.tier;
         if (is_below && !record.payload->leased() && !record.is_aside()) {
             evicted.add(record, false);
             ++n_evicted;
@@ -141,44 +154,31 @@ template <class R>
     return evicted.nbytes() >= wanted && n_evicted >= crowd;
 }
 
-/// The bytes of its first `n` tokens that leased payloads hold as well.
-template <class KV>
-[[nodiscard]] std::size_t leased_of_first(const Incoming<KV>& incoming, std::size_t n,
-                                          const LeasedBlocks& leased) {
-    return incoming.kv == nullptr
-               ? 0
-               : detail::blocks_of_first(
-                     incoming, detail::shared_of_first(incoming, n),
-                     [&](const BlockUse& use) { return leased.blocks.contains(&use); });
-}
-
-/// Whether the key of `n` tokens at the spot needs to be stored at all. `own_is_present`: an entry of exactly
-/// this key makes that needless.
+/// Whether the key needs to be stored at all.
 template <class R>
-[[nodiscard]] Decision<R> present_or_stored(const Parts<R>& parts, const Spot<R>& spot,
-                                            std::size_t n, typename R::TierEnum tier,
-                                            bool own_is_present) noexcept {
-    R* own = spot.entry(n);
+[[nodiscard]] Decision<R> present_or_stored(const Parts<R>& parts,
+                                            const NewEntry<R>& entry) noexcept {
+    const std::size_t n = entry.tokens.size();
+    R* own = entry.spot.entry(n);
     if (!parts.is_mlx_lm()) {
-        R* present = own_is_present ? own : nullptr;
+        R* present = entry.own_is_present ? own : nullptr;
         if (present == nullptr)
-            present = detail::longer_serving<R>(spot, n, tier);
+            present = detail::longer_serving<R>(entry.spot, n, entry.tier);
         if (present != nullptr)
             return {Outcome::present, n, present};
     }
     return {own != nullptr ? Outcome::replaced : Outcome::stored, n, nullptr};
 }
 
-/// Decides what becomes of an incoming payload. Moves `spot` where only a part of it fits. `pins`: see
-/// Ledger::pinned.
+/// Decides how much of the payload there is room for, if any entry may be evicted. Shortens the key of the entry
+/// to that.
 template <class R>
-[[nodiscard]] Decision<R>
-decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typename R::Tokens tokens,
-       const Incoming<typename R::KV>& incoming, typename R::TierEnum tier, bool own_is_present,
-       std::vector<PayloadLease<typename R::KV>>& pins) {
+[[nodiscard]] Decision<R> decide_part(const Parts<R>& parts, NewEntry<R>& entry,
+                                      const Incoming<typename R::KV>& incoming,
+                                      std::vector<PayloadLease<typename R::KV>>& pins) {
     using KV = typename R::KV;
     const std::size_t n = incoming.length;
-    const Decision<R> needed = detail::present_or_stored(parts, spot, n, tier, own_is_present);
+    const Decision<R> needed = detail::present_or_stored(parts, entry);
     if (needed.outcome == Outcome::present)
         return needed;
     if (parts.is_closed)
@@ -190,7 +190,7 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
     if (over && !can_part)
         return {Outcome::too_large, 0, nullptr};
 
-    const R* own = spot.entry(n);
+    const R* own = entry.spot.entry(n);
     const bool own_leased = own != nullptr && own->payload->leased();
     const std::size_t max_entries = parts.options.max_entries;
     if (parts.ledger.leases().at_most().entries >= max_entries &&
@@ -204,8 +204,9 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
     const LeasedBlocks leased = parts.ledger.pinned(pins);
     const std::size_t room = less(max_bytes, leased.nbytes);
     const auto needs = [&](std::size_t first) {
-        return less(detail::bytes_of_first(incoming, first),
-                    detail::leased_of_first(incoming, first, leased));
+        const std::size_t held = detail::held_of_first(
+            incoming, first, [&](const BlockUse& use) { return leased.blocks.contains(&use); });
+        return less(detail::bytes_of_first(incoming, first), held);
     };
     if (!over && needs(n) <= room)
         return needed;
@@ -237,8 +238,23 @@ decide(const Parts<R>& parts, Spot<R>& spot, typename R::ModelView model, typena
         return {over && leased.nbytes == 0 ? Outcome::too_large : Outcome::no_room, 0, nullptr};
     if (own_leased && parts.ledger.leases().staying().entries >= max_entries)
         return {Outcome::no_room, 0, nullptr}; // the part is another key
-    spot = parts.index.locate(model, tokens.first(part));
-    return detail::present_or_stored(parts, spot, part, tier, own_is_present);
+    entry.tokens = entry.tokens.first(part);
+    entry.spot = parts.index.locate(entry.model, entry.tokens);
+    return detail::present_or_stored(parts, entry);
+}
+
+/// Decides what becomes of an incoming payload. Shortens the key of the entry where only a part of it fits. `pins`:
+/// see Ledger::pinned.
+template <class R>
+[[nodiscard]] Decision<R> decide(const Parts<R>& parts, NewEntry<R>& entry,
+                                 const Incoming<typename R::KV>& incoming,
+                                 std::vector<PayloadLease<typename R::KV>>& pins) {
+    const Decision<R> decision = detail::decide_part(parts, entry, incoming, pins);
+    const bool is_part = decision.tokens > 0 && decision.tokens < incoming.length;
+    if ((is_part && entry.whole_only) || (entry.options.spare_upper_tiers && decision.stores() &&
+                                          !detail::fits_below(parts, entry, incoming)))
+        return {Outcome::no_room, 0, nullptr};
+    return decision;
 }
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

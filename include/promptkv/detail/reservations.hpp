@@ -4,11 +4,9 @@
 #define PROMPTKV_DETAIL_RESERVATIONS_HPP
 
 #include <promptkv/cache_types.hpp>
-#include <promptkv/config.hpp>
 #include <promptkv/detail/admission.hpp>
 #include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
-#include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/parts.hpp>
@@ -21,14 +19,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// The reservations of a cache: what each one holds, and which of them an erase voids. What is decided,
-/// and how a payload is stored, the cache knows.
+/// The reservations of a cache: what each one holds, and which of them an erase voids.
 template <class R>
 class Reservations {
 public:
@@ -65,22 +61,21 @@ public:
 
     explicit Reservations(Parts<R>& parts) noexcept : parts_(parts) {}
 
-    /// Carries out what was decided: holds room for the first tokens of the key, and what is stored of
-    /// them. Throws what an allocation, the copy of the model or the clone throws. `reserved` has the prefix
-    /// then, to be destroyed without a lock.
-    void hold(ModelView model, Tokens tokens, const Decision<R>& decision,
-              const Incoming<KV>& incoming, const Spot<R>& spot, typename R::TierEnum tier,
-              const InsertOptions& options, Removals<R>& gone, Reserved& reserved) {
+    /// Carries out what was decided: holds room for an entry, and what is stored of its key. `asked`: the key that
+    /// was asked for. Throws what an allocation, the copy of the model or the clone throws. `reserved` has the
+    /// prefix then, to be destroyed without a lock.
+    void hold(const NewEntry<R>& entry, Tokens asked, const Decision<R>& decision,
+              const Incoming<KV>& incoming, Removals<R>& gone, Reserved& reserved) {
         reserved.outcome = decision.outcome;
         reserved.tokens = decision.tokens;
-        reserved.tier = tier;
-        reserved.options = options;
-        if (decision.outcome != Outcome::stored && decision.outcome != Outcome::replaced)
+        reserved.tier = entry.tier;
+        reserved.options = entry.options;
+        if (!decision.stores())
             return;
-        reserved.spot = spot;
+        reserved.spot = entry.spot;
         reserved.version = parts_.index.version();
         reserved.fits = decision.tokens;
-        auto claim = std::make_shared<Claim>(model, tokens, options.session);
+        auto claim = std::make_shared<Claim>(entry.model, asked, entry.options.session);
         claim->size = decision.tokens;
         if (claims_.size() == claims_.capacity())
             forget_expired();
@@ -94,16 +89,12 @@ public:
                 held = less(held, reserved.prefix->nbytes);
             }
         }
-        const bool fits = !options.spare_upper_tiers ||
-                          detail::fits_below(parts_, tier, incoming, reserved.tokens, held, 0, 1);
         Eviction<R> eviction(parts_, gone);
-        const bool is_declined =
-            fits && !make_room(eviction, held, reserved, spot, incoming, tier, options);
+        const bool is_declined = !make_room(eviction, held, entry, incoming, reserved);
         reserved.evicted = eviction.evicted().entries;
         reserved.cut = eviction.evicted().cuts;
-        const bool is_short =
-            !fits || (options.spare_upper_tiers &&
-                      parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held));
+        const bool is_short = entry.options.spare_upper_tiers &&
+                              parts_.ledger.nbytes() > less(parts_.limits().max_bytes, held);
         if (is_declined || is_short) {
             reserved.outcome = is_declined ? Outcome::declined : Outcome::no_room;
             reserved.tokens = 0;
@@ -112,55 +103,6 @@ public:
         claim->size = reserved.tokens;
         reserved.held = parts_.ledger.reserve(held);
         reserved.claim = std::move(claim);
-    }
-
-    /// Calls `store(spot, model, tokens)` for the tokens that a payload holds of a reservation's key, or of
-    /// `whole`, a longer one. Null: nothing was made. If it throws, the reservation is as before. `given_up`
-    /// gets the blocks for which the payload takes stored ones.
-    template <class Store>
-    Inserted commit(Reserved& reserved, KV* made, std::optional<Tokens> whole,
-                    std::optional<KV>& given_up, Store store) {
-        if (reserved.claim == nullptr || reserved.claim->is_void || made == nullptr)
-            return cancel(reserved);
-        KV& kv = *made;
-        const Tokens key = whole.value_or(reserved.claim->key());
-        std::size_t n = key.size();
-        if constexpr (MeasuredPayload<KV>) {
-            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) <= n);
-            n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
-        }
-        if (reserved.prefix)
-            detail::assign(given_up, detail::adopt_blocks(kv, (std::min)(n, reserved.prefix_tokens),
-                                                          std::as_const(reserved.prefix->kv)));
-        if (n == 0 && !key.empty())
-            return cancel(reserved); // nothing was made
-        const std::size_t held = reserved.held.get_deleter().nbytes;
-        reserved.held.reset();
-        Inserted inserted;
-        PROMPTKV_TRY {
-            const bool is_found = n == reserved.fits && reserved.version == parts_.index.version();
-            const auto spot =
-                is_found ? reserved.spot : parts_.index.locate(reserved.claim->model, key.first(n));
-            inserted = store(spot, reserved.claim->model, key.first(n));
-        }
-        PROMPTKV_CATCH_ALL {
-            reserved.held = parts_.ledger.reserve(held);
-            PROMPTKV_RETHROW;
-        }
-        const bool is_stored =
-            inserted.outcome == Outcome::stored || inserted.outcome == Outcome::replaced;
-        const bool is_part = reserved.claim->size < reserved.claim->tokens.size();
-        if (is_part && !whole && is_stored && inserted.tokens == n)
-            ++parts_.stats.stored_in_part;
-        return inserted;
-    }
-
-    /// Nothing is made for a reservation. A refused one was counted as what it was refused for.
-    Inserted cancel(const Reserved& reserved) noexcept {
-        Inserted inserted;
-        inserted.outcome = Outcome::cancelled;
-        parts_.stats.cancelled += reserved.claim != nullptr ? 1U : 0U;
-        return inserted;
     }
 
     /// Voids the reservations whose claim `covers`. Throws what comparing models or an allocation throws;
@@ -202,19 +144,19 @@ private:
 
     /// Makes room for `held` bytes. A policy that declines compares what is to come with what is there, and
     /// may lower the reservation's tokens, and `held` with them. False: it declines.
-    bool make_room(Eviction<R>& eviction, std::size_t& held, [[maybe_unused]] Reserved& reserved,
-                   [[maybe_unused]] const Spot<R>& spot,
+    bool make_room(Eviction<R>& eviction, std::size_t& held, const NewEntry<R>& entry,
                    [[maybe_unused]] const Incoming<KV>& incoming,
-                   [[maybe_unused]] typename R::TierEnum tier, const InsertOptions& options) {
-        if (options.spare_upper_tiers)
-            eviction.spare_above(tier);
+                   [[maybe_unused]] Reserved& reserved) {
+        if (entry.options.spare_upper_tiers)
+            eviction.spare_above(entry.tier);
         if constexpr (observes_edges<typename R::Policy>) {
             if (R::Policy::declines && reserved.outcome == Outcome::stored) {
                 typename R::Node node;
                 R to_come;
                 to_come.node = &node;
-                to_come.tier = tier;
-                Edges<R>(parts_).expect(node.hook, spot, reserved.tokens, tier, options);
+                to_come.tier = entry.tier;
+                Edges<R>(parts_).expect(node.hook, entry.spot, reserved.tokens, entry.tier,
+                                        entry.options);
                 parts_.order.reserve(parts_.ledger.size() + 1);
                 parts_.order.resident_leaf(to_come, true);
                 const auto give_up = [&](std::size_t wanted) {

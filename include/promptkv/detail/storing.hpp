@@ -10,6 +10,7 @@
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
+#include <promptkv/detail/leftovers.hpp>
 #include <promptkv/detail/saturating.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
@@ -18,7 +19,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <utility>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -29,43 +29,34 @@ class Storing {
 public:
     using KV = typename R::KV;
     using TierEnum = typename R::TierEnum;
-    using ModelView = typename R::ModelView;
     using Tokens = typename R::Tokens;
     using Payload = typename R::Payload;
     using Policy = typename R::Policy;
 
-    Storing(Parts<R>& parts, Removals<R>& gone) noexcept : parts_(parts), eviction_(parts, gone) {}
+    Storing(Parts<R>& parts, Removals<R>& gone, Leftovers<KV>& leftovers) noexcept
+        : parts_(parts), eviction_(parts, gone), leftovers_(leftovers) {}
 
-    /// A payload that is to be stored.
-    struct Insert {
-        KV& kv;
-        std::size_t nbytes; // that it refers to; of a part: an estimate
-        bool is_part;       // `kv` holds more than the key: the rest is cut off
-        TierEnum tier;
-        const InsertOptions& options;
-        Inserted& inserted;          // the answer
-        std::optional<KV>& cut_off;  // gets the part that there is no room for
-        std::optional<KV>& given_up; // and the part that the policy does not want
-    };
-
-    /// Links a record for the key and puts the payload there. If it throws, nothing has changed. Where a part
-    /// is kept whose bytes only the cut tells, and it does not fit, the payload stays the caller's, cut.
-    void store(Spot<R> spot, ModelView model, Tokens tokens, const Insert& insert) {
+    /// Links a record for the key of the entry, and puts `kv` there, the incoming payload; what the key has no room for
+    /// is cut off. If it throws, nothing has changed. Where a part is kept whose bytes only the cut tells, and it
+    /// does not fit, the payload stays the caller's, cut.
+    void store(const NewEntry<R>& entry, const Incoming<KV>& incoming, KV& kv, Inserted& inserted) {
+        const Spot<R>& spot = entry.spot;
+        const Tokens tokens = entry.tokens;
+        const Insert insert{entry, kv, inserted};
         auto payload = std::make_unique<Payload>(parts_.ledger.account());
-        payload->nbytes = insert.nbytes;
+        payload->nbytes = detail::bytes_of_first(incoming, tokens.size());
         auto record = std::make_unique<R>();
         if constexpr (observes_edges<typename R::Policy>)
             parts_.order.reserve(parts_.ledger.size() + 1);
         const std::uint64_t session =
-            parts_.is_mlx_lm() || insert.options.side_request ? 0 : insert.options.session;
+            parts_.is_mlx_lm() || entry.options.side_request ? 0 : entry.options.session;
         bool is_new_session = false;
         if (session != 0 && spot.home != nullptr)
             is_new_session = spot.home->sessions.try_emplace(session, nullptr).second;
         R* former = spot.entry(tokens.size());
         R* linked = nullptr;
         const auto is_refused = [&]() noexcept {
-            return insert.is_part &&
-                   !cut_to_part(*payload, tokens.size(), former != nullptr ? 0 : 1, insert);
+            return tokens.size() < incoming.length && !cut_to_part(*payload, insert);
         };
         const auto take_back = [&]() noexcept {
             if (is_new_session)
@@ -80,7 +71,7 @@ public:
         if (former != nullptr && is_refused())
             return take_back();
         PROMPTKV_TRY {
-            linked = &parts_.index.link(spot, model, tokens, std::move(record));
+            linked = &parts_.index.link(spot, entry.model, tokens, std::move(record));
             if (session != 0 && spot.home == nullptr)
                 linked->home->sessions.try_emplace(session, nullptr);
         }
@@ -120,18 +111,23 @@ public:
     }
 
 private:
-    /// `entries`: that it adds. False: it does not fit, as the answer says now.
-    [[nodiscard]] bool cut_to_part(Payload& payload, std::size_t n,
-                                   [[maybe_unused]] std::size_t entries,
-                                   const Insert& insert) noexcept {
-        detail::assign(insert.cut_off, detail::truncate(insert.kv, n));
+    struct Insert {
+        const NewEntry<R>& entry;
+        KV& kv;
+        Inserted& inserted; // the answer
+    };
+
+    /// False: it does not fit, as the answer says now.
+    [[nodiscard]] bool cut_to_part(Payload& payload, const Insert& insert) noexcept {
+        const std::size_t n = insert.entry.tokens.size();
+        leftovers_.add_any(detail::truncate(insert.kv, n));
         payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
         if constexpr (!BlockPayload<KV>) { // else the blocks have told that it fits
             const KV& kv = insert.kv;
             const Incoming<KV> part{payload.nbytes, n, std::addressof(kv), n, n, false};
             if (!has_room_beside_pinned(part.nbytes) ||
-                (insert.options.spare_upper_tiers &&
-                 !detail::fits_below(parts_, insert.tier, part, n, part.nbytes, 0, entries))) {
+                (insert.entry.options.spare_upper_tiers &&
+                 !detail::fits_below(parts_, insert.entry, part))) {
                 insert.inserted.outcome = Outcome::no_room;
                 insert.inserted.tokens = 0;
                 return false;
@@ -148,14 +144,15 @@ private:
     /// Nothing in here can fail.
     void settle_in(R& record, R* former, std::unique_ptr<Payload> payload, std::uint64_t session,
                    const Insert& insert) noexcept {
-        const InsertOptions& options = insert.options;
+        const InsertOptions& options = insert.entry.options;
         payload->record = &record;
         parts_.block_tokens = detail::block_tokens(insert.kv);
         std::size_t added = parts_.ledger.hold(insert.kv, payload->nbytes);
         payload->emplace(std::move(insert.kv));
         record.payload = payload.release();
         record.is_entry = true;
-        record.tier = former != nullptr ? (std::max)(former->tier, insert.tier) : insert.tier;
+        record.tier =
+            former != nullptr ? (std::max)(former->tier, insert.entry.tier) : insert.entry.tier;
         record.session = options.session;
         record.stored_at = parts_.stats.lookups;
         parts_.serves_parts = record.serves_parts();
@@ -191,8 +188,8 @@ private:
     /// `added`, where the policy wants no more. False: the policy wants nothing of it.
     bool make_room_for(R& record, std::size_t& added, bool supersedes,
                        const Insert& insert) noexcept {
-        if (insert.options.spare_upper_tiers)
-            eviction_.spare_above(insert.tier);
+        if (insert.entry.options.spare_upper_tiers)
+            eviction_.spare_above(insert.entry.tier);
         const CacheLimits limits = parts_.limits();
         const bool is_kept = Policy::declines ? offer(record, added, supersedes, insert)
                                               : eviction_.make_room(limits, added, 1, &record);
@@ -249,7 +246,7 @@ private:
                       const Insert& insert) noexcept {
         if (!parts_.index.shorten(record, kept))
             return false;
-        detail::assign(insert.given_up, parts_.ledger.cut_held(*record.payload, kept, added).tail);
+        leftovers_.add_any(parts_.ledger.cut_held(*record.payload, kept, added).tail);
         insert.inserted.tokens = kept;
         parts_.index.show(record, record.serves_parts());
         parts_.was_cut(record);
@@ -380,6 +377,7 @@ private:
 
     Parts<R>& parts_;
     Eviction<R> eviction_;
+    Leftovers<KV>& leftovers_;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail

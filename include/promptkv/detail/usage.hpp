@@ -38,6 +38,13 @@ void refresh(Parts<R>& parts, const Choice<R>& choice, typename R::Tokens tokens
         parts.use(match);
 }
 
+/// The same, and the policy is told which edges the prompt uses.
+template <class R>
+void touch(Parts<R>& parts, const Choice<R>& choice, typename R::Tokens tokens) noexcept {
+    Edges<R>(parts).touched(choice.spot, choice.record);
+    detail::refresh(parts, choice, tokens);
+}
+
 /// Counts a lookup and does what it does to recency. Returns its number.
 template <class R>
 std::uint64_t count_lookup(Parts<R>& parts, const Choice<R>& choice,
