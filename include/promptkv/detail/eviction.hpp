@@ -11,6 +11,8 @@
 #include <promptkv/detail/parts.hpp>
 #include <promptkv/detail/removals.hpp>
 #include <promptkv/detail/saturating.hpp>
+#include <promptkv/detail/sessions.hpp>
+#include <promptkv/detail/superseding.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -89,8 +91,7 @@ public:
 
     /// An entry leaves the policy, the account and, unless its key is to be reported, the index.
     void remove(R& record, RemovalReason reason) noexcept {
-        if (record.last_of_session)
-            record.home->sessions.erase(record.session);
+        Sessions<R>::leave(record);
         parts_.order.leave(record);
         record.aside = false;
         const auto left = parts_.ledger.remove(record);
@@ -146,6 +147,12 @@ private:
     void take_chance(R& record) noexcept {
         --chances_;
         parts_.make_recent(record);
+    }
+
+    /// A superseded entry, or the one that leaves in its place.
+    [[nodiscard]] R& thinnest(R& record) const noexcept {
+        return detail::thinnest(record, incoming_,
+                                [this](const R& other) { return may_leave(other); });
     }
 
     bool evict_entry() noexcept {
@@ -269,46 +276,6 @@ private:
         parts_.stats.tokens_evicted += record.length();
         ++evicted_.entries;
         remove(record, RemovalReason::evicted);
-    }
-
-    /// In the place of a superseded entry: the one on the same path without branches whose removal leaves
-    /// the smallest gap between its neighbours, so that what stays is spread evenly. An incoming entry is
-    /// no neighbour: the next turn may branch off right before it.
-    [[nodiscard]] R& thinnest(R& record) noexcept {
-        if (!record.superseded)
-            return record;
-        Node* node = record.node;
-        for (int i = 0; i < max_path && node->children.one_has_entries(); ++i)
-            node = node->children[0];
-        R* best = &record;
-        std::size_t best_gap = unlimited;
-        R* pending = nullptr; // an entry, while the next one above is looked for
-        std::size_t above_pending = unlimited;
-        std::size_t below = unlimited;
-        const auto judge = [&](std::size_t above) {
-            if (pending != nullptr && above_pending != unlimited &&
-                above_pending - above <= best_gap) {
-                best_gap = above_pending - above;
-                best = pending;
-            }
-        };
-        for (int i = 0; i < 2 * max_path; ++i) {
-            R* here = node->value;
-            if (here != nullptr && here->is_entry && here != incoming_) {
-                judge(node->depth);
-                pending = here->superseded && may_leave(*here) ? here : nullptr;
-                above_pending = below;
-                below = node->depth;
-            }
-            if (node->parent == nullptr || !node->parent->children.one_has_entries())
-                break;
-            node = node->parent;
-        }
-        const R* beyond = detail::entry_at_or_above(node->parent);
-        if (beyond != nullptr && beyond == incoming_)
-            beyond = detail::prefix_of(*beyond);
-        judge(beyond != nullptr ? beyond->length() : 0);
-        return *best;
     }
 
     // tails ////////////////////////////////////////////////////////////////////

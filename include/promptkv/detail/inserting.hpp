@@ -13,6 +13,7 @@
 #include <promptkv/detail/parts.hpp>
 #include <promptkv/detail/removals.hpp>
 #include <promptkv/detail/reservations.hpp>
+#include <promptkv/detail/sessions.hpp>
 #include <promptkv/detail/storing.hpp>
 #include <promptkv/detail/usage.hpp>
 #include <promptkv/kv_traits.hpp>
@@ -198,9 +199,8 @@ private:
         const bool is_own = present.length() == entry.tokens.size();
         std::size_t absorbed = 0;
         if (is_own) {
-            Storing<R> storing(parts_, gone_, leftovers_);
-            absorbed = storing.raise(present, entry.tier);
-            storing.join_session(present, entry.options.session);
+            absorbed = Storing<R>(parts_, gone_, leftovers_).raise(present, entry.tier);
+            Sessions<R>::join(present, entry.options.session);
         }
         detail::touch(parts_,
                       {entry.spot, &present, entry.tokens.size(),

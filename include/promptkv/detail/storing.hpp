@@ -12,6 +12,8 @@
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/leftovers.hpp>
 #include <promptkv/detail/saturating.hpp>
+#include <promptkv/detail/sessions.hpp>
+#include <promptkv/detail/superseding.hpp>
 #include <promptkv/kv_traits.hpp>
 #include <promptkv/version.hpp>
 
@@ -50,9 +52,8 @@ public:
             parts_.order.reserve(parts_.ledger.size() + 1);
         const std::uint64_t session =
             parts_.is_mlx_lm() || entry.options.side_request ? 0 : entry.options.session;
-        bool is_new_session = false;
-        if (session != 0 && spot.home != nullptr)
-            is_new_session = spot.home->sessions.try_emplace(session, nullptr).second;
+        const bool is_new_session =
+            spot.home != nullptr && Sessions<R>::expect(*spot.home, session);
         R* former = spot.entry(tokens.size());
         R* linked = nullptr;
         const auto is_refused = [&]() noexcept {
@@ -60,7 +61,7 @@ public:
         };
         const auto take_back = [&]() noexcept {
             if (is_new_session)
-                spot.home->sessions.erase(session);
+                Sessions<R>::forget(*spot.home, session);
             if (linked != nullptr) {
                 parts_.index.unlink(*linked);
                 delete linked;
@@ -72,8 +73,8 @@ public:
             return take_back();
         PROMPTKV_TRY {
             linked = &parts_.index.link(spot, entry.model, tokens, std::move(record));
-            if (session != 0 && spot.home == nullptr)
-                linked->home->sessions.try_emplace(session, nullptr);
+            if (spot.home == nullptr)
+                Sessions<R>::expect(*linked->home, session);
         }
         PROMPTKV_CATCH_ALL {
             take_back();
@@ -93,21 +94,6 @@ public:
         parts_.ledger.retier(record, tier);
         parts_.order.enter(record);
         return absorb(record);
-    }
-
-    /// One more session stored the entry; 0: none.
-    void join_session(R& record, std::uint64_t session) noexcept {
-        if (session == 0 || session == record.session)
-            return;
-        if (record.session == 0) {
-            record.session = session;
-            return;
-        }
-        record.many_sessions = true;
-        if (record.last_of_session) {
-            record.home->sessions.erase(record.session);
-            record.last_of_session = false;
-        }
     }
 
 private:
@@ -159,12 +145,10 @@ private:
         parts_.index.show(record, parts_.serves_parts);
         if (former != nullptr)
             replace(record, *former, options);
-        Turn turn;
-        if (session != 0)
-            turn = begin_turn(record, session, options.request);
+        const Turn turn = session != 0 ? begin_turn(record, session, options.request) : Turn{};
         insert.inserted.absorbed = absorb(record);
         const bool supersedes =
-            !parts_.is_mlx_lm() && !options.side_request && supersede(record) > 0;
+            !parts_.is_mlx_lm() && !options.side_request && detail::supersede(parts_, record) > 0;
 
         Edges<R>(parts_).stored(record, options);
         parts_.order.enter(record); // it counts in its tier while room is made
@@ -262,15 +246,10 @@ private:
     /// Takes the incoming entry out again, and gives the payload back to the caller. The session's last
     /// entry is the one that it was before.
     void decline(R& record, std::size_t added, const Turn& turn, const Insert& insert) noexcept {
-        if (turn.last != nullptr && turn.last->is_entry) {
-            turn.last->last_of_session = true;
-            record.home->sessions.find(record.session)->second = turn.last;
-            if (turn.demoted) {
-                parts_.use(*turn.last);
-                --parts_.stats.demoted;
-            }
-        } else if (record.last_of_session) {
-            record.home->sessions.erase(record.session);
+        Sessions<R>::go_back(record, turn.last);
+        if (turn.demoted && turn.last->is_entry) {
+            parts_.use(*turn.last);
+            --parts_.stats.demoted;
         }
         parts_.order.leave(record);
         std::unique_ptr<Payload> payload(record.payload);
@@ -290,14 +269,8 @@ private:
 
     void replace(R& record, R& former, const InsertOptions& options) noexcept {
         record.used = former.used;
-        record.many_sessions = former.many_sessions;
-        record.session = former.session;
-        if (former.last_of_session) {
-            record.home->sessions.find(former.session)->second = &record;
-            record.last_of_session = true;
-            former.last_of_session = false;
-        }
-        join_session(record, options.session);
+        Sessions<R>::succeed(record, former);
+        Sessions<R>::join(record, options.session);
         eviction_.remove(former, RemovalReason::replaced);
         if (parts_.listener != nullptr)
             former.keep(Index<R>::copy_of_key(*record.node));
@@ -306,35 +279,14 @@ private:
     /// The session's last entry becomes the next victim of its tier if it is a dead branch; `record` is
     /// the session's last entry now.
     Turn begin_turn(R& record, std::uint64_t session, std::uint64_t request) noexcept {
-        auto& sessions = record.home->sessions;
-        Turn turn;
-        const auto found = sessions.find(session);
-        if (found == sessions.end())
-            return turn; // the key is of several sessions
-        R* last = found->second;
-        if (last != nullptr && last != &record) {
-            last->last_of_session = false;
-            const bool is_later = request == 0 || request > last->stored_at;
-            turn = {last, is_later && !last->many_sessions && !detail::is_continued(*last) &&
-                              !is_on_path(*last, record) && !is_on_path(record, *last)};
-            if (turn.demoted) {
-                parts_.demote(*last);
-                ++parts_.stats.demoted;
-            }
+        R* last = Sessions<R>::advance(record, session);
+        const bool demoted = last != nullptr && (request == 0 || request > last->stored_at) &&
+                             Sessions<R>::is_dead_branch(*last, record);
+        if (demoted) {
+            parts_.demote(*last);
+            ++parts_.stats.demoted;
         }
-        record.last_of_session = !record.many_sessions;
-        if (record.last_of_session)
-            found->second = &record;
-        else
-            sessions.erase(found);
-        return turn;
-    }
-
-    [[nodiscard]] static bool is_on_path(const R& entry, const R& record) noexcept {
-        const auto* node = record.node;
-        while (node != nullptr && node->depth > entry.node->depth)
-            node = node->parent;
-        return node == entry.node;
+        return {last, demoted};
     }
 
     /// Removes the entries on strict prefixes that the record serves, unless they are more persistent.
@@ -354,25 +306,6 @@ private:
         }
         parts_.stats.absorbed += absorbed;
         return absorbed;
-    }
-
-    /// Demotes the entries on strict prefixes, of the same or a less persistent tier, up to the first
-    /// prefix that an entry off the record's path continues. Only entries that cannot be cut.
-    std::size_t supersede(R& record) noexcept {
-        std::size_t superseded = 0;
-        auto* node = record.node->parent;
-        for (int i = 0; i < max_path && node != nullptr && node->children.one_has_entries(); ++i) {
-            R* prefix = node->value;
-            node = node->parent;
-            if (prefix == nullptr || !prefix->is_entry || prefix->tier > record.tier ||
-                prefix->superseded || (TruncatablePayload<KV> && prefix->shown))
-                continue;
-            prefix->superseded = true;
-            parts_.demote(*prefix);
-            ++superseded;
-        }
-        parts_.stats.superseded += superseded;
-        return superseded;
     }
 
     Parts<R>& parts_;
