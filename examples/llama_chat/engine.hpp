@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: MIT
-// The part of llama.cpp that the example needs: a model, a context, batches, greedy answers.
+// The engine of the example: prompts in whole batches, greedy answers.
 #ifndef PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_ENGINE_HPP
 
-#include "llama_text.hpp"
-#include "load_model.hpp"
-#include "model_key.hpp"
-
-#include <llama.h>
+#include "llama_context.hpp"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -35,31 +30,7 @@ public:
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
     Engine(const std::string& model_file, const Options& options)
-        : model_(load_model(model_file), llama_model_free), text_(model_.get()),
-          context_(nullptr, llama_free),
-          batch_(llama_batch_init(static_cast<std::int32_t>(options.batch_tokens), 0, 1)),
-          batch_tokens_(options.batch_tokens) {
-        llama_context_params params = llama_context_default_params();
-        params.n_ctx = options.context_tokens;
-        params.n_batch = options.batch_tokens;
-        params.n_ubatch = options.batch_tokens;
-        params.n_seq_max = 2;
-        params.n_threads = options.threads;
-        params.n_threads_batch = options.threads;
-        params.type_k = options.kv_type;
-        params.type_v = options.kv_type;
-        params.flash_attn_type = options.flash_attention;
-        params.kv_unified = true; // the two sequences share cells
-        params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
-        context_.reset(llama_init_from_model(model_.get(), params));
-        if (context_ == nullptr)
-            throw std::runtime_error("llama.cpp made no context for " + model_file);
-        model_key_ = llama_kv::model_key(model_file, params);
-    }
-
-    Engine(const Engine&) = delete;
-    Engine& operator=(const Engine&) = delete;
-    ~Engine() { llama_batch_free(batch_); }
+        : llama_(model_file, params_of(options)), batch_tokens_(options.batch_tokens) {}
 
     // computing ///////////////////////////////////////////////////////////////////////////////////
 
@@ -82,7 +53,7 @@ public:
         Tokens answer;
         while (answer.size() < count) {
             const llama_token token = choose(answer.empty() ? first_choice : 0);
-            if (text_.ends(token))
+            if (text().ends(token))
                 break;
             answer.push_back(token);
             if (answer.size() < count)
@@ -94,30 +65,36 @@ public:
     /// Logits after the last token that was computed.
     /// Invalidates the span: the next computation.
     [[nodiscard]] std::span<const float> logits() {
-        return {llama_get_logits_ith(context_.get(), -1),
-                static_cast<std::size_t>(text_.vocabulary_size())};
+        return {llama_get_logits_ith(llama_.get(), -1),
+                static_cast<std::size_t>(text().vocabulary_size())};
     }
 
     // observers ///////////////////////////////////////////////////////////////////////////////////
 
-    [[nodiscard]] llama_context* context() { return context_.get(); }
-    [[nodiscard]] const llama_model* model() const { return model_.get(); }
-    [[nodiscard]] const LlamaText& text() const { return text_; }
+    [[nodiscard]] llama_context* context() { return llama_.get(); }
+    [[nodiscard]] const llama_model* model() const { return llama_.model(); }
+    [[nodiscard]] const LlamaText& text() const { return llama_.text(); }
     [[nodiscard]] std::size_t batch_tokens() const { return batch_tokens_; }
-    [[nodiscard]] const std::string& model_key() const { return model_key_; }
+    [[nodiscard]] const std::string& model_key() const { return llama_.model_key(); }
 
 private:
+    static llama_context_params params_of(const Options& options) {
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx = options.context_tokens;
+        params.n_batch = options.batch_tokens;
+        params.n_seq_max = 2;
+        params.n_threads = options.threads;
+        params.type_k = options.kv_type;
+        params.type_v = options.kv_type;
+        params.flash_attn_type = options.flash_attention;
+        return params;
+    }
+
     /// Computes `tokens` at `position` in one batch; the last one's logits are kept.
     void decode(std::span<const llama_token> tokens, std::size_t position) {
-        batch_.n_tokens = static_cast<std::int32_t>(tokens.size());
-        for (std::size_t i = 0; i < tokens.size(); ++i) {
-            batch_.token[i] = tokens[i];
-            batch_.pos[i] = static_cast<llama_pos>(position + i);
-            batch_.n_seq_id[i] = 1;
-            batch_.seq_id[i][0] = 0;
-            batch_.logits[i] = static_cast<std::int8_t>(i + 1 == tokens.size());
-        }
-        if (llama_decode(context_.get(), batch_) != 0)
+        for (std::size_t i = 0; i < tokens.size(); ++i)
+            llama_.add(tokens[i], position + i, 0, i + 1 == tokens.size());
+        if (!llama_.compute())
             throw std::runtime_error("llama.cpp could not compute a batch");
     }
 
@@ -136,12 +113,8 @@ private:
         return *nth;
     }
 
-    std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
-    LlamaText text_;
-    std::unique_ptr<llama_context, decltype(&llama_free)> context_;
-    llama_batch batch_;
+    LlamaContext llama_;
     std::size_t batch_tokens_;
-    std::string model_key_;
 };
 
 #endif

@@ -3,8 +3,7 @@
 #ifndef PROMPTKV_EXAMPLES_LLAMA_SERVER_ENGINE_HPP
 #define PROMPTKV_EXAMPLES_LLAMA_SERVER_ENGINE_HPP
 
-#include "load_model.hpp"
-#include "model_key.hpp"
+#include "llama_context.hpp"
 #include "request.hpp"
 
 #include <cstdio>
@@ -39,31 +38,12 @@ public:
 
     /// Throws:     std::runtime_error if the model cannot be loaded.
     explicit Engine(const Options& options)
-        : options_(options), model_(load_model(options.model_file)), text_(model_.get()),
-          batch_(llama_batch_init(
-              static_cast<std::int32_t>(options.batch_tokens) + options.store.slots, 0, 1)) {
-        const auto slots = static_cast<std::uint32_t>(options.store.slots);
-        llama_context_params params = llama_context_default_params();
-        params.n_ctx = options.context_tokens * slots;
-        params.n_batch = params.n_ubatch = options.batch_tokens + slots;
-        params.n_seq_max = slots + 1; // with the scratch sequence
-        params.n_threads = params.n_threads_batch = options.threads;
-        params.kv_unified = true; // the sequences share cells with the scratch sequence
-        params.swa_full = true;   // sliding windows are not pruned, so that they can be cut
-        context_.reset(llama_init_from_model(model_.get(), params));
-        if (context_ == nullptr)
-            throw std::runtime_error("llama.cpp made no context for " + options.model_file);
-        model_key_ = llama_kv::model_key(options.model_file, params);
-        store_ = make_store(context_.get(), options.store);
+        : options_(options), llama_(options.model_file, params_of(options)),
+          store_(make_store(llama_.get(), options.store)) {
         for (llama_seq_id id = 0; id < options.store.slots; ++id)
             slots_.emplace_back(id);
         show_slots();
         thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
-    }
-    ~Engine() {
-        thread_.request_stop();
-        thread_.join();
-        llama_batch_free(batch_);
     }
 
     /// Queues a request, once the second level has brought what it has of the prompt. Null where too many
@@ -97,10 +77,9 @@ public:
         ++erases_[model];
     }
 
-    [[nodiscard]] const LlamaText& text() const { return text_; }
+    [[nodiscard]] const LlamaText& text() const { return llama_.text(); }
     [[nodiscard]] Store& store() { return *store_; }
-    /// Equal only where the state of one context can serve another.
-    [[nodiscard]] const std::string& model_key() const { return model_key_; }
+    [[nodiscard]] const std::string& model_key() const { return llama_.model_key(); }
     /// What each slot does, as llama-server shows it.
     [[nodiscard]] json slots() const {
         const std::lock_guard lock(mutex_);
@@ -132,6 +111,16 @@ private:
 
     static double milliseconds_since(Clock::time_point begin) {
         return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    }
+
+    static llama_context_params params_of(const Options& options) {
+        const auto slots = static_cast<std::uint32_t>(options.store.slots);
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx = options.context_tokens * slots;
+        params.n_batch = options.batch_tokens + slots;
+        params.n_seq_max = slots + 1; // with the scratch sequence
+        params.n_threads = options.threads;
+        return params;
     }
 
     // the engine's thread ////////////////////////////////////////////////////////////////////////
@@ -190,10 +179,11 @@ private:
             else if (slot.busy() && slot.tokens.empty())
                 begin(slot);
         }
-        if (!fill_batch())
+        fill_batch();
+        if (llama_.batch_empty())
             return;
         ++counts_.decodes;
-        if (llama_decode(context_.get(), batch_) != 0)
+        if (!llama_.compute())
             end_all(Finish::failed); // nothing of this batch is sure
         for (Slot& slot : slots_) {
             if (slot.logits >= 0)
@@ -203,17 +193,13 @@ private:
         }
     }
 
-    /// One token of each answer, then as much of the prompts as there is room for. False: nothing to do.
-    bool fill_batch() {
-        batch_.n_tokens = 0;
+    /// One token of each answer, then as much of the prompts as there is room for.
+    void fill_batch() {
         const auto add = [&](Slot& slot) {
-            const std::int32_t i = batch_.n_tokens++;
-            batch_.token[i] = slot.tokens[slot.done];
-            batch_.pos[i] = static_cast<llama_pos>(slot.done++);
-            batch_.n_seq_id[i] = 1;
-            batch_.seq_id[i][0] = slot.id;
-            batch_.logits[i] = static_cast<std::int8_t>(slot.done == slot.tokens.size());
-            slot.logits = batch_.logits[i] != 0 ? i : -1;
+            const bool last = slot.done + 1 == slot.tokens.size();
+            const auto place = llama_.add(slot.tokens[slot.done], slot.done, slot.id, last);
+            slot.logits = last ? place : -1;
+            ++slot.done;
         };
         std::vector<Slot*> prompts; // the oldest first: that it is done sooner makes none later
         for (Slot& slot : slots_) {
@@ -231,14 +217,13 @@ private:
             for (; room > 0 && slot->done < end; --room)
                 add(*slot);
         }
-        return batch_.n_tokens > 0;
     }
 
     /// Chooses the next token of the slot's answer.
     void take_token(Slot& slot) {
         Result& result = slot.result;
         const llama_token token =
-            llama_sampler_sample(slot.job->request.sampler.get(), context_.get(), slot.logits);
+            llama_sampler_sample(slot.job->request.sampler.get(), llama_.get(), slot.logits);
         slot.logits = -1;
         if (result.predicted++ == 0) {
             slot.answered = Clock::now();
@@ -248,12 +233,12 @@ private:
         }
         result.predicted_ms = milliseconds_since(slot.answered);
         ++counts_.predicted_tokens;
-        if (text_.ends(token)) {
+        if (text().ends(token)) {
             end(slot, Finish::stop);
             return;
         }
         slot.tokens.push_back(token);
-        slot.job->add(result, slot.answer.add(text_.piece(token)));
+        slot.job->add(result, slot.answer.add(text().piece(token)));
         if (!slot.answer.stopped_by().empty()) {
             end(slot, Finish::stop);
         } else if (result.predicted >= slot.job->request.max_tokens ||
@@ -348,12 +333,8 @@ private:
 
     Options options_;
     Counts counts_;
-    llama_model_ptr model_;
-    LlamaText text_;
-    llama_context_ptr context_;
+    LlamaContext llama_;
     std::unique_ptr<Store> store_;
-    std::string model_key_;
-    llama_batch batch_;
     std::vector<Slot> slots_;
 
     std::mutex keeping_;       // while state is kept; taken before the other
