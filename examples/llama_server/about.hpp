@@ -116,8 +116,8 @@ inline json erase_cache(const Call& call) {
     // The body of a chat names its model and session, too, and not all of these is meant.
     if (fields.contains("prompt") || fields.contains("messages")) {
         prefix = prompt_of(call, false);
-        if (prefix.size() < 2) // what each prompt begins with
-            throw ApiError(400, "the prefix is empty; all of a model is erased by its name");
+        require(prefix.size() > 1, // what each prompt begins with
+                "the prefix is empty; all of a model is erased by its name");
     } else if (fields.contains("session")) {
         const auto session = session_number(field<std::string>(fields, "session", ""));
         call.engine.forget(call.model);

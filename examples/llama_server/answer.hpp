@@ -192,8 +192,8 @@ inline json completions(const Call& call) {
             return token.is_number_integer() && token >= 0 &&
                    token < call.engine.text().vocabulary_size();
         };
-        if (!prompt.is_array() || !std::ranges::all_of(prompt, is_token))
-            throw ApiError(400, "'prompt' must be one text, or an array of tokens", "prompt");
+        require(prompt.is_array() && std::ranges::all_of(prompt, is_token),
+                "'prompt' must be one text, or an array of tokens", "prompt");
         tokens = prompt.get<Tokens>();
     }
     return answer_openai(call, read_request(call, call.fields, std::move(tokens)), false);
@@ -281,8 +281,7 @@ inline json renamed(json fields) {
 
 inline json messages(const Call& call) {
     const json fields = renamed(call.fields);
-    if (fields.value("max_tokens", json()).is_null())
-        throw ApiError(400, "max_tokens: Field required");
+    require(!fields.value("max_tokens", json()).is_null(), "max_tokens: Field required");
     Request request = read_chat_request(call, fields);
     const Anthropic format(call, request.marked);
     return answer(call, std::move(request), format);

@@ -57,6 +57,13 @@ struct ApiError : std::runtime_error {
     std::string param, code;
 };
 
+/// Refuses a request, unless `good`.
+inline void require(bool good, const std::string& message, const std::string& field = "",
+                    const std::string& reason = "") {
+    if (!good)
+        throw ApiError(400, message, field, reason);
+}
+
 /// A field, or `fallback` where it is missing or null.
 /// Throws:     ApiError where it has another type, or lies outside of [least, most].
 template <class T>
@@ -65,20 +72,16 @@ T field(const json& fields, const char* name, T fallback,
     const auto found = fields.find(name);
     if (found == fields.end() || found->is_null())
         return fallback;
-    const auto check = [&](bool fits, const std::string& wanted) {
-        if (!fits)
-            throw ApiError(400, std::string("'") + name + "' must be " + wanted, name);
-    };
-    if constexpr (std::same_as<T, bool>) {
-        check(found->is_boolean(), "true or false");
-    } else if constexpr (std::same_as<T, std::string>) {
-        check(found->is_string(), "a string");
-    } else {
+    const json usual = fallback;
+    bool fits = found->type() == usual.type();
+    std::string wanted = usual.type_name();
+    if constexpr (!std::same_as<T, bool> && !std::same_as<T, std::string>) {
         const bool is_number = std::integral<T> ? found->is_number_integer() : found->is_number();
         const double value = is_number ? found->template get<double>() : std::nan("");
-        check(value >= static_cast<double>(least) && value <= static_cast<double>(most),
-              "a number from " + json(least).dump() + " to " + json(most).dump());
+        fits = value >= static_cast<double>(least) && value <= static_cast<double>(most);
+        wanted += " from " + json(least).dump() + " to " + json(most).dump();
     }
+    require(fits, std::string("'") + name + "' must be a " + wanted, name);
     return found->template get<T>();
 }
 
@@ -87,11 +90,9 @@ T field(const json& fields, const char* name, T fallback,
 inline void refuse_unsupported(const json& fields, const json& neutral) {
     for (const auto& [name, value] : neutral.items()) {
         const json asked = fields.value(name, json());
-        if (!asked.empty() && asked != value) { // null is empty, too
-            throw ApiError(400,
-                           "'" + name + "' must be " + value.dump() + ", the rest is not supported",
-                           name, "unsupported");
-        }
+        require(asked.empty() || asked == value, // null is empty, too
+                "'" + name + "' must be " + value.dump() + ", the rest is not supported", name,
+                "unsupported");
     }
 }
 
@@ -129,13 +130,11 @@ inline void find_tenant(Call& call) {
 /// `most`: values, each of which takes many times the memory of its text.
 inline json parse(const std::string& text, std::size_t most) {
     const auto limit = [&most](int depth, json::parse_event_t, json&) {
-        if (depth > 64 || most-- == 0)
-            throw ApiError(400, "the JSON is nested too deeply, or has too many values");
+        require(depth <= 64 && most-- > 0, "the JSON is nested too deeply, or has too many values");
         return true;
     };
     json value = json::parse(text, limit, false);
-    if (value.is_discarded())
-        throw ApiError(400, "this is not valid JSON");
+    require(!value.is_discarded(), "this is not valid JSON");
     return value;
 }
 
@@ -144,8 +143,7 @@ inline json fields_of(const httplib::Request& http, std::size_t most) {
     json fields = json::object();
     if (!http.body.empty() || (http.method == "POST" && http.params.empty()))
         fields = parse(http.body, most);
-    if (!fields.is_object())
-        throw ApiError(400, "the body must be a JSON object");
+    require(fields.is_object(), "the body must be a JSON object");
     if (fields.empty())
         for (const auto& [name, value] : http.params)
             fields[name] = name == "messages" || name == "limit" ? parse(value, most) : json(value);
@@ -209,9 +207,8 @@ inline void handle(const Options& options, Engine& engine, Endpoint endpoint,
 ///             some texts grows with the square of their length.
 inline Tokens read_tokens(const Call& call, const std::string& text, bool begin = true,
                           bool special = true) {
-    if (text.size() / 16 > call.options.engine.context_tokens)
-        throw ApiError(400, "the text is too long for the tokens of the context", "",
-                       "context_length_exceeded");
+    require(text.size() / 16 <= call.options.engine.context_tokens,
+            "the text is too long for the tokens of the context", "", "context_length_exceeded");
     return call.engine.text().tokenize(text, begin, special);
 }
 
@@ -224,10 +221,7 @@ inline std::uint64_t session_number(const std::string& name) {
 
 /// The field `messages`. `breakpoints`: its parts with `cache_control`, each as the chat up to its end.
 inline Chat read_chat(const json& fields, std::vector<Chat>* breakpoints = nullptr) {
-    const auto check = [](bool good, const std::string& what) {
-        if (!good)
-            throw ApiError(400, what, "messages");
-    };
+    const auto check = [](bool good, const std::string& what) { require(good, what, "messages"); };
     Chat chat;
     const json messages = fields.value("messages", json());
     check(messages.is_array() && !messages.empty(),
@@ -282,13 +276,11 @@ inline llama_sampler_ptr read_sampler(const json& fields) {
 /// Throws:     ApiError, also where the prompt does not fit.
 inline Request read_request(const Call& call, const json& fields, Tokens prompt) {
     const std::size_t room = call.options.engine.context_tokens;
-    if (prompt.empty() || prompt.size() >= room) {
-        throw ApiError(400,
-                       "the prompt has " + std::to_string(prompt.size()) +
-                           " tokens; it must have one or more, and the context has room for " +
-                           std::to_string(room),
-                       "", prompt.empty() ? "" : "context_length_exceeded");
-    }
+    require(!prompt.empty() && prompt.size() < room,
+            "the prompt has " + std::to_string(prompt.size()) +
+                " tokens; it must have one or more, and the context has room for " +
+                std::to_string(room),
+            "", prompt.empty() ? "" : "context_length_exceeded");
     Request r;
     r.prompt = std::move(prompt);
     r.max_tokens = call.options.max_answer;
@@ -297,8 +289,8 @@ inline Request read_request(const Call& call, const json& fields, Tokens prompt)
     r.sampler = read_sampler(fields);
     const json stop = fields.value("stop", json());
     for (const json& text : stop.is_array() || stop.is_null() ? stop : json::array({stop})) {
-        if (!text.is_string() || text == "" || stop.size() > 16)
-            throw ApiError(400, "'stop' must be at most 16 texts", "stop");
+        require(text.is_string() && text != "" && stop.size() <= 16,
+                "'stop' must be at most 16 texts", "stop");
         r.stops.push_back(text.get<std::string>());
     }
     r.model = call.model;
