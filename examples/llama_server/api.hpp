@@ -260,14 +260,11 @@ inline llama_sampler_ptr read_sampler(const json& fields) {
     const auto seed = field<std::int64_t>(fields, "seed", -1);
     llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler* sampler) { llama_sampler_chain_add(chain.get(), sampler); };
-    if (temperature < 1e-6F) {
-        add(llama_sampler_init_greedy());
-        return chain;
-    }
     add(llama_sampler_init_top_k(top_k));
     add(llama_sampler_init_top_p(top_p, 1));
     add(llama_sampler_init_min_p(min_p, 1));
-    add(llama_sampler_init_temp(temperature));
+    // 0 leaves the most likely token alone. Divided by much less than 1e-6, logits are no numbers.
+    add(llama_sampler_init_temp(temperature < 1e-6F ? 0.0F : temperature));
     add(llama_sampler_init_dist(seed < 0 ? LLAMA_DEFAULT_SEED : static_cast<std::uint32_t>(seed)));
     return chain;
 }
