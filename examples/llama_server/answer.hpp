@@ -65,13 +65,13 @@ json answer(const Call& call, Request request, const Format& format) {
         } else if (streaming) {
             data = (std::exchange(first, false) ? format.first(result) : "") +
                    (news->text.empty() ? "" : format.more(news->text)) +
-                   (news->done ? format.last(result) : "");
-        } else if (text += news->text; news->done) {
+                   (news->done() ? format.last(result) : "");
+        } else if (text += news->text; news->done()) {
             data = dump(format.whole(text, result));
         }
         if (!data.empty() && !sink.write(data.data(), data.size()))
             return false;
-        if (news->done)
+        if (news->done())
             sink.done();
         return true;
     };
@@ -152,8 +152,8 @@ private:
             timings[part + "_per_token_ms"] = tokens > 0 ? ms / n : 0;
             timings[part + "_per_second"] = ms > 0 ? 1000 * n / ms : 0;
         };
-        add("prompt", result.prompt_tokens - result.lookup.reused(), result.prompt_ms);
-        add("predicted", result.predicted, result.predicted_ms);
+        add("prompt", result.prompt_tokens - result.lookup.reused(), result.prompt_time.count());
+        add("predicted", result.predicted, result.predicted_time.count());
         object["choices"][0]["finish_reason"] = result.finish == Finish::length ? "length" : "stop";
         object["timings"] = timings;
         object["prompt_cache_diagnostics"] = diagnostics(result);

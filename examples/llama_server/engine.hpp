@@ -109,10 +109,6 @@ private:
         [[nodiscard]] bool in_prompt() const { return done < result.prompt_tokens; }
     };
 
-    static double milliseconds_since(Clock::time_point begin) {
-        return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-    }
-
     static llama_context_params params_of(const Options& options) {
         const auto slots = static_cast<std::uint32_t>(options.store.slots);
         llama_context_params params = llama_context_default_params();
@@ -227,11 +223,11 @@ private:
         slot.logits = -1;
         if (result.predicted++ == 0) {
             slot.answered = Clock::now();
-            result.prompt_ms = milliseconds_since(slot.begun);
+            result.prompt_time = slot.answered - slot.begun;
             counts_.prompt_tokens += result.prompt_tokens - result.lookup.reused();
-            counts_.prompt_seconds += result.prompt_ms / 1000;
+            counts_.prompt_seconds += result.prompt_time.count() / 1000;
         }
-        result.predicted_ms = milliseconds_since(slot.answered);
+        result.predicted_time = Clock::now() - slot.answered;
         ++counts_.predicted_tokens;
         if (text().ends(token)) {
             end(slot, Finish::stop);
@@ -287,13 +283,13 @@ private:
         }
         store_->clear(slot.id);
         counts_.cancelled += finish == Finish::cancelled ? 1 : 0;
-        counts_.predicted_seconds += result.predicted_ms / 1000;
+        counts_.predicted_seconds += result.predicted_time.count() / 1000;
         Slot ended = std::exchange(slot, Slot(slot.id));
         {
             const std::lock_guard lock(mutex_);
             show_slots(); // before the client asks again
         }
-        ended.job->add(ended.result, ended.answer.rest(), true);
+        ended.job->add(ended.result, ended.answer.rest());
     }
 
     void end_all(Finish finish) {

@@ -37,15 +37,15 @@ struct Request {
     bool cache_prompt = true;
 };
 
-enum class Finish : std::uint8_t { stop, length, cancelled, failed };
+enum class Finish : std::uint8_t { none, stop, length, cancelled, failed };
 
 struct Result {
-    Finish finish = Finish::stop;
-    std::string stopped_by; // the stop text, if one ended it
+    Finish finish = Finish::none; // so long as the answer grows
+    std::string stopped_by;       // the stop text, if one ended it
     std::size_t prompt_tokens = 0, predicted = 0;
     std::size_t marked = 0; // tokens that the cache has, up to the client's last mark
     Lookup lookup;          // its request() is 0 where the cache was not asked
-    double prompt_ms = 0, predicted_ms = 0; // computing the prompt; the answer
+    std::chrono::duration<double, std::milli> prompt_time{}, predicted_time{}; // computing these
 };
 
 /// A request that was submitted, and its answer. Thread safety: any.
@@ -54,7 +54,7 @@ public:
     struct News {
         std::string text; // since the last time
         Result result;    // of the prompt; whole, once it is done
-        bool done = false;
+        [[nodiscard]] bool done() const { return result.finish != Finish::none; }
     };
 
     explicit Job(Request asked) : request(std::move(asked)) {}
@@ -71,12 +71,11 @@ public:
     [[nodiscard]] bool cancelled() const { return cancelled_; }
 
     /// For the engine: more of the answer.
-    void add(const Result& result, const std::string& text, bool done = false) {
+    void add(const Result& result, const std::string& text) {
         const std::lock_guard lock(mutex_);
         News& news = news_ ? *news_ : news_.emplace();
         news.text += text;
         news.result = result;
-        news.done = done;
         changed_.notify_one();
     }
 
