@@ -29,9 +29,6 @@ constexpr promptkv::FetchOptions fetch_options{.min_reuse = 8};
 struct Block : llama_kv::Bytes {
     Block(Bytes bytes) : Bytes(std::move(bytes)) {} // NOLINT: it is the same
     Block(Block&& other) noexcept : Bytes(std::move(other)), made(other.made) {}
-    static std::optional<Block> make_block(std::span<const std::byte> bytes) {
-        return Bytes::make_block(bytes);
-    }
 
     Clock::time_point made = Clock::now();
     mutable std::atomic<std::uint64_t> uses{0};
@@ -78,10 +75,8 @@ public:
     Lookup restore(llama_seq_id slot, const std::string& model, TokenSpan prompt) override {
         auto& sequence = sequences_[static_cast<std::size_t>(slot)];
         const auto hit = cache_.lease_nearest(model, prompt, fetch_options);
-        if (!hit) {
-            sequence.clear();
+        if (!hit)
             return hit;
-        }
         try {
             sequence.restore(hit.kv(), hit.reused()); // a copy; the lease ends with this function
         } catch (const std::exception& error) {
@@ -181,9 +176,9 @@ std::unique_ptr<Store> make(llama_context* context, const Store::Options& option
         using Below = typename decltype(below)::element_type;
         return std::make_unique<StoreOf<KV, Below>>(context, options, std::move(below));
     };
-    return options.second_level.empty()
-               ? on(std::unique_ptr<promptkv::FileStore>())
-               : std::visit(on, open_store(options.second_level, options.max_disk_mib << 20U));
+    const std::string& place = options.second_level;
+    return std::visit(on,
+                      place.empty() ? AnyStore() : open_store(place, options.max_disk_mib << 20U));
 }
 
 } // namespace

@@ -49,6 +49,7 @@ public:
                                            std::uint64_t session) = 0;
 
     /// Makes the slot's sequence the longest prefix of the prompt that is stored: `reused()` tokens.
+    /// Requires: the sequence is empty.
     virtual Lookup restore(llama_seq_id slot, const std::string& model, TokenSpan prompt) = 0;
     /// Stores these tokens of the slot's sequence. Copies only what is not stored. False: there is no room.
     /// Requires: the sequence begins with these tokens; if !cuttable(): it holds nothing else.
