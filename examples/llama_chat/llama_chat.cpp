@@ -24,7 +24,6 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -182,8 +181,6 @@ bool play(Engine& engine, const std::string& model, const Options& options) {
 }
 
 bool run(const Options& options) {
-    static const std::map<std::string, std::string> layers = {
-        {"random", "aaaaaaaaa"}, {"hybrid", "mmammamma"}, {"recurrent", "mmmmmmmmm"}};
     std::string name = options.model;
     std::string file = name;
     if (name.empty()) {
@@ -193,10 +190,10 @@ bool run(const Options& options) {
             name = "random";
     }
     std::optional<random_model::TemporaryModel> made;
-    if (const auto shape = layers.find(name); shape != layers.end()) {
-        random_model::Shape small{.layers = shape->second};
-        small.width = name == "random" ? 512 : 256; // Mamba layers are slower
-        made.emplace(small);
+    if (const std::string layers = random_model::layers_of(name); !layers.empty()) {
+        random_model::Shape shape{.layers = layers + layers + layers};
+        shape.width = name == "random" ? 512 : 256; // Mamba layers are slower
+        made.emplace(shape);
         file = made->path();
         name += " weights, written for this run: its text is noise";
     }

@@ -21,7 +21,9 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <unistd.h>
@@ -42,6 +44,17 @@ struct Shape {
     /// The most likely token is printable ASCII, so that the text of an answer has the answer's tokens.
     bool printable = false;
 };
+
+/// A shape that is quick to write and to compute.
+inline Shape small(std::string layers) {
+    return {
+        .layers = std::move(layers), .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2};
+}
+
+/// Three layers of a kind of model that has a name; empty: it is no such name.
+inline std::string layers_of(std::string_view name) {
+    return name == "random" ? "aaa" : name == "hybrid" ? "mma" : name == "recurrent" ? "mmm" : "";
+}
 
 /// A GGUF file in the making.
 class Writer {

@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -132,32 +131,17 @@ void stop(int /*signal*/) {
 }
 
 int serve(Options& options) {
-    static const std::map<std::string, std::string> layers = {
-        {"random", "aaa"}, {"hybrid", "mamm"}, {"recurrent", "mm"}};
     if (options.name.empty())
         options.name = std::filesystem::path(options.engine.model_file).stem().string();
     std::optional<random_model::TemporaryModel> made;
-    if (const auto named = layers.find(options.engine.model_file); named != layers.end()) {
-        made.emplace(random_model::Shape{
-            .layers = named->second, .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2});
+    if (const auto layers = random_model::layers_of(options.engine.model_file); !layers.empty()) {
+        made.emplace(random_model::small(layers));
         options.engine.model_file = made->path();
     }
     Engine engine(options.engine);
 
     httplib::Server http;
     int listener = -1;
-    int port = options.port;
-    http.new_task_queue = [&] { // from here on a stop has an effect
-        running = &http;
-        on_signals(stop);
-        std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(),
-                    options.host.c_str(), port);
-        std::fflush(stdout);
-        // A connection holds a thread as long as it lives, and a silent one lives for 10 s, a slow one
-        // for longer. So many of them leave threads for the others.
-        const auto slots = static_cast<std::size_t>(options.engine.store.slots);
-        return new httplib::ThreadPool(slots + options.engine.max_waiting + 1024);
-    };
     http.set_payload_max_length(options.max_body_kib << 10U);
     http.set_tcp_nodelay(true);
     http.set_socket_options([&](int socket) { // not for reuse by two servers, as is the default
@@ -169,15 +153,26 @@ int serve(Options& options) {
     http.set_read_timeout(10);
     http.set_write_timeout(10);
     add_routes(http, options, engine);
-    if (port == 0)
-        port = http.bind_to_any_port(options.host);
-    else if (!http.bind_to_port(options.host, port))
-        port = -1;
+    const int port = options.port == 0 ? http.bind_to_any_port(options.host)
+                     : http.bind_to_port(options.host, options.port) ? options.port
+                                                                     : -1;
     if (port < 0) {
         throw std::runtime_error("cannot listen on " + options.host + ":" +
                                  std::to_string(options.port));
     }
     listen(listener, 1024); // the library asks for 5 connections that wait to be accepted
+
+    http.new_task_queue = [&] { // from here on a stop has an effect
+        running = &http;
+        on_signals(stop);
+        std::printf("llama_server: %s at http://%s:%d\n", options.name.c_str(),
+                    options.host.c_str(), port);
+        std::fflush(stdout);
+        // A connection holds a thread as long as it lives, and a silent one lives for 10 s, a slow one
+        // for longer. So many of them leave threads for the others.
+        const auto slots = static_cast<std::size_t>(options.engine.store.slots);
+        return new httplib::ThreadPool(slots + options.engine.max_waiting + 1024);
+    };
     const bool listened = http.listen_after_bind();
     on_signals(SIG_DFL);
     return listened ? 0 : 1;

@@ -36,8 +36,7 @@ struct Setting {
     Engine::Options options;
 };
 
-inline const random_model::Shape small_llama{
-    .layers = "aaa", .width = 128, .feed_forward = 256, .heads = 4, .kv_heads = 2};
+inline const random_model::Shape small_llama = random_model::small("aaa");
 
 /// The file of a model with small layers of these kinds; see random_model::Shape.
 inline std::string small_model(const char* layers) {
@@ -46,9 +45,7 @@ inline std::string small_model(const char* layers) {
         if (made == layers)
             return model->path();
     }
-    random_model::Shape shape = small_llama;
-    shape.layers = layers;
-    models.emplace_back(layers, std::make_unique<TemporaryModel>(shape));
+    models.emplace_back(layers, std::make_unique<TemporaryModel>(random_model::small(layers)));
     return models.back().second->path();
 }
 
