@@ -77,7 +77,7 @@ json answer(const Call& call, Request request, const Format& format) {
     };
     call.response.set_header("Cache-Control", "no-store");
     const char* const type = streaming ? "text/event-stream" : "application/json";
-    const auto release = [job](bool) { job->cancel(); };
+    const auto release = [job](bool) { job->cancelled = true; };
     if (call.http.version == "HTTP/1.0") { // it has no chunks: the connection's end is the answer's
         call.response.set_header("Connection", "close");
         call.response.set_content_provider(type, next, release);

@@ -10,7 +10,6 @@
 #include <deque>
 #include <exception>
 #include <functional>
-#include <stdexcept>
 #include <stop_token>
 #include <thread>
 #include <unordered_map>
@@ -24,7 +23,7 @@ public:
         std::string model_file;
         std::uint32_t context_tokens = 4096; // of each sequence
         std::uint32_t batch_tokens = 256;
-        int threads = 2;
+        int threads = static_cast<int>(std::max(2U, std::thread::hardware_concurrency()) / 2);
         std::size_t max_waiting = 128;
     };
 
@@ -128,7 +127,7 @@ private:
         };
         while (wake_.wait(lock, stop, has_work), !stop.stop_requested()) {
             counts_.cancelled +=
-                std::erase_if(waiting_, [](const auto& job) { return job->cancelled(); });
+                std::erase_if(waiting_, [](const auto& job) { return job->cancelled.load(); });
             for (Slot& slot : slots_) {
                 if (!slot.busy() && !waiting_.empty()) {
                     slot.job = std::move(waiting_.front());
@@ -170,7 +169,7 @@ private:
     /// Computes one batch.
     void step() {
         for (Slot& slot : slots_) {
-            if (slot.busy() && slot.job->cancelled())
+            if (slot.busy() && slot.job->cancelled)
                 end(slot, Finish::cancelled);
             else if (slot.busy() && slot.tokens.empty())
                 begin(slot);
@@ -229,13 +228,12 @@ private:
         }
         result.predicted_time = Clock::now() - slot.answered;
         ++counts_.predicted_tokens;
-        if (text().ends(token)) {
-            end(slot, Finish::stop);
-            return;
+        const bool ends = text().ends(token);
+        if (!ends) {
+            slot.tokens.push_back(token);
+            slot.job->add(result, slot.answer.add(text().piece(token)));
         }
-        slot.tokens.push_back(token);
-        slot.job->add(result, slot.answer.add(text().piece(token)));
-        if (!slot.answer.stopped_by().empty()) {
+        if (ends || !slot.answer.stopped_by().empty()) {
             end(slot, Finish::stop);
         } else if (result.predicted >= slot.job->request.max_tokens ||
                    slot.tokens.size() >= options_.context_tokens) {

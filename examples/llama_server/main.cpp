@@ -12,10 +12,10 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -76,9 +76,7 @@ httplib::Server::HandlerResponse refuse_unlimited(const httplib::Request& reques
 void add_routes(httplib::Server& http, const Options& options, Engine& engine) {
     http.set_pre_routing_handler(refuse_unlimited);
     const auto to = [&](Endpoint endpoint) {
-        return [&, endpoint](const httplib::Request& request, httplib::Response& response) {
-            handle(options, engine, endpoint, request, response);
-        };
+        return std::bind_front(handle, std::cref(options), std::ref(engine), endpoint);
     };
     http.Get("/", [](const httplib::Request&, httplib::Response& response) {
         response.set_header("Content-Security-Policy",
@@ -184,8 +182,6 @@ int main(int argc, char** argv) {
     const char* const usual = PROMPTKV_SHARED_DIR "/models/stories260K.gguf";
     Options options;
     options.engine.model_file = std::filesystem::exists(usual) ? usual : "random";
-    options.engine.threads =
-        static_cast<int>(std::max(2U, std::thread::hardware_concurrency()) / 2);
     CLI::App cli("An OpenAI-compatible server over llama.cpp, with promptkv as its prompt cache.");
     add_options(cli, options);
     CLI11_PARSE(cli, argc, argv);

@@ -66,10 +66,6 @@ public:
         return std::exchange(news_, std::nullopt);
     }
 
-    /// The client is gone: the engine stops, and keeps what was computed.
-    void cancel() { cancelled_ = true; }
-    [[nodiscard]] bool cancelled() const { return cancelled_; }
-
     /// For the engine: more of the answer.
     void add(const Result& result, const std::string& text) {
         const std::lock_guard lock(mutex_);
@@ -80,14 +76,14 @@ public:
     }
 
     const Request request;
-    std::uint64_t erases_before = 0; ///< of its model, when it was submitted; see Engine::forget
+    std::atomic<bool> cancelled{false}; ///< the engine stops, and keeps what was computed
+    std::uint64_t erases_before = 0;    ///< of its model, when it was submitted; see Engine::forget
     std::shared_ptr<void> loaded; ///< what the second level brought, until the engine restored it
 
 private:
     std::mutex mutex_;
     std::condition_variable changed_;
     std::optional<News> news_; // since the last time
-    std::atomic<bool> cancelled_{false};
 };
 
 /// The text of an answer as it grows: whole characters, and nothing that may be the start of a stop text.
