@@ -28,32 +28,29 @@ void add_options(CLI::App& cli, Options& o) {
     const auto add = [&](const char* names, auto& value, const char* help) {
         return cli.add_option(names, value, help)->capture_default_str();
     };
+    const auto number = [&](const char* names, auto& value, int least, int most, const char* help) {
+        add(names, value, help)->check(CLI::Range(least, most));
+    };
     Store::Options& store = o.engine.store;
-    using CLI::Range;
     add("-m,--model", o.engine.model_file,
         "a GGUF file, or random, hybrid, recurrent: small models with random weights");
     add("--alias", o.name, "name of the model for clients; default: that of the file");
     add("--host", o.host, "address to listen on");
-    add("--port", o.port, "0: any free one")->check(Range(0, 65535));
+    number("--port", o.port, 0, 65535, "0: any free one");
     cli.add_option("--api-key", o.api_keys,
                    "one for each tenant; state is shared within a tenant only")
         ->envname("LLAMA_API_KEY")
         ->check([](const std::string& key) { return std::string(key.empty() ? "is empty" : ""); });
-    add("-c,--ctx-size", o.engine.context_tokens, "tokens, of each sequence")
-        ->check(Range(64, 1 << 24));
-    add("--parallel", store.slots, "number of sequences that are computed together")
-        ->check(Range(1, 64));
-    add("-b,--batch-size", o.engine.batch_tokens, "tokens of prompts in one batch")
-        ->check(Range(1, 8192));
-    add("-t,--threads", o.engine.threads, "number of threads that compute")->check(Range(1, 512));
+    number("-c,--ctx-size", o.engine.context_tokens, 64, 1 << 24, "tokens, of each sequence");
+    number("--parallel", store.slots, 1, 64, "number of sequences that are computed together");
+    number("-b,--batch-size", o.engine.batch_tokens, 1, 8192, "tokens of prompts in one batch");
+    number("-t,--threads", o.engine.threads, 1, 512, "number of threads that compute");
     add("-n,--predict", o.max_answer, "tokens of an answer, unless the request says more or less");
-    add("--cache-ram", store.cache_mib, "MiB, the budget of the cache")->check(Range(0, 1 << 24));
-    add("--block-tokens", store.block_tokens, "tokens of a block")->check(Range(1, 4096));
-    add("--max-body", o.max_body_kib, "KiB, the largest body of a request")
-        ->check(Range(1, 1 << 20));
-    add("--max-waiting", o.engine.max_waiting,
-        "requests that may wait; more are refused with status 503")
-        ->check(Range(0, 1024));
+    number("--cache-ram", store.cache_mib, 0, 1 << 24, "MiB, the budget of the cache");
+    number("--block-tokens", store.block_tokens, 1, 4096, "tokens of a block");
+    number("--max-body", o.max_body_kib, 1, 1 << 20, "KiB, the largest body of a request");
+    number("--max-waiting", o.engine.max_waiting, 0, 1024,
+           "requests that may wait; more are refused with status 503");
     add("--store", store.second_level,
         "a folder or redis://HOST:PORT for what memory evicts; it outlives the server");
     add("--store-max", store.max_disk_mib, "MiB, the most that a folder takes");
