@@ -338,11 +338,9 @@ TEST_CASE("a part that loads well is kept") {
         CHECK(cache.nbytes() == 0);
     }
     SECTION("when the deadline comes") {
-        levels.store.on_get = [deadline = Clock::now() + std::chrono::milliseconds(50)] {
-            std::this_thread::sleep_until(deadline);
-        };
-        auto load = levels.second.prefetch(
-            "m", sequence(1, 16), {.deadline = Clock::now() + std::chrono::milliseconds(40)});
+        const auto deadline = Clock::now() + std::chrono::milliseconds(40);
+        levels.store.on_get = [deadline] { std::this_thread::sleep_until(deadline); };
+        auto load = levels.second.prefetch("m", sequence(1, 16), {.deadline = deadline});
         CHECK(load.end() == LoadEnd::deadline);
         CHECK(load.tokens() == 0);
     }

@@ -31,10 +31,11 @@ public:
     RedisServer& operator=(const RedisServer&) = delete;
     ~RedisServer() { stop(); }
 
-    /// Starts it anew, empty, at the same port.
+    /// Starts it. Once more: empty, at the same port.
     void start() {
-        for (int attempt = 0; attempt < 20; ++attempt) { // another process may take the port
-            if (port_ == 0 || attempt > 0)
+        const bool is_first = port_ == 0;
+        for (int attempt = 0; attempt < 20; ++attempt) { // another process may have the port
+            if (is_first)
                 port_ = free_port();
             if (spawn() && answers())
                 return;
@@ -49,7 +50,11 @@ public:
             process_ = 0;
         }
     }
-    void freeze() const { ::kill(process_, SIGSTOP); }
+    /// Returns when it has stopped.
+    void freeze() const {
+        ::kill(process_, SIGSTOP);
+        ::waitpid(process_, nullptr, WUNTRACED);
+    }
     void thaw() const { ::kill(process_, SIGCONT); }
 
     [[nodiscard]] promptkv::RedisStoreOptions options() const {
