@@ -86,7 +86,7 @@ public:
         Fingerprint fingerprint{};
         std::size_t block_tokens = 0; ///< of every payload; must be given
         WriteWhen write = WriteWhen::evicted;
-        std::size_t min_tokens = 0; ///< shorter keys are not written
+        std::size_t min_tokens = 0; ///< shorter keys are not written, unless they were longer once
         /// Of state and tokens. Each record takes a few hundred bytes more.
         std::size_t queue_bytes = std::size_t{256} << 20U;
         double bytes_per_second = 0; ///< the most that is written; 0: no limit

@@ -211,6 +211,34 @@ TEST_CASE("where models share records an erase spares what another model's entri
     CHECK(store.size() == 0);
 }
 
+TEST_CASE("where models share records no erase takes those of another model's entries") {
+    MemoryStore store;
+    Cache cache;
+    Second<Cache, MemoryStore> second(cache, store, {.share_between_models = true});
+    const Tokens key = sequence(1, 10);
+    promptkv_test::store(cache, joined(key, sequence(100, 4)), Tier::user, "a");
+    promptkv_test::store(cache, key, Tier::system, "a");
+    promptkv_test::store(cache, key, Tier::user, "b");
+    REQUIRE(second.flush(soon()));
+    REQUIRE(store.size() == 5);
+    SECTION("erase") {
+        CHECK(second.erase("a", key));
+        CHECK(store.size() == 5);
+    }
+    SECTION("erase_below") {
+        CHECK(second.erase_below("a", sequence(1, 4)) == 2);
+        CHECK(store.size() == 3);
+    }
+    SECTION("erase_model") {
+        CHECK(second.erase_model("a") == 2);
+        CHECK(store.size() == 3);
+    }
+    evict_all(cache);
+    CHECK(second.locate("b", key, 0).tokens == 10);
+    second.erase_below("b", sequence(1, 4));
+    CHECK(store.size() == 0);
+}
+
 TEST_CASE("what is erased during a flush is not written") {
     MemoryStore store;
     SharedCache cache;

@@ -112,6 +112,29 @@ TEST_CASE("keys below the minimum are not written") {
     CHECK(second.stats().dropped_too_short == 1);
 }
 
+TEST_CASE("a key whose tails were written is written to its beginning, also below the minimum") {
+    MemoryStore store;
+    Cache cache;
+    MemorySecond second(cache, store, {.min_tokens = 9});
+    const Tokens key = sequence(1, 16);
+    promptkv_test::store(cache, key);
+    promptkv_test::store(cache, sequence(100, 8), Tier::user);
+    cache.trim_to({.max_bytes = 500});
+    SECTION("that is evicted bit by bit") {
+        for (const std::size_t left : {400U, 300U, 200U, 0U})
+            cache.trim_to({.max_bytes = left});
+        REQUIRE(second.wait_written(soon()));
+    }
+    SECTION("that a flush writes") {
+        cache.trim_to({.max_bytes = 300});
+        CHECK(second.flush(soon()));
+        evict_all(cache);
+    }
+    CHECK(second.locate("m", key, 0).tokens == 16);
+    CHECK(store.size() == 4);
+    CHECK(second.stats().dropped_too_short >= 1);
+}
+
 TEST_CASE("WriteWhen::inserted writes what it is told of, at once") {
     MemoryStore store;
     Cache cache;

@@ -14,12 +14,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -114,7 +116,7 @@ public:
         // A commit may hold fewer tokens than were reserved: its last block is no block of the longer key.
         if (terms.first == 0)
             tokens = tokens.first((std::min)(tokens.size(), kv.length()));
-        if (tokens.size() < options.min_tokens) {
+        if (!is_long_enough(model, tokens, terms.first * options.block_tokens)) {
             stats.add(&SecondLevelStats::dropped_too_short);
             return true;
         }
@@ -218,6 +220,16 @@ public:
                 gone.push_back(each.first);
         }
         add_own_blocks(model, tokens, chain, all, below, gone);
+        if (options.share_between_models) {
+            std::unordered_set<BlockName> used; // by entries of other models
+            for (const auto& entry : cache_.snapshot()) {
+                if (home(entry.model).root == root) {
+                    const std::vector<BlockName> its = names_of(entry.model, entry.tokens);
+                    used.insert(its.begin(), its.end());
+                }
+            }
+            std::erase_if(gone, [&](const BlockName& name) { return used.contains(name); });
+        }
         forget(gone);
     }
 
@@ -247,6 +259,23 @@ public:
 private:
     static inline thread_local const void* not_written_for = nullptr;
 
+    /// Whether a key is to be written, of which the first `kept` tokens stay in memory. A key below the minimum
+    /// is where it was longer once: the tails that were cut off it are of no use without it.
+    [[nodiscard]] bool is_long_enough(ModelView model, Tokens tokens, std::size_t kept) {
+        const std::size_t least = options.min_tokens;
+        const std::size_t block = options.block_tokens;
+        if (tokens.size() >= least && (kept == 0 || kept >= least))
+            return true;
+        const Tokens start = tokens.first((std::min)(tokens.size(), least));
+        const auto chain = BlockNames<Token>().chain(home(model).root, start, block);
+        const std::lock_guard lock(cut_mutex_);
+        if (tokens.size() < least && cut_.erase(chain.back()) == 0)
+            return false;
+        if (kept > 0)
+            cut_.insert(chain[kept / block]);
+        return true;
+    }
+
     void write_removed(const Removal& removal) {
         if (removal.payload == nullptr || removal.tokens.empty()) {
             stats.add(&SecondLevelStats::dropped_no_payload);
@@ -261,7 +290,7 @@ private:
         offer(removal.model, removal.tokens, *removal.payload, removal.tier, {.first = first});
     }
 
-    /// The first block of a key that no resident key uses.
+    /// The first of a key's records (its blocks, then its end) that no resident key uses.
     [[nodiscard]] std::size_t first_unused(ModelView model, Tokens tokens) const {
         std::size_t held = cache_.held_tokens(model, tokens);
         if (options.share_between_models && !cache_.empty()) {
@@ -269,8 +298,11 @@ private:
             std::vector<typename Types::Model> models;
             cache_.for_each_model([&](const auto& each) { models.push_back(each); });
             for (const auto& other : models) {
-                if (home(other).root == root)
-                    held = (std::max)(held, cache_.held_tokens(other, tokens));
+                if (home(other).root != root)
+                    continue;
+                held = (std::max)(held, cache_.held_tokens(other, tokens));
+                if (cache_.probe(other, tokens, {.min_remaining = 0}).match() == Match::exact)
+                    return tokens.size() / options.block_tokens + 1; // the end as well
             }
         }
         return held / options.block_tokens;
@@ -325,6 +357,11 @@ private:
     }
 
     std::size_t forget(std::span<const BlockName> names) {
+        {
+            const std::lock_guard lock(cut_mutex_);
+            for (const BlockName& name : names)
+                cut_.erase(name);
+        }
         const std::size_t waited = writer.queue.cancel(names);
         const std::size_t erased = store.erase(names);
         stats.add(&SecondLevelStats::dropped_erased, waited);
@@ -333,6 +370,9 @@ private:
     }
 
     Cache& cache_;
+    std::mutex cut_mutex_;
+    /// The last blocks of keys below the minimum that were longer once.
+    std::unordered_set<BlockName> cut_;
 };
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail
