@@ -148,6 +148,20 @@ TEST_CASE("A part of blocks and bytes beside them counts what it has") {
     CHECK(cache.check_invariants());
 }
 
+TEST_CASE("evict says what a cut freed beside the blocks, too") {
+    LRUPromptCache<Noted> cache;
+    cache.insert("m", sequence(0, 160), Noted(state(160)), Tier::user);
+    const std::size_t before = cache.nbytes();
+    const std::size_t could = cache.evictable_nbytes();
+    const bool all = GENERATE(false, true);
+    if (all) // the first victim is cut to what a longer match used, then it is dropped
+        static_cast<void>(cache.lease_nearest("m", sequence(0, 16)));
+    const std::size_t freed = cache.evict(all ? could : 16);
+    CHECK(freed == before - cache.nbytes());
+    CHECK(freed == (all ? could : 176));
+    CHECK(cache.check_invariants());
+}
+
 TEST_CASE("Tokens of 64 bits are where their type wants them") {
     using promptkv::detail::Run;
     CHECK(alignof(Run<std::uint64_t>) == alignof(std::uint64_t));

@@ -313,8 +313,10 @@ private:
             parts_.resident_leaf(&record);
             return false;
         }
-        const bool count_alone = BlockPayload<KV> && in_use_;
-        const std::size_t alone = count_alone ? Ledger<R>::held_alone(record, kept, true) : 0;
+        std::size_t used_outside = 0;
+        if (BlockPayload<KV> && in_use_)
+            used_outside = less(Ledger<R>::held_alone(record, kept, false),
+                                Ledger<R>::held_alone(record, kept, true));
         auto cut = parts_.ledger.cut(record, kept);
         if (cut.tail)
             left->payload->emplace(std::move(*cut.tail));
@@ -328,7 +330,7 @@ private:
         parts_.stats.tokens_evicted += length - kept;
         parts_.index.note_evicted(cut.freed);
         ++evicted_.cuts;
-        evicted_.bytes += count_alone ? alone : cut.freed;
+        evicted_.bytes += less(cut.freed, used_outside);
         left->home = record.home;
         left->tier = record.tier;
         left->reason = RemovalReason::cut;
