@@ -271,8 +271,11 @@ private:
         const std::lock_guard lock(cut_mutex_);
         if (tokens.size() < least && cut_.erase(chain.back()) == 0)
             return false;
-        if (kept > 0)
+        if (kept > 0) {
+            if (cut_.size() >= most_cut) // of keys that went another way since
+                cut_.clear();
             cut_.insert(chain[kept / block]);
+        }
         return true;
     }
 
@@ -370,6 +373,7 @@ private:
     }
 
     Cache& cache_;
+    static constexpr std::size_t most_cut = 65'536;
     std::mutex cut_mutex_;
     /// The last blocks of keys below the minimum that were longer once.
     std::unordered_set<BlockName> cut_;
