@@ -4,6 +4,7 @@
 #define PROMPTKV_DETAIL_ADMISSION_HPP
 
 #include <promptkv/cache_types.hpp>
+#include <promptkv/detail/cutting.hpp>
 #include <promptkv/detail/ledger.hpp>
 #include <promptkv/detail/lookup.hpp>
 #include <promptkv/detail/parts.hpp>
@@ -222,16 +223,10 @@ template <class R>
     const auto fits = [&](std::size_t first) {
         return needs(first) <= room && detail::bytes_of_first(incoming, first) <= most;
     };
-    std::size_t enough = 0, too_many = (n - 1) / step + 1; // in blocks
     // Between the prefixes that can be shared more room is needed than at the next one.
-    if (const std::size_t shared = detail::shared_of_first(incoming, n);
-        incoming.is_reservation && fits(shared))
-        enough = shared / step;
-    while (too_many - enough > 1) {
-        const std::size_t middle = enough + (too_many - enough) / 2;
-        (fits(middle * step) ? enough : too_many) = middle;
-    }
-    std::size_t part = enough * step;
+    const std::size_t shared = detail::shared_of_first(incoming, n);
+    const std::size_t enough = incoming.is_reservation && fits(shared) ? shared - shared % step : 0;
+    std::size_t part = detail::most_that_fits(enough, (n - 1) / step * step + step, step, fits);
     if (!incoming.is_reservation)
         part = detail::served_multiple(*incoming.kv, n, part, step);
     if (part == 0) // where leases take room, some of it may fit later

@@ -16,6 +16,18 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
+/// The largest multiple of `step` for which `fits(n)` holds. It is found between two others: `enough`, which is not
+/// asked, and `too_many`, which does not fit.
+template <class Fits>
+[[nodiscard]] std::size_t most_that_fits(std::size_t enough, std::size_t too_many, std::size_t step,
+                                         Fits fits) {
+    while (too_many - enough > step) {
+        const std::size_t middle = enough + (too_many - enough) / step / 2 * step;
+        (fits(middle) ? enough : too_many) = middle;
+    }
+    return enough;
+}
+
 /// The length that frees `wanted` bytes if the bytes are proportional to the tokens.
 template <class R>
 [[nodiscard]] std::size_t proportional_cut(const R& record, std::size_t wanted) noexcept {
@@ -48,11 +60,9 @@ template <class R>
         kept = kept > low + stride ? kept - stride : low;
         freed = Ledger<R>::held_alone(record, kept, in_use);
     }
-    while (too_far - kept > step) {
-        const std::size_t middle = kept + (too_far - kept) / step / 2 * step;
-        (Ledger<R>::held_alone(record, middle, in_use) >= wanted ? kept : too_far) = middle;
-    }
-    return kept;
+    return detail::most_that_fits(kept, too_far, step, [&](std::size_t middle) {
+        return Ledger<R>::held_alone(record, middle, in_use) >= wanted;
+    });
 }
 
 /// Where to cut so that `wanted` bytes are freed, from `least` on: a multiple of the payload's

@@ -106,14 +106,8 @@ public:
         if (left.leased)
             record.payload = nullptr; // its last lease destroys it
         gone_.push(record);           // first, so that its partition stays
-        if (record.node != nullptr) {
-            R* above = parts_.prefix_bared_by(record);
-            if (parts_.listener != nullptr)
-                parts_.index.show(record, false);
-            else
-                parts_.index.unlink(record);
-            parts_.resident_leaf(above);
-        }
+        if (record.node != nullptr)
+            parts_.take_out(record, parts_.listener != nullptr);
     }
 
 private:

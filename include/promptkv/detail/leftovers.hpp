@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Leftovers: what a call has done with, and what is destroyed without a lock.
+// Leftovers: payloads that a call is done with. They are destroyed without a lock.
 #ifndef PROMPTKV_DETAIL_LEFTOVERS_HPP
 #define PROMPTKV_DETAIL_LEFTOVERS_HPP
 

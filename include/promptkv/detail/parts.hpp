@@ -94,6 +94,15 @@ struct Parts {
         else
             return nullptr;
     }
+    /// A record that is no entry any more leaves the index, or only hides there until it is reported.
+    void take_out(R& record, bool is_reported) noexcept {
+        R* above = prefix_bared_by(record);
+        if (is_reported)
+            index.show(record, false);
+        else
+            index.unlink(record);
+        resident_leaf(above);
+    }
     /// An entry has another end.
     void was_cut(R& record) noexcept {
         if (record.chance > record.length())

@@ -5,6 +5,7 @@
 
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/admission.hpp>
+#include <promptkv/detail/cutting.hpp>
 #include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/eviction.hpp>
 #include <promptkv/detail/index.hpp>
@@ -181,17 +182,15 @@ private:
             const std::size_t step =
                 incoming.kv != nullptr ? detail::block_tokens(*incoming.kv) : parts_.block_tokens;
             const std::size_t now = detail::bytes_of_first(incoming, reserved.tokens);
-            std::size_t fewer = shared / step, enough = (reserved.tokens - 1) / step + 1; // blocks
-            while (enough - fewer > 1) {
-                const std::size_t middle = fewer + (enough - fewer) / 2;
-                const bool fits =
-                    detail::bytes_of_first(incoming, middle * step) <= less(now, wanted);
-                (fits ? fewer : enough) = middle;
-            }
-            if (fewer * step <= shared)
+            const std::size_t too_many = (reserved.tokens - 1) / step * step + step;
+            const std::size_t kept =
+                detail::most_that_fits(shared - shared % step, too_many, step, [&](std::size_t n) {
+                    return detail::bytes_of_first(incoming, n) <= less(now, wanted);
+                });
+            if (kept <= shared)
                 return false;
-            held = less(held, now - detail::bytes_of_first(incoming, fewer * step));
-            reserved.tokens = fewer * step;
+            held = less(held, now - detail::bytes_of_first(incoming, kept));
+            reserved.tokens = kept;
             return true;
         } else {
             return false;

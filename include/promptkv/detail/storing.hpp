@@ -258,10 +258,7 @@ private:
         record.is_entry = false;
         record.payload = nullptr;
         record.remember = parts_.index.remembers();
-        R* above = parts_.prefix_bared_by(record);
-        parts_.index.show(record, false);
-        parts_.index.unlink(record);
-        parts_.resident_leaf(above);
+        parts_.take_out(record, false);
         delete &record;
         insert.inserted.outcome = Outcome::declined;
         insert.inserted.tokens = 0;
