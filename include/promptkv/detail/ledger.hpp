@@ -62,9 +62,7 @@ public:
     /// An entry's payload is stored now; `hold` returned `added` for it.
     void add(R& record, std::size_t added) noexcept {
         account_->bytes.fetch_add(added, std::memory_order_relaxed);
-        ++size_;
-        ++tiers_[detail::tier_index(record.tier)].entries;
-        refer(record, record.payload->nbytes);
+        count(record, 1, record.payload->nbytes);
         note_peak();
     }
 
@@ -75,9 +73,7 @@ public:
     };
     Left remove(R& record) noexcept {
         Payload& payload = *record.payload;
-        --size_;
-        --tiers_[detail::tier_index(record.tier)].entries;
-        refer(record, 0 - payload.nbytes);
+        uncount(record, 1, payload.nbytes);
         std::size_t held = 0;
         if (payload.leased()) {
             detail::pin_blocks(payload.kv,
@@ -102,11 +98,9 @@ public:
 
     /// Changes an entry's tier.
     void retier(R& record, TierEnum tier) noexcept {
-        --tiers_[detail::tier_index(record.tier)].entries;
-        refer(record, 0 - record.payload->nbytes);
+        uncount(record, 1, record.payload->nbytes);
         record.tier = tier;
-        ++tiers_[detail::tier_index(record.tier)].entries;
-        refer(record, record.payload->nbytes);
+        count(record, 1, record.payload->nbytes);
     }
 
     /// What a cut to the first `n` tokens did.
@@ -119,7 +113,7 @@ public:
     [[nodiscard]] Cut cut(R& record, std::size_t n) noexcept {
         leases_.forget(*record.payload);
         Cut cut = shorten(*record.payload, n);
-        refer(record, 0 - cut.nbytes);
+        uncount(record, 0, cut.nbytes);
         account_->bytes.fetch_sub(cut.freed, std::memory_order_relaxed);
         return cut;
     }
@@ -205,7 +199,12 @@ public:
     [[nodiscard]] std::size_t pinned_at_most() const noexcept {
         return more(leases_.at_most().nbytes, reserved());
     }
-    [[nodiscard]] std::size_t referenced() const noexcept { return referenced_; }
+    [[nodiscard]] std::size_t referenced() const noexcept {
+        std::size_t all = 0;
+        for (const Sums& tier : tiers_)
+            all += tier.nbytes;
+        return all;
+    }
     [[nodiscard]] std::size_t peak() const noexcept { return peak_; }
     [[nodiscard]] std::size_t entries(TierEnum tier) const noexcept {
         return tiers_[detail::tier_index(tier)].entries;
@@ -244,7 +243,7 @@ public:
     template <class EachEntry>
     [[nodiscard]] bool check_invariants(EachEntry each_entry,
                                         std::vector<PayloadLease<KV>>& pins) const {
-        std::size_t entries = 0, bytes = 0, referenced = 0;
+        std::size_t entries = 0, bytes = 0;
         std::array<Sums, tier_traits<TierEnum>::count> tiers{};
         std::unordered_map<const BlockUse*, std::uint32_t> blocks;
         bool sound = true;
@@ -260,7 +259,6 @@ public:
         };
         each_entry([&](const R& record) {
             ++entries;
-            referenced += record.payload->nbytes;
             ++tiers[detail::tier_index(record.tier)].entries;
             tiers[detail::tier_index(record.tier)].nbytes += record.payload->nbytes;
             count(*record.payload);
@@ -281,8 +279,8 @@ public:
         for (std::size_t i = 0; i < tiers.size(); ++i)
             sound = sound && tiers[i].entries == tiers_[i].entries &&
                     tiers[i].nbytes == tiers_[i].nbytes;
-        return sound && entries == size_ && referenced == referenced_ &&
-               bytes + reserved() == nbytes() && leases_.check_invariants();
+        return sound && entries == size_ && bytes + reserved() == nbytes() &&
+               leases_.check_invariants();
     }
 
 private:
@@ -306,11 +304,16 @@ private:
         added = less(added, freed);
     }
 
-    /// Adds to the sums of what entries refer to, modulo 2^64: a negative number is subtracted.
-    void refer(R& record, std::size_t nbytes) noexcept {
-        referenced_ += nbytes;
+    /// Adds to the sums over entries.
+    void count(R& record, std::size_t entries, std::size_t nbytes) noexcept {
+        Sums& tier = tiers_[detail::tier_index(record.tier)];
+        size_ += entries;
+        tier.entries += entries;
+        tier.nbytes += nbytes;
         record.home->nbytes += nbytes;
-        tiers_[detail::tier_index(record.tier)].nbytes += nbytes;
+    }
+    void uncount(R& record, std::size_t entries, std::size_t nbytes) noexcept {
+        count(record, 0 - entries, 0 - nbytes); // modulo 2^64
     }
 
     void note_peak() noexcept { peak_ = (std::max)(peak_, nbytes()); }
@@ -321,7 +324,6 @@ private:
     std::unique_ptr<Account<KV>, Release> account_{new Account<KV>};
     Leases<R> leases_{*account_};
     std::size_t size_ = 0;
-    std::size_t referenced_ = 0;
     std::size_t peak_ = 0;
     std::array<Sums, tier_traits<TierEnum>::count> tiers_{};
 };
