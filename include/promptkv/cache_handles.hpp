@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Fetched, Lease, Reservation: what a cache hands out.
+// Fetched, Lease, EntryView, SnapshotEntry, Reservation: what a cache hands out.
 #ifndef PROMPTKV_CACHE_HANDLES_HPP
 #define PROMPTKV_CACHE_HANDLES_HPP
 
@@ -10,9 +10,12 @@
 #include <promptkv/version.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI {
 
@@ -54,6 +57,27 @@ private:
     Lease(Lookup<Token, TierEnum> answer, detail::PayloadLease<KV> payload) noexcept
         : Lookup<Token, TierEnum>(answer), payload_(std::move(payload)) {}
     detail::PayloadLease<KV> payload_;
+};
+
+/// An entry as a cache's `for_each` shows it. The references are valid during the call.
+template <class KV, class Model, class Token, class TierEnum>
+struct EntryView {
+    const Model& model;
+    std::span<const Token> tokens;
+    TierEnum tier;
+    std::size_t nbytes; ///< that the payload refers to
+    const KV& kv;
+    std::uint64_t session; ///< the first that stored it; 0: none
+};
+
+/// An entry as a cache's `snapshot` hands it out.
+template <class KV, class Model, class Token, class TierEnum>
+struct SnapshotEntry {
+    Model model;
+    std::vector<Token> tokens;
+    TierEnum tier;
+    Lease<KV, Token, TierEnum> lease;
+    std::uint64_t session; ///< the first that stored it; 0: none
 };
 
 /// Room for a payload that is not made yet, as an asynchronous copy needs. True where room is held.

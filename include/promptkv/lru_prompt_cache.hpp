@@ -26,16 +26,6 @@
 
 namespace promptkv::inline PROMPTKV_ABI {
 
-namespace detail {
-
-/// The mutex of a cache that is not thread-safe.
-struct NoMutex {
-    void lock() noexcept {}
-    void unlock() noexcept {}
-};
-
-} // namespace detail
-
 /// Keeps payloads (KV state) under the token sequences that they were computed from, and hands back the
 /// part that a new prompt shares.
 ///
@@ -132,28 +122,11 @@ public:
     using Removal = promptkv::Removal<KV, Model, Token, TierEnum>;
     using Fetched = promptkv::Fetched<KV, Token, TierEnum>;
     using Lease = promptkv::Lease<KV, Token, TierEnum>;
+    using EntryView = promptkv::EntryView<KV, Model, Token, TierEnum>;
+    using SnapshotEntry = promptkv::SnapshotEntry<KV, Model, Token, TierEnum>;
     using Reservation = promptkv::Reservation<detail::Cache<Record, Mutex>>;
     /// Any contiguous range of tokens, a temporary too: nothing in an answer points into it.
     using Tokens = std::span<const Token>;
-
-    /// An entry as `for_each` shows it. The references are valid during the call.
-    struct EntryView {
-        const Model& model;
-        std::span<const Token> tokens;
-        TierEnum tier;
-        std::size_t nbytes; ///< that the payload refers to
-        const KV& kv;
-        std::uint64_t session; ///< the first that stored it; 0: none
-    };
-
-    /// An entry as `snapshot` hands it out.
-    struct SnapshotEntry {
-        Model model;
-        std::vector<Token> tokens;
-        TierEnum tier;
-        Lease lease;
-        std::uint64_t session; ///< the first that stored it; 0: none
-    };
 
     /// Without limits. Throws: what an allocation throws.
     BasicPromptCache() : BasicPromptCache(Options{}) {}

@@ -26,6 +26,12 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
+/// The mutex of a cache that is not thread-safe.
+struct NoMutex {
+    void lock() noexcept {}
+    void unlock() noexcept {}
+};
+
 /// What is behind BasicPromptCache: the parts, a mutex, and the steps of a lookup. `inserting` and `erasing` have those
 /// of the other calls.
 ///
