@@ -14,7 +14,7 @@ function(promptkv_llama_works result libraries)
     set(CMAKE_REQUIRED_LIBRARIES ${libraries})
     set(CMAKE_REQUIRED_QUIET ON)
     check_cxx_source_compiles(
-        "#include <llama.h>
+        "#include <llama-cpp.h>
         #include <gguf.h>
         int main() {
             llama_context_params params = llama_context_default_params();
