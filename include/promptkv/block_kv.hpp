@@ -122,7 +122,7 @@ class SharedBlock {
     struct Counted {
         explicit Counted(T&& block) : value(std::move(block)) {}
         T value;
-        std::size_t nbytes = kv_traits<T>::nbytes(value);
+        std::size_t nbytes = detail::bytes_of(value);
         BlockUse use;
     };
 
@@ -252,7 +252,7 @@ public:
 
     [[nodiscard]] std::size_t nbytes() const noexcept {
         if constexpr (has_states)
-            return block_bytes_ + (state_ ? kv_traits<State>::nbytes(*state_) : 0);
+            return block_bytes_ + (state_ ? detail::bytes_of(*state_) : 0);
         else
             return block_bytes_;
     }

@@ -250,6 +250,18 @@ concept SharedPrefixPayload = requires(const KV& kv, std::size_t n) {
 
 namespace detail {
 
+// The answers may be of any type that converts to std::size_t. A throw ends the program.
+
+template <class KV>
+[[nodiscard]] std::size_t bytes_of(const KV& kv) noexcept {
+    return static_cast<std::size_t>(kv_traits<KV>::nbytes(kv));
+}
+
+template <class KV>
+[[nodiscard]] std::size_t length_of(const KV& kv) noexcept {
+    return static_cast<std::size_t>(kv_traits<KV>::length(kv));
+}
+
 /// The longest prefix of at most `n` tokens that the payload of a key of `length` tokens serves.
 template <class KV>
 [[nodiscard]] std::size_t served_prefix(const KV& kv, std::size_t length, std::size_t n) noexcept {
@@ -257,7 +269,7 @@ template <class KV>
     if constexpr (PrefixReusable<KV>) {
         if (most == 0)
             return 0;
-        const std::size_t served = kv_traits<KV>::reusable_prefix(kv, most);
+        const auto served = static_cast<std::size_t>(kv_traits<KV>::reusable_prefix(kv, most));
         return served < most ? served : most;
     } else {
         return most == length ? length : 0;

@@ -467,7 +467,7 @@ struct Misspelt {
     void adopt_block(std::size_t, const Misspelt&) noexcept {}
 };
 
-/// A type that is not ours: it has no such members. kv_traits is specialised for it.
+/// A type that is not ours: it has no such members. kv_traits is specialised for it, and answers with ints.
 struct Foreign {
     std::vector<int> cells;
 };
@@ -485,13 +485,13 @@ template <>
 struct promptkv::kv_traits<promptkv_test::Foreign> {
     using Foreign = promptkv_test::Foreign;
 
-    static std::size_t nbytes(const Foreign& kv) noexcept { return kv.cells.size() * sizeof(int); }
+    static int nbytes(const Foreign& kv) noexcept { return length(kv) * int{sizeof(int)}; }
     static std::size_t reusable_prefix(const Foreign&, std::size_t n) noexcept { return n; }
     static Foreign clone_prefix(const Foreign& kv, std::size_t n) {
         return {std::vector<int>(kv.cells.begin(), kv.cells.begin() + static_cast<int>(n))};
     }
     static void truncate(Foreign& kv, std::size_t n) { kv.cells.resize(n); }
-    static std::size_t length(const Foreign& kv) noexcept { return kv.cells.size(); }
+    static int length(const Foreign& kv) noexcept { return static_cast<int>(kv.cells.size()); }
 };
 
 template <>

@@ -2,6 +2,7 @@
 // kv_traits: what the cache asks of a payload, each optional function given and left out.
 
 #include <promptkv/kv_traits.hpp>
+#include <promptkv/lru_prompt_cache.hpp>
 
 #include "catch.hpp"
 #include "unit_payloads.hpp"
@@ -115,6 +116,16 @@ TEST_CASE("kv_traits may be specialised for a type of somebody else") {
     const Foreign kv{{1, 2, 3}};
     CHECK(kv_traits<Foreign>::nbytes(kv) == 3 * sizeof(int));
     CHECK(kv_traits<Foreign>::clone_prefix(kv, 2).cells == std::vector<int>{1, 2});
+}
+
+TEST_CASE("Sizes may be of any type that converts to a number of bytes or tokens") {
+    promptkv::LRUPromptCache<Foreign> cache({.max_bytes = 5 * sizeof(int)});
+    cache.insert("m", key("abc"), Foreign{{1, 2, 3}}, promptkv::Tier::user);
+    cache.insert("m", key("xyz"), Foreign{{7, 8, 9}}, promptkv::Tier::user); // cuts the other one
+    CHECK(cache.nbytes() == 5 * sizeof(int));
+    auto room = cache.reserve("m", key("xyzv"), 4 * sizeof(int), promptkv::Tier::user);
+    CHECK(room.commit(Foreign{{7, 8}}).tokens == 2);
+    CHECK(cache.check_invariants());
 }
 
 TEST_CASE("A specialisation counts, and the members of the type do not") {

@@ -124,10 +124,10 @@ private:
     Inserted insert(NewEntry<R> entry, KV& kv) {
         const std::size_t n = entry.tokens.size();
         if constexpr (MeasuredPayload<KV>)
-            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) == n);
+            PROMPTKV_ASSERT(detail::length_of(kv) == n);
         if (const auto sharing = detail::any_sharing(entry.spot); sharing.entry != nullptr)
             leftovers_.add_any(detail::adopt_blocks(kv, sharing.tokens, sharing.entry->kv()));
-        const Incoming<KV> incoming{kv_traits<KV>::nbytes(kv), n, std::addressof(kv), n, n, false};
+        const Incoming<KV> incoming{detail::bytes_of(kv), n, std::addressof(kv), n, n, false};
         const Decision<R> decision = detail::decide(parts_, entry, incoming, leftovers_.pins());
         Inserted inserted;
         inserted.outcome = decision.outcome;
@@ -162,8 +162,8 @@ private:
         inserted.outcome = Outcome::cancelled;
         std::size_t n = key.size();
         if constexpr (MeasuredPayload<KV>) {
-            PROMPTKV_ASSERT(kv_traits<KV>::length(kv) <= n);
-            n = std::min<std::size_t>(n, kv_traits<KV>::length(kv));
+            PROMPTKV_ASSERT(detail::length_of(kv) <= n);
+            n = (std::min)(n, detail::length_of(kv));
         }
         if (n == 0 && !key.empty())
             return inserted; // nothing was made

@@ -255,7 +255,7 @@ public:
                                        if (++blocks[&use] > 1)
                                            bytes = less(bytes, block_bytes);
                                    });
-            sound = sound && payload.nbytes <= kv_traits<KV>::nbytes(payload.kv);
+            sound = sound && payload.nbytes <= detail::bytes_of(payload.kv);
         };
         each_entry([&](const R& record) {
             ++entries;
@@ -263,7 +263,7 @@ public:
             tiers[detail::tier_index(record.tier)].nbytes += record.payload->nbytes;
             count(*record.payload);
             sound = sound && record.payload->record == &record &&
-                    record.payload->nbytes == kv_traits<KV>::nbytes(record.kv());
+                    record.payload->nbytes == detail::bytes_of(record.kv());
         });
         leases_.for_each([&](Payload& payload) {
             if (payload.record != nullptr)
@@ -292,7 +292,7 @@ private:
     [[nodiscard]] static Cut shorten(Payload& payload, std::size_t n) noexcept {
         const std::size_t held = detail::unstore_blocks(payload.kv, n);
         Cut cut{detail::truncate(payload.kv, n)};
-        cut.nbytes = less(payload.nbytes, kv_traits<KV>::nbytes(payload.kv));
+        cut.nbytes = less(payload.nbytes, detail::bytes_of(payload.kv));
         cut.freed = less(cut.nbytes, held);
         payload.nbytes -= cut.nbytes;
         return cut;

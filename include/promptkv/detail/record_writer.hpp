@@ -53,7 +53,7 @@ struct WaitingRecord {
             bytes = block->nbytes();
         if constexpr (Types::has_states) {
             if (state.use_count() == 1)
-                bytes += kv_traits<typename Types::State>::nbytes(*state);
+                bytes += detail::bytes_of(*state);
         }
         return bytes;
     }
@@ -210,7 +210,7 @@ private:
 
     [[nodiscard]] static std::size_t state_nbytes(const typename Types::State& state) noexcept {
         if constexpr (Types::has_states)
-            return kv_traits<typename Types::State>::nbytes(state);
+            return detail::bytes_of(state);
         else
             return 0;
     }

@@ -107,7 +107,7 @@ private:
     [[nodiscard]] bool cut_to_part(Payload& payload, const Insert& insert) noexcept {
         const std::size_t n = insert.entry.tokens.size();
         leftovers_.add_any(detail::truncate(insert.kv, n));
-        payload.nbytes = kv_traits<KV>::nbytes(insert.kv);
+        payload.nbytes = detail::bytes_of(insert.kv);
         if constexpr (!BlockPayload<KV>) { // else the blocks have told that it fits
             const KV& kv = insert.kv;
             const Incoming<KV> part{payload.nbytes, n, std::addressof(kv), n, n, false};
