@@ -49,7 +49,7 @@ public:
     /// wait.
     /// Requires: 0 < prompt.size() < Options::context_tokens, of valid tokens.
     [[nodiscard]] std::shared_ptr<Job> submit(Request asked) {
-        const auto job = std::make_shared<Job>(std::move(asked));
+        auto job = std::make_shared<Job>(std::move(asked));
         const Request& request = job->request;
         std::unique_lock lock(mutex_);
         job->erases_before = erases_of(request.model);

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -84,7 +85,7 @@ collect(const promptkv::BasicPromptCache<KV, Model, Token, TierEnum, Policy, Mut
                 });
         });
         add(to, "promptkv_blocks", "Blocks of all entries; a shared block counts once.",
-            static_cast<std::size_t>(blocks + 0.5));
+            std::round(blocks));
     }
     return to;
 }
