@@ -58,10 +58,10 @@ struct ApiError : std::runtime_error {
 };
 
 /// Refuses a request, unless `good`.
-inline void require(bool good, const std::string& message, const std::string& field = "",
-                    const std::string& reason = "") {
+inline void require(bool good, std::string_view message, std::string_view field = "",
+                    std::string_view reason = "") {
     if (!good)
-        throw ApiError(400, message, field, reason);
+        throw ApiError(400, std::string(message), std::string(field), std::string(reason));
 }
 
 /// A field, or `fallback` where it is missing or null.
@@ -221,7 +221,7 @@ inline std::uint64_t session_number(const std::string& name) {
 
 /// The field `messages`. `breakpoints`: its parts with `cache_control`, each as the chat up to its end.
 inline Chat read_chat(const json& fields, std::vector<Chat>* breakpoints = nullptr) {
-    const auto check = [](bool good, const std::string& what) { require(good, what, "messages"); };
+    const auto check = [](bool good, std::string_view what) { require(good, what, "messages"); };
     Chat chat;
     const json messages = fields.value("messages", json());
     check(messages.is_array() && !messages.empty(),
