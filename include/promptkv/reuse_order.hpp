@@ -40,9 +40,10 @@ struct ReuseOrder {
         std::uint32_t sample = 32; ///< candidates looked at for each victim
         /// Keeps the curve of LRU's hit ratios: see BasicPromptCache::hit_ratio_curve.
         bool curve = false;
-        /// The budgets of the curve, in bytes; none: a quarter, half, 1, 2 and 4 times `max_bytes`.
+        /// The budgets of the curve, in bytes; none: a quarter, half, 1, 2 and 4 times `max_bytes`. Must be given
+        /// where there is no `max_bytes`, as where an engine's pool is the limit.
         std::vector<std::size_t> curve_bytes{};
-        /// Falls back to LRU for a while where it does clearly worse than LRU.
+        /// Falls back to LRU for a while where it does clearly worse than LRU. Has no effect without `max_bytes`.
         bool guard = false;
     };
 

@@ -88,4 +88,20 @@ TEST_CASE("An edge that was cut within the part that was used later uses no more
     CHECK(std::lround(watch.curve()[0].hit_ratio * 320) == 80 + 50 + 45);
 }
 
+TEST_CASE("The guard compares with LRU only where there is a budget") {
+    const auto says_recency = [](std::size_t max_bytes) {
+        promptkv::detail::LruWatch watch(true, {});
+        promptkv::detail::ObservedEdge edge;
+        edge.begin(0, {1, 100, 0});
+        for (std::uint64_t request = 1; request <= 1'000; ++request) {
+            watch.begin(request, max_bytes, 1);
+            watch.use(edge, 100, 100);
+            watch.end(0); // the cache has evicted it
+        }
+        return watch.says_recency();
+    };
+    CHECK(says_recency(1'000'000));
+    CHECK_FALSE(says_recency(promptkv::unlimited)); // an LRU that evicts nothing is no LRU
+}
+
 } // namespace

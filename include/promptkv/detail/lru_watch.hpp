@@ -65,7 +65,7 @@ public:
     void add(std::size_t tokens) noexcept { shadow_.use(0, static_cast<double>(tokens), 0); }
     /// The request ends; the cache reused so many tokens.
     void end(std::size_t reused) noexcept {
-        if (guards_)
+        if (guards_ && max_bytes_ != unlimited)
             judge(static_cast<double>(reused) - (shadow_.sizes()[0].hits - own_hits_before_));
     }
 
