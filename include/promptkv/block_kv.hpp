@@ -251,10 +251,14 @@ public:
     // what the cache asks: see kv_traits /////////////////////////////////////
 
     [[nodiscard]] std::size_t nbytes() const noexcept {
-        if constexpr (has_states)
+        if constexpr (has_states) {
+            static_assert(
+                SizedPayload<State>,
+                "a State needs nbytes: a member, or a specialisation of promptkv::kv_traits");
             return block_bytes_ + (state_ ? detail::bytes_of(*state_) : 0);
-        else
+        } else {
             return block_bytes_;
+        }
     }
     [[nodiscard]] std::size_t length() const noexcept { return length_; }
     [[nodiscard]] std::size_t block_tokens() const noexcept { return block_tokens_; }

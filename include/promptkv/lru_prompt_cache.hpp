@@ -95,6 +95,10 @@ class BasicPromptCache {
     static_assert(!std::is_pointer_v<Model> && !std::ranges::enable_borrowed_range<Model>,
                   "Model must own its text: a view or a pointer would dangle");
     static_assert(std::is_nothrow_destructible_v<Model>, "a model's destructor must not throw");
+    static_assert(
+        std::equality_comparable<Model> && requires(const Model& model) {
+            std::hash<Model>{}(model);
+        }, "Model must have == and a std::hash; a policy is the last template argument");
     static_assert(std::integral<Token> && !std::is_same_v<std::remove_cv_t<Token>, bool> &&
                       sizeof(Token) <= 8,
                   "Token must be an integral type of at most 64 bits, and not bool");

@@ -1,4 +1,4 @@
-// expect: hash
+// expect: Model must have == and a std::hash
 // SPDX-License-Identifier: MIT
 // A model of several parts that has no hash.
 #include <promptkv/promptkv.hpp>
