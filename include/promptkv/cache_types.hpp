@@ -127,7 +127,7 @@ struct InsertOptions {
     /// The conversation, within the model; 0: none. When a session stores a key, the entry that it
     /// stored last becomes the next victim of its tier, if it is a dead branch: see BasicPromptCache.
     std::uint64_t session = 0;
-    /// `Lookup::request()` of the lookup that the state was computed from; 0: none.
+    /// `Lookup::request()` of the lookup that the state was computed from, of several the first; 0: none.
     std::uint64_t request = 0;
     /// A request beside the conversation (a title, a recap): it demotes and supersedes nothing, and
     /// does not become the session's last entry.

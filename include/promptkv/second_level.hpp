@@ -207,7 +207,8 @@ public:
     // writing ////////////////////////////////////////////////////////////////
 
     /// Tells of a payload that is about to be stored: before `insert` or `commit`, which move it away. `kv` may
-    /// hold the beginning of `tokens` alone, as for a commit. Has an effect with WriteWhen::inserted.
+    /// hold the beginning of `tokens` alone, as for a commit. Has an effect with WriteWhen::inserted. The writer's
+    /// thread reads whole blocks, so nobody may go on filling the last one of `kv`.
     void inserted(ModelView model, Tokens tokens, const KV& kv, TierEnum tier) {
         if (core_->options.write == WriteWhen::inserted)
             core_->offer(model, tokens, kv, tier);
