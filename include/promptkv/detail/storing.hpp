@@ -179,14 +179,17 @@ private:
                                               : eviction_.make_room(limits, added, 1, &record);
         const bool is_short = parts_.ledger.nbytes() > less(limits.max_bytes, added) ||
                               parts_.ledger.size() >= limits.max_entries;
-        if (is_kept && is_short) { // a cut freed less than was thought, or entries were spared
-            if (!record.is_aside())
-                parts_.set_aside(record);
-            eviction_.make_room(limits, added, 1, &record);
+        if (is_kept && is_short && insert.entry.options.spare_upper_tiers) {
             eviction_.spare_above(static_cast<TierEnum>(tier_traits<TierEnum>::count - 1));
-            eviction_.make_room(limits, added, 1, &record); // the limits come first
+            make_room_beside(record, added); // the limits come first
         }
         return is_kept;
+    }
+    /// Evicts others, and nothing of the incoming entry.
+    void make_room_beside(R& record, std::size_t added) noexcept {
+        if (!record.is_aside())
+            parts_.set_aside(record);
+        eviction_.make_room(parts_.limits(), added, 1);
     }
     /// Makes room where the incoming entry may be the policy's victim itself: it gives up its tail then. False:
     /// nothing of it would be left.
@@ -203,8 +206,14 @@ private:
             parts_.set_aside(record); // it stands for others, and must stay
             return true;
         };
-        return eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some) &&
-               (part.kept == record.length() || cut_incoming(record, part.kept, added, insert));
+        if (!eviction_.make_room(parts_.limits(), needed, 1, &record, give_up_some))
+            return false;
+        if (part.kept < record.length()) {
+            if (!cut_incoming(record, part.kept, added, insert))
+                return false;
+            make_room_beside(record, added); // in case that the cut freed less than was thought
+        }
+        return true;
     }
 
     /// How much of an incoming entry the policy wants.
