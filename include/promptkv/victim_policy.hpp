@@ -45,7 +45,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | call                        | meaning                                                       |
 /// |-----------------------------|---------------------------------------------------------------|
 /// | `reserve(n)`                | there will be up to `n` entries; the only call that may throw  |
-/// | `next_request(number, n)`   | a lookup of `n` tokens begins                                 |
+/// | `next_request(number, n)`   | a lookup or a touch of `n` tokens begins                      |
 /// | `used(node, use)`           | a request ran over the whole edge                             |
 /// | `born(node, siblings, use)` | a request made the edge                                       |
 /// | `resident_leaf(r, is)`      | entries that continue the record's state came or left         |

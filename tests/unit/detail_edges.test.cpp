@@ -48,9 +48,9 @@ public:
         const Key tokens = key(prompt);
         const auto choice = promptkv::detail::choose<R>(
             parts_.index.locate("m", tokens), tokens.size(), {}, promptkv::detail::can_lease<Tape>);
-        ++parts_.stats.lookups;
+        ++parts_.requests;
         Edges(parts_).looked_up(choice, tokens);
-        return parts_.stats.lookups;
+        return parts_.requests;
     }
     /// `absorbed`: an entry that leaves for it; empty: none.
     void store(std::string_view text, const InsertOptions& options = {}, Shape shape = {},

@@ -562,6 +562,21 @@ TEST_CASE("An insert that names its lookup is no second use of what the lookup u
     CHECK(eviction_order(cache) == (names_it ? "ss tt" : "tt ss"));
 }
 
+TEST_CASE("A touch is a use like that of a lease, and lookups are numbered on") {
+    Cache cache;
+    store(cache, "aaaa", Tier::user);
+    store(cache, "bbbb", Tier::user);
+    const bool touches = GENERATE(false, true);
+    if (touches)
+        CHECK(cache.touch("m", key("aaaa")));
+    else
+        CHECK(cache.lease_nearest("m", key("aaaa?")));
+    CHECK(cache.stats().lookups == (touches ? 0 : 1));
+    const std::uint64_t first = look_up(cache, "?");
+    CHECK(look_up(cache, "?") == first + 1);
+    CHECK(eviction_order(cache) == "bbbb aaaa");
+}
+
 TEST_CASE("System prompts of live sessions survive one-off prompts, and a dead one makes room") {
     Cache cache({.max_bytes = 400});
     std::int32_t next = 1000;

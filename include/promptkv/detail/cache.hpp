@@ -121,7 +121,9 @@ public:
     std::uint64_t count(const Choice<R>& choice, Tokens tokens) noexcept {
         return detail::count_lookup(parts_, choice, tokens);
     }
+    /// Does what a lookup does to recency. It is a request of its own for the policy.
     void refresh(const Choice<R>& choice, Tokens tokens) noexcept {
+        Edges<R>(parts_).begin_request(tokens);
         detail::touch(parts_, choice, tokens);
     }
 

@@ -37,11 +37,16 @@ public:
     void looked_up([[maybe_unused]] const Choice<R>& choice,
                    [[maybe_unused]] typename R::Tokens tokens) noexcept {
         if constexpr (observes_edges<Policy>) {
-            order_.next_request(parts_.stats.lookups, tokens.size());
+            order_.next_request(parts_.requests, tokens.size());
             if (LruWatch* watch = order_.watch())
                 compare(*watch, choice, tokens);
             touched(choice.spot, choice.record);
         }
+    }
+    /// A request begins that nobody counts as a lookup.
+    void begin_request([[maybe_unused]] typename R::Tokens tokens) noexcept {
+        if constexpr (observes_edges<Policy>)
+            order_.next_request(++parts_.requests, tokens.size());
     }
     /// A prompt was used, as by a lookup.
     void touched([[maybe_unused]] const Spot<R>& spot, [[maybe_unused]] const R* match) noexcept {
@@ -207,8 +212,7 @@ private:
     void compare(LruWatch& watch, const Choice<R>& choice, typename R::Tokens tokens) noexcept {
         const auto resident = static_cast<double>(parts_.index.resident_tokens());
         const auto nbytes = static_cast<double>(parts_.ledger.nbytes());
-        watch.begin(parts_.stats.lookups, parts_.options.max_bytes,
-                    nbytes > 0 ? resident / nbytes : 0);
+        watch.begin(parts_.requests, parts_.options.max_bytes, nbytes > 0 ? resident / nbytes : 0);
         const auto& place = choice.spot.place;
         std::size_t at = 0;
         const auto use_to = [&](Node& node, std::size_t end) {

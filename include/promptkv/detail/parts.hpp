@@ -42,6 +42,7 @@ struct Parts {
     std::size_t block_tokens = 1; // of the last payload that was stored
     bool serves_parts = false;    // whether that one serves parts of its key
     std::size_t peak_tokens = 0;  // the most tokens that were ever resident
+    std::uint64_t requests = 0;   // lookups, and touches that the policy was told of: their numbers
     std::uint32_t asides = 0;     // entries that were set aside so far
     bool is_closed = false;       // the cache is being destroyed: it stores nothing
 

@@ -52,7 +52,7 @@ struct Record {
         std::uint32_t set_aside_at; // between calls: when it was set aside, as a running number
     };
     union {
-        std::uint64_t stored_at = 0; // an entry's: lookups before it was stored
+        std::uint64_t stored_at = 0; // an entry's: the last request before it was stored
         std::size_t left_bytes;      // afterwards: what the payload, or the tail, refers to
         std::uint64_t evicted_at;    // of a remembered key: bytes evicted before it was
     };

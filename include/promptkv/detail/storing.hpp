@@ -140,7 +140,7 @@ private:
         record.tier =
             former != nullptr ? (std::max)(former->tier, insert.entry.tier) : insert.entry.tier;
         record.session = options.session;
-        record.stored_at = parts_.stats.lookups;
+        record.stored_at = parts_.requests;
         parts_.serves_parts = record.serves_parts();
         parts_.index.show(record, parts_.serves_parts);
         if (former != nullptr)

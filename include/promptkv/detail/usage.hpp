@@ -63,12 +63,13 @@ std::uint64_t count_lookup(Parts<R>& parts, const Choice<R>& choice,
                                                    &Stats::missed_below_min_reuse};
     Stats& stats = parts.stats;
     ++stats.lookups;
+    const std::uint64_t number = ++parts.requests;
     stats.tokens_requested += tokens.size();
     stats.tokens_reused += choice.reused;
     Edges<R>(parts).looked_up(choice, tokens);
     if (choice.record == nullptr) {
         ++(stats.*misses[static_cast<std::size_t>(choice.miss)]);
-        return stats.lookups;
+        return number;
     }
     ++(stats.*hits[static_cast<std::size_t>(choice.match)]);
     if (choice.reused < Stats::tiny_reuse)
@@ -77,7 +78,7 @@ std::uint64_t count_lookup(Parts<R>& parts, const Choice<R>& choice,
     ++tier.hits;
     tier.tokens_reused += choice.reused;
     detail::refresh(parts, choice, tokens);
-    return stats.lookups;
+    return number;
 }
 
 } // namespace promptkv::inline PROMPTKV_ABI::detail
