@@ -42,6 +42,8 @@ public:
     template <class Index, class Mutex, class F>
     void deliver(Index& index, Mutex& lock, std::shared_ptr<const Listener> listener,
                  F unlocked) noexcept {
+        R* forgotten = index.take_forgotten();
+        R* forgotten_later = nullptr;
         if (listener != nullptr) {
             while (R* record = first_) {
                 first_ = record->next;
@@ -56,12 +58,13 @@ public:
                 destroy(record);
                 lock.lock();
             }
+            forgotten_later = index.take_forgotten();
         }
-        R* forgotten = index.take_forgotten();
         lock.unlock();
         unlocked();
         destroy_all(std::exchange(first_, nullptr));
         destroy_all(forgotten);
+        destroy_all(forgotten_later);
     }
 
 private:
