@@ -213,15 +213,17 @@ public:
         if (core_->options.write == WriteWhen::inserted)
             core_->offer(model, tokens, kv, tier);
     }
-    /// Tells of a hit. Has an effect with WriteWhen::second_use.
+    /// Tells of a hit. Has an effect with WriteWhen::second_use, unless what was reused was erased meanwhile.
     void reused(ModelView model, Tokens prompt, const Lease& hit) {
-        if (core_->options.write == WriteWhen::second_use && hit) {
+        if (core_->options.write != WriteWhen::second_use || !hit)
+            return;
+        const Tokens key = prompt.first(hit.reused());
+        offer_held(model, key, [&] {
             if constexpr (Types::has_states)
-                core_->offer(model, prompt.first(hit.reused()), hit.kv(), hit.tier());
+                return core_->offer(model, key, hit.kv(), hit.tier());
             else
-                core_->offer(model, prompt.first(hit.reused()), hit.kv().clone_prefix(hit.reused()),
-                             hit.tier());
-        }
+                return core_->offer(model, key, hit.kv().clone_prefix(key.size()), hit.tier());
+        });
     }
 
     /// Writes what memory holds and the store does not, the most persistent and most recent first, before a
@@ -238,21 +240,14 @@ public:
         {
             auto entries = cache_.snapshot();
             for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-                const auto is_there = [&] {
-                    const auto known =
-                        cache_.probe(entry->model, entry->tokens, {.min_remaining = 0});
-                    return known.reused() == entry->tokens.size();
+                const auto offer = [&] {
+                    if constexpr (Core::store_keeps_order)
+                        written.push_back(core_->names_of(entry->model, entry->tokens));
+                    return Clock::now() < deadline &&
+                           core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
+                                        terms);
                 };
-                if (!is_there()) // it was erased since the snapshot, or serves nothing
-                    continue;
-                all = Clock::now() < deadline &&
-                      core_->offer(entry->model, entry->tokens, entry->lease.kv(), entry->tier,
-                                   terms) &&
-                      all;
-                if constexpr (Core::store_keeps_order)
-                    written.push_back(core_->names_of(entry->model, entry->tokens));
-                if (!is_there())
-                    core_->forget(entry->model, entry->tokens);
+                all = offer_held(entry->model, entry->tokens, offer) && all;
             }
         }
         all = core_->writer.queue.wait_written(deadline) && all;
@@ -389,6 +384,21 @@ private:
             !options.share_between_models)
             throw std::invalid_argument("SecondLevel: this type of Model needs bytes_of_model");
         return options;
+    }
+
+    /// Calls `offer()` for state that is leased, unless it was erased since or serves nothing. False: `offer` says
+    /// so.
+    template <class Offer>
+    bool offer_held(ModelView model, Tokens tokens, Offer offer) {
+        const auto is_there = [&] {
+            return cache_.probe(model, tokens, {.min_remaining = 0}).reused() == tokens.size();
+        };
+        if (!is_there())
+            return true;
+        const bool all = offer();
+        if (!is_there())
+            core_->forget(model, tokens);
+        return all;
     }
 
     /// See WriteQueue::drop. Returns the bytes freed.

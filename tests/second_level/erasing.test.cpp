@@ -257,6 +257,27 @@ TEST_CASE("what is erased during a flush is not written") {
     CHECK(store.size() == 2);
 }
 
+TEST_CASE("what is erased while it is leased is not written for the hit") {
+    MemoryStore store;
+    Cache cache;
+    Second<Cache, MemoryStore> second(cache, store, {.write = WriteWhen::second_use});
+    const Tokens key = sequence(1, 10);
+    promptkv_test::store(cache, key);
+    const auto hit = cache.lease_nearest("m", key, {.min_remaining = 0});
+    REQUIRE(hit.reused() == 10);
+    if (GENERATE(true, false)) {
+        CHECK(second.erase("m", key));
+    } else { // while it is told of
+        store.on_found = [&, asks = std::this_thread::get_id()] {
+            if (std::this_thread::get_id() == asks)
+                CHECK(second.erase("m", key));
+        };
+    }
+    second.reused("m", key, hit);
+    REQUIRE(second.wait_written(soon()));
+    CHECK(store.size() == 0);
+}
+
 TEST_CASE("records that name each other as the one before are removed with any prefix") {
     Levels levels;
     promptkv_test::store(levels.cache, sequence(1, 4));
