@@ -3,9 +3,12 @@
 // are reused. One token is one byte; "room" is the budget.
 #include "state.hpp"
 
+#include <promptkv/reuse_order.hpp>
+
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 using namespace scenario;
 using promptkv::Match;
@@ -58,9 +61,10 @@ promptkv::Inserted put(BlockCache& cache, const Tokens& key, Tier tier, std::siz
     return cache.insert("m", key, blocks_of(key, block_tokens), tier, options);
 }
 
-template <class KV>
-promptkv::Inserted put(promptkv::LRUPromptCache<KV>& cache, const Tokens& key, Tier tier,
-                       promptkv::InsertOptions options = {}) {
+template <class KV, class Policy>
+promptkv::Inserted
+put(promptkv::BasicPromptCache<KV, std::string, std::int32_t, Tier, Policy>& cache,
+    const Tokens& key, Tier tier, promptkv::InsertOptions options = {}) {
     return cache.insert("m", key, KV{key.size()}, tier, options);
 }
 
@@ -339,6 +343,18 @@ TEST_CASE("84. a document that readers branch off from stays while they come", "
     SECTION("where entries are counted, not bytes") {
         PlainCache cache({.max_entries = 8});
         CHECK(traffic(cache) >= 0.95);
+    }
+    SECTION("by the policy that learns, too") {
+        const bool counts_entries = GENERATE(false, true);
+        const promptkv::CacheLimits limits = counts_entries
+                                                 ? promptkv::CacheLimits{.max_entries = 8}
+                                                 : promptkv::CacheLimits{.max_bytes = 10'000};
+        promptkv::PromptCache<Plain> cache;
+        cache.set_limits(limits);
+        CHECK(traffic(cache) >= 0.95);
+        promptkv::PromptCache<Uncut> uncut;
+        uncut.set_limits(limits);
+        CHECK(traffic(uncut) >= 0.95);
     }
     SECTION("and it goes when they have gone") {
         PlainCache cache({.max_bytes = 10'000});
