@@ -324,8 +324,8 @@ public:
         core_->forget(model, tokens);
         return cache_.erase(model, tokens) || erased;
     }
-    /// Removes the prefix and all that continue it: also records whose beginning the store does not have,
-    /// since nobody can say what they continue. Complexity: O(records).
+    /// Removes the prefix and all that continue it: also records whose beginning neither the store nor memory has,
+    /// since nobody can say what they continue. Complexity: O(records + tokens in memory).
     std::size_t erase_below(ModelView model, Tokens tokens) {
         const std::size_t entries = cache_.erase_below(model, tokens);
         core_->forget_below(model, tokens);

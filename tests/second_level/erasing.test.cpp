@@ -111,6 +111,20 @@ TEST_CASE("erase_below removes tails whose beginning is in memory alone") {
     CHECK(levels.cache.empty());
 }
 
+TEST_CASE("erase_below leaves the tails of what stays in memory") {
+    Levels levels;
+    const Tokens key = sequence(1, 24);
+    promptkv_test::store(levels.cache, key);
+    levels.cache.trim_to({.max_bytes = 300});
+    REQUIRE(levels.second.wait_written(soon()));
+    REQUIRE(levels.store.size() == 3); // without their beginning
+    levels.second.erase_below("m", sequence(500, 4));
+    levels.second.erase_below("m", joined(sequence(1, 8), sequence(500, 4)));
+    CHECK(levels.store.size() == 3);
+    evict_to_store(levels);
+    CHECK(levels.located(key) == 24);
+}
+
 TEST_CASE("erase_model and clear remove what was evicted before") {
     Levels levels;
     promptkv_test::store(levels.cache, sequence(1, 10));

@@ -170,7 +170,8 @@ public:
         forget(std::span(names).subspan(first_unused(model, tokens)));
     }
 
-    /// Removes the records of all keys that continue `tokens`, and those whose beginning is not known.
+    /// Removes the records of all keys that continue `tokens`, and those whose beginning neither the store nor
+    /// memory has.
     void forget_below(ModelView model, Tokens tokens) {
         const std::size_t block = options.block_tokens;
         BlockNames<Token> names;
@@ -184,6 +185,17 @@ public:
             if (info.root == root)
                 all.emplace(info.name, info);
         });
+        std::unordered_set<BlockName> used; // by entries of other models that share the records
+        std::unordered_set<BlockName> elsewhere; // what else memory holds: a tail may continue it
+        for (const auto& entry : cache_.snapshot()) {
+            if (home(entry.model).root == root) {
+                const auto its = names_of(entry.model, entry.tokens);
+                const bool is_below =
+                    entry.tokens.size() >= tokens.size() &&
+                    std::equal(tokens.begin(), tokens.end(), entry.tokens.begin());
+                (is_below ? used : elsewhere).insert(its.begin(), its.end());
+            }
+        }
         // For each record: is it below? Found for all that were met on the way up.
         std::unordered_map<BlockName, bool> below;
         std::vector<BlockName> way;
@@ -200,7 +212,8 @@ public:
                 }
                 const auto found = all.find(at);
                 if (found == all.end() || (!way.empty() && found->second.depth >= before)) {
-                    is_below = true; // its beginning is gone, or no such chain was ever written
+                    // Its beginning is in memory alone, or gone; or no such chain was ever written.
+                    is_below = !elsewhere.contains(at);
                     break;
                 }
                 way.push_back(at);
@@ -220,16 +233,7 @@ public:
                 gone.push_back(each.first);
         }
         add_own_blocks(model, tokens, chain, all, below, gone);
-        if (options.share_between_models) {
-            std::unordered_set<BlockName> used; // by entries of other models
-            for (const auto& entry : cache_.snapshot()) {
-                if (home(entry.model).root == root) {
-                    const std::vector<BlockName> its = names_of(entry.model, entry.tokens);
-                    used.insert(its.begin(), its.end());
-                }
-            }
-            std::erase_if(gone, [&](const BlockName& name) { return used.contains(name); });
-        }
+        std::erase_if(gone, [&](const BlockName& name) { return used.contains(name); });
         forget(gone);
     }
 
