@@ -305,7 +305,7 @@ public:
         hand_ = (hand_ == 0 || hand_ > candidates_.size() ? candidates_.size() : hand_) - 1;
         std::swap(*found, candidates_[hand_]);
     }
-    /// The worth of the next candidates, in the order of the sweep.
+    /// The worth of the next candidates, in the order of the sweep; of the next one alone where it is obsolete.
     [[nodiscard]] std::vector<std::pair<int, double>> sweep() {
         std::vector<std::pair<int, double>> asked;
         const std::size_t n = (std::min)(sample_, candidates_.size());
@@ -315,6 +315,8 @@ public:
             const Candidate& each = candidates_[hand_++];
             asked.emplace_back(each.record,
                                lesson_.worth(each.level, age_of(each.record)) + each.wish);
+            if (i == 0 && each.wish < -500)
+                break;
         }
         return asked;
     }

@@ -94,8 +94,8 @@ TEST_CASE("71. side requests do not push the history out", "[scenario]") {
 }
 
 TEST_CASE("72. whole states survive a template that strips thinking", "[scenario]") {
-    const auto traffic = [](bool with_sessions) {
-        WholeCache cache({.max_bytes = 14}); // room for 14 states
+    const auto traffic = [](auto cache, bool with_sessions) {
+        cache.set_limits({.max_bytes = 14}); // room for 14 states
         Source fresh;
         std::vector<Tokens> prompts(6);
         for (Tokens& prompt : prompts)
@@ -118,8 +118,9 @@ TEST_CASE("72. whole states survive a template that strips thinking", "[scenario
         CHECK(cache.check_invariants());
         return tally.ratio();
     };
-    CHECK(traffic(true) >= 0.9);
-    CHECK(traffic(false) < 0.9); // or the sessions would not be what does it
+    CHECK(traffic(WholeCache(), true) >= 0.9);
+    CHECK(traffic(WholeCache(), false) < 0.9); // or the sessions would not be what does it
+    CHECK(traffic(promptkv::PromptCache<Whole>(), true) >= 0.9);
 }
 
 TEST_CASE("73. the states of a long conversation are thinned evenly", "[scenario]") {

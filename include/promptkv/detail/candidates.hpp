@@ -90,8 +90,9 @@ public:
     }
 
     /// Moves the hand over the next `n` candidates. Returns the one for which `worth(candidate)` is least;
-    /// of equals the one that was used longest ago, then the first; null: there are none. If others are
-    /// obsolete, the hand goes back to the first of them.
+    /// of equals the one that was used longest ago, then the first; null: there are none. An obsolete one at
+    /// the hand is returned at once: of those that were demoted, the last. If others are obsolete, the hand
+    /// goes back to the first of them.
     template <class Worth>
     [[nodiscard]] const Candidate* least(std::size_t n, std::uint32_t now, Worth worth) noexcept {
         const Candidate* found = nullptr;
@@ -102,6 +103,8 @@ public:
                 hand_ = 0;
             const Candidate& each = table_[hand_++];
             const float own = worth(each);
+            if (found == nullptr && own <= obsolete_wish / 2)
+                return &each; // the last one that was brought forward
             if (found == nullptr || own < least ||
                 (own == least && now - each.last > now - found->last)) {
                 found = &each;
