@@ -5,6 +5,7 @@
 #include "fixture.hpp"
 
 #include <thread>
+#include <utility>
 
 namespace {
 
@@ -123,6 +124,25 @@ TEST_CASE("erase_below leaves the tails of what stays in memory") {
     CHECK(levels.store.size() == 3);
     evict_to_store(levels);
     CHECK(levels.located(key) == 24);
+}
+
+TEST_CASE("a full cache stores while erase_below looks at what it holds") {
+    MemoryStore store;
+    SharedCache cache({.max_bytes = 400});
+    const Tokens key = sequence(900, 8);
+    auto outcome = promptkv::Outcome::cancelled;
+    bool inserts = false; // where it is asked for the name of a model in memory
+    Second<SharedCache, MemoryStore> second(
+        cache, store, {.bytes_of_model = [&](const std::string& model) {
+            if (model == "b" && std::exchange(inserts, false))
+                outcome = cache.insert("c", key, payload_of(key), Tier::user).outcome;
+            return model;
+        }});
+    promptkv_test::store(cache, sequence(1, 8), Tier::assistant, "b");
+    promptkv_test::store(cache, sequence(100, 8), Tier::assistant, "b");
+    inserts = true;
+    second.erase_below("a", sequence(500, 4));
+    CHECK(outcome == promptkv::Outcome::stored);
 }
 
 TEST_CASE("erase_model and clear remove what was evicted before") {

@@ -22,6 +22,7 @@
 #include <type_traits>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
@@ -187,12 +188,11 @@ public:
         });
         std::unordered_set<BlockName> used; // by entries of other models that share the records
         std::unordered_set<BlockName> elsewhere; // what else memory holds: a tail may continue it
-        for (const auto& entry : cache_.snapshot()) {
-            if (home(entry.model).root == root) {
-                const auto its = names_of(entry.model, entry.tokens);
-                const bool is_below =
-                    entry.tokens.size() >= tokens.size() &&
-                    std::equal(tokens.begin(), tokens.end(), entry.tokens.begin());
+        for (const auto& [model_of_key, key] : keys_in_memory()) {
+            if (home(model_of_key).root == root) {
+                const auto its = names_of(model_of_key, key);
+                const bool is_below = key.size() >= tokens.size() &&
+                                      std::equal(tokens.begin(), tokens.end(), key.begin());
                 (is_below ? used : elsewhere).insert(its.begin(), its.end());
             }
         }
@@ -295,6 +295,17 @@ private:
         const std::size_t block = options.block_tokens;
         const std::size_t first = (removal.kept_tokens + block - 1) / block; // of a tail
         offer(removal.model, removal.tokens, *removal.payload, removal.tier, {.first = first});
+    }
+
+    /// Copies: a snapshot would pin all entries, and nothing could be stored while they are named.
+    [[nodiscard]] std::vector<std::pair<typename Types::Model, std::vector<Token>>>
+    keys_in_memory() const {
+        std::vector<std::pair<typename Types::Model, std::vector<Token>>> keys;
+        cache_.for_each([&](const auto& entry) {
+            keys.emplace_back(entry.model,
+                              std::vector<Token>(entry.tokens.begin(), entry.tokens.end()));
+        });
+        return keys;
     }
 
     /// The first of a key's records (its blocks, then its end) that no resident key uses.
