@@ -74,6 +74,13 @@ struct ReuseOrder {
         void used(R& record) noexcept {
             recency_.used(record);
             record.node->hook.is_obsolete = false;
+            record.hook.young = 0;
+            nominate(record, record.is_leaf());
+        }
+        /// A longer match used a part of the entry: it is as young as one that was used now. Nothing is learned
+        /// of it, since no request ran over its edge whole.
+        void used_in_part(R& record) noexcept {
+            record.hook.young = now_;
             nominate(record, record.is_leaf());
         }
         void demote(R& record) noexcept {

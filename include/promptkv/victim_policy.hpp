@@ -48,6 +48,7 @@ namespace promptkv::inline PROMPTKV_ABI {
 /// | `next_request(number, n)`   | a lookup or a touch of `n` tokens begins                      |
 /// | `used(node, use)`           | a request ran over the whole edge                             |
 /// | `born(node, siblings, use)` | a request made the edge                                       |
+/// | `used_in_part(r)`           | a longer match used a part of it, and `used(r)` was called    |
 /// | `resident_leaf(r, is)`      | entries that continue the record's state came or left         |
 /// | `separated(node)`           | an edge was split by the request that has used it last        |
 /// | `extend_request(number, n)` | a request stores a key of `n` tokens                          |

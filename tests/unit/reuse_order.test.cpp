@@ -525,6 +525,28 @@ TEST_CASE("The curve of LRU counts prompts that are asked again up to a part") {
     CHECK(curve[2].hit_ratio < measured + 0.05);
 }
 
+TEST_CASE("A second chance is no use for the curve of LRU") {
+    PromptCache<Blocks> cache({.policy = {.sample = 100, .curve = true, .curve_bytes = {1'500}}});
+    const std::string document(1'000, 'z');
+    store(cache, document, Tier::user);
+    constexpr int rounds = 5;
+    for (int i = 0; i < 30 * rounds; ++i) {
+        const std::string other(100, static_cast<char>(i - 128));
+        look_up(cache, other);
+        store(cache, other, Tier::user);
+        if (i % 30 == 0) {
+            look_up(cache, document.substr(0, 10) + "?");
+        } else if (i % 30 == 29) {
+            cache.trim_to({.max_entries = 2}); // the document has a second chance
+            CHECK(cache.probe("m", key(document), {.min_remaining = 0}).reused() == 1'000);
+            look_up(cache, document); // LRU had less of it: 2,900 tokens were used since
+        }
+    }
+    const double hits =
+        cache.hit_ratio_curve()[0].hit_ratio * static_cast<double>(cache.stats().tokens_requested);
+    CHECK(hits <= 10 * rounds);
+}
+
 TEST_CASE("A dead branch that is used again is one no longer") {
     Cache cache;
     store(cache, "xyxy", Tier::assistant);

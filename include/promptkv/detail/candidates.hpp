@@ -21,6 +21,7 @@ template <class R>
 struct CandidateHook : ListHook<R> {
     static constexpr std::uint32_t none = (std::numeric_limits<std::uint32_t>::max)();
     std::uint32_t slot = none; // its place among the candidates
+    std::uint32_t young = 0;   // the request that made it young without using its edge; 0: none
 
     [[nodiscard]] bool is_candidate() const noexcept { return slot != none; }
 };
@@ -56,11 +57,11 @@ public:
             record.hook.slot = static_cast<std::uint32_t>(table_.size());
             table_.push_back({});
         }
-        table_[record.hook.slot] = {&record, record.node->hook.last, level, wish};
+        table_[record.hook.slot] = {&record, last_of(record), level, wish};
     }
     /// The uses of a candidate's edge changed.
     void refresh(const R& record, float level) noexcept {
-        table_[record.hook.slot].last = record.node->hook.last;
+        table_[record.hook.slot].last = last_of(record);
         table_[record.hook.slot].level = level;
     }
     /// Without effect if the entry is no candidate.
@@ -122,13 +123,18 @@ public:
         for (std::size_t i = 0; i < table_.size(); ++i) {
             const R& record = *table_[i].record;
             if (record.hook.slot != i || !record.is_entry || record.is_aside() ||
-                table_[i].last != record.node->hook.last)
+                table_[i].last != last_of(record))
                 return false;
         }
         return true;
     }
 
 private:
+    [[nodiscard]] static std::uint32_t last_of(const R& record) noexcept {
+        const std::uint32_t last = record.node->hook.last, young = record.hook.young;
+        return young != 0 && static_cast<std::int32_t>(young - last) > 0 ? young : last;
+    }
+
     std::vector<Candidate> table_;
     std::size_t hand_ = 0;
 };

@@ -64,13 +64,6 @@ public:
         }
     }
 
-    /// A longer match used a part of an entry's edge: the edge is as young as one that was used now. Nothing
-    /// is learned of it, since no request ran over it whole.
-    void used_in_part([[maybe_unused]] R& record) noexcept {
-        if constexpr (observes_edges<Policy>)
-            record.node->hook.last = order_.now();
-    }
-
     /// An entry was stored, and what it replaces or absorbs has left.
     void stored([[maybe_unused]] R& record,
                 [[maybe_unused]] const InsertOptions& options) noexcept {

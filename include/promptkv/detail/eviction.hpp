@@ -5,7 +5,6 @@
 
 #include <promptkv/cache_types.hpp>
 #include <promptkv/detail/cutting.hpp>
-#include <promptkv/detail/edges.hpp>
 #include <promptkv/detail/exceptions.hpp>
 #include <promptkv/detail/index.hpp>
 #include <promptkv/detail/ledger.hpp>
@@ -141,8 +140,7 @@ private:
     /// The entry becomes the most recent, once.
     void take_chance(R& record) noexcept {
         --chances_;
-        Edges<R>(parts_).used_in_part(record);
-        parts_.make_recent(record);
+        parts_.use_in_part(record);
     }
 
     /// A superseded entry, or the one that leaves in its place.

@@ -71,6 +71,12 @@ struct Parts {
         record.aside = false;
         record.chance = 0;
     }
+    /// A longer match used a part of an entry, which becomes the most recent for that.
+    void use_in_part(R& record) noexcept {
+        make_recent(record);
+        if constexpr (observes_edges<Policy>)
+            order.used_in_part(record);
+    }
     void demote(R& record) noexcept {
         order.demote(record);
         record.aside = false;
