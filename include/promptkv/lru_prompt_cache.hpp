@@ -387,8 +387,7 @@ public:
     }
     /// Evicts until at least `nbytes` bytes were freed, or nothing can be; returns the bytes freed. Counts no block that
     /// somebody outside of the cache uses, and evicts no entry for nothing. For an engine's own pool:
-    /// `while (pool.free() < need && cache.evict(need - pool.free()))`. What
-    /// a removal listener moves away counts as freed.
+    /// `while (pool.free() < need && cache.evict(need - pool.free()))`. What a removal listener moves away counts as freed.
     /// Complexity: O(blocks) of what is evicted and of the entries that would free nothing.
     std::size_t evict(std::size_t nbytes) noexcept {
         {

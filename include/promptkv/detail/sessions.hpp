@@ -11,7 +11,7 @@
 
 namespace promptkv::inline PROMPTKV_ABI::detail {
 
-/// The only writer of `Partition::sessions`, and of what a record says of sessions. Session 0 is none.
+/// The only writer of `Partition::sessions`, and of a record's `last_of_session` and `many_sessions`. Session 0 is none.
 ///
 /// An entry that several sessions stored is the last one of none.
 template <class R>
