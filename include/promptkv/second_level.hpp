@@ -234,7 +234,7 @@ public:
         const typename Core::Writer::Queue::Hurry hurry(core_->writer.queue); // whatever the rate
         // What was written before makes no room for what comes after it, and is less important.
         const typename Core::Terms terms{
-            .first = 0, .deadline = deadline, .spares = core_->uses_of_store()};
+            .first = 0, .deadline = deadline, .spares = core_->uses_of_store(), .stays = true};
         std::vector<std::vector<BlockName>> written;
         bool all = true;
         {

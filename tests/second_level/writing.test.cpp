@@ -130,6 +130,15 @@ TEST_CASE("a key whose tails were written is written to its beginning, also belo
         CHECK(second.flush(soon()));
         evict_all(cache);
     }
+    SECTION("that a flush cannot write") {
+        cache.trim_to({.max_bytes = 300});
+        REQUIRE(second.wait_written(soon()));
+        store.is_full = true;
+        CHECK_FALSE(second.flush(soon()));
+        store.is_full = false;
+        evict_all(cache);
+        REQUIRE(second.wait_written(soon()));
+    }
     CHECK(second.locate("m", key, 0).tokens == 16);
     CHECK(store.size() == 4);
     CHECK(second.stats().dropped_too_short >= 1);

@@ -105,6 +105,7 @@ public:
         std::size_t first = 0; // the number of its first block: it is the tail of a payload
         Clock::time_point deadline = (Clock::time_point::min)(); // see WriteQueue::push_by
         std::uint64_t spares = RecordWrite::spares_nothing;
+        bool stays = false; // in memory, and is offered again when it leaves
     };
     /// Queues a payload. False: something was left out.
     bool offer(ModelView model, Tokens tokens, const KV& kv, TierEnum tier,
@@ -117,7 +118,7 @@ public:
         // A commit may hold fewer tokens than were reserved: its last block is no block of the longer key.
         if (terms.first == 0)
             tokens = tokens.first((std::min)(tokens.size(), kv.length()));
-        if (!is_long_enough(model, tokens, terms.first * options.block_tokens)) {
+        if (!is_long_enough(model, tokens, terms)) {
             stats.add(&SecondLevelStats::dropped_too_short);
             return true;
         }
@@ -263,18 +264,21 @@ public:
 private:
     static inline thread_local const void* not_written_for = nullptr;
 
-    /// Whether a key is to be written, of which the first `kept` tokens stay in memory. A key below the minimum
-    /// is where it was longer once: the tails that were cut off it are of no use without it.
-    [[nodiscard]] bool is_long_enough(ModelView model, Tokens tokens, std::size_t kept) {
+    /// Whether a key is to be written. A key below the minimum is, where it was longer once: the tails that were
+    /// cut off are of no use without it.
+    [[nodiscard]] bool is_long_enough(ModelView model, Tokens tokens, const Terms& terms) {
         const std::size_t least = options.min_tokens;
         const std::size_t block = options.block_tokens;
+        const std::size_t kept = terms.first * block; // tokens that stay in memory
         if (tokens.size() >= least && (kept == 0 || kept >= least))
             return true;
         const Tokens start = tokens.first((std::min)(tokens.size(), least));
         const auto chain = BlockNames<Token>().chain(home(model).root, start, block);
         const std::lock_guard lock(cut_mutex_);
-        if (tokens.size() < least && cut_.erase(chain.back()) == 0)
+        if (tokens.size() < least && !cut_.contains(chain.back()))
             return false;
+        if (tokens.size() < least && !terms.stays)
+            cut_.erase(chain.back());
         if (kept > 0) {
             if (cut_.size() >= most_cut) // of keys that went another way since
                 cut_.clear();
