@@ -79,7 +79,8 @@ T field(const json& fields, const char* name, T fallback,
         const bool is_number = std::integral<T> ? found->is_number_integer() : found->is_number();
         const double value = is_number ? found->template get<double>() : std::nan("");
         fits = value >= static_cast<double>(least) && value <= static_cast<double>(most);
-        wanted += " from " + json(least).dump() + " to " + json(most).dump();
+        if (!fits)
+            wanted += " from " + json(least).dump() + " to " + json(most).dump();
     }
     require(fits, std::string("'") + name + "' must be a " + wanted, name);
     return found->template get<T>();
@@ -90,9 +91,10 @@ T field(const json& fields, const char* name, T fallback,
 inline void refuse_unsupported(const json& fields, const json& neutral) {
     for (const auto& [name, value] : neutral.items()) {
         const json asked = fields.value(name, json());
-        require(asked.empty() || asked == value, // null is empty, too
-                "'" + name + "' must be " + value.dump() + ", the rest is not supported", name,
-                "unsupported");
+        if (!asked.empty() && asked != value) // null is empty, too
+            throw ApiError(400,
+                           "'" + name + "' must be " + value.dump() + ", the rest is not supported",
+                           name, "unsupported");
     }
 }
 

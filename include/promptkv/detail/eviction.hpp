@@ -307,12 +307,12 @@ private:
             parts_.resident_leaf(&record);
             return false;
         }
-        std::size_t in_use = 0; // of the blocks that it held alone: bytes that are used outside
+        std::size_t outside = 0; // of the blocks that it held alone: bytes that are used outside
         if (in_use_)
             detail::for_each_block(
                 record.kv(), kept,
                 [&](const BlockUse& use, std::size_t block_bytes, const auto& used_outside) {
-                    in_use += use.count() == 1 && used_outside ? block_bytes : 0;
+                    outside += use.count() == 1 && used_outside ? block_bytes : 0;
                 });
         auto cut = parts_.ledger.cut(record, kept);
         if (cut.tail)
@@ -327,7 +327,7 @@ private:
         parts_.stats.tokens_evicted += length - kept;
         parts_.index.note_evicted(cut.freed);
         ++evicted_.cuts;
-        evicted_.bytes += less(cut.freed, in_use);
+        evicted_.bytes += less(cut.freed, outside);
         left->home = record.home;
         left->tier = record.tier;
         left->reason = RemovalReason::cut;

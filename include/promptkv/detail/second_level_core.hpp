@@ -270,14 +270,15 @@ private:
         const std::size_t least = options.min_tokens;
         const std::size_t block = options.block_tokens;
         const std::size_t kept = terms.first * block; // tokens that stay in memory
-        if (tokens.size() >= least && (kept == 0 || kept >= least))
+        const bool is_short = tokens.size() < least;
+        if (!is_short && (kept == 0 || kept >= least))
             return true;
         const Tokens start = tokens.first((std::min)(tokens.size(), least));
         const auto chain = BlockNames<Token>().chain(home(model).root, start, block);
         const std::lock_guard lock(cut_mutex_);
-        if (tokens.size() < least && !cut_.contains(chain.back()))
+        if (is_short && !cut_.contains(chain.back()))
             return false;
-        if (tokens.size() < least && !terms.stays)
+        if (is_short && !terms.stays)
             cut_.erase(chain.back());
         if (kept > 0) {
             if (cut_.size() >= most_cut) // of keys that went another way since
